@@ -1,0 +1,1 @@
+"""The latent-to-RGB converter: models, fallback, checkpoints, training."""

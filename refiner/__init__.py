@@ -1,0 +1,1 @@
+"""Observation-driven prompt refinement."""

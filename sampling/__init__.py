@@ -1,0 +1,1 @@
+"""ComfyUI samplers: monitor, segments, injection, and the hierarchy that drives them."""

@@ -1,0 +1,1 @@
+"""The real-time inspector: ViCLIP, the scorer protocol, the failure detector."""

@@ -1,0 +1,1 @@
+"""The trial plan, the cost model and the run report (plain Python)."""
