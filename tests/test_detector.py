@@ -1,0 +1,173 @@
+import math
+from dataclasses import replace
+
+import pytest
+from foresight.scoring.detector import Detector, DetectorSettings
+from hypothesis import given
+from hypothesis import strategies as st
+
+VIDEO = DetectorSettings.video()
+
+
+def run(trace, settings=VIDEO, steps=50, every=1):
+    """The decision on a whole trace; trace[0] is the score of step 1."""
+    detector = Detector(settings, steps)
+    for step, score in enumerate(trace, 1):
+        if step % every == 0 and (decision := detector.observe(step, score)):
+            return decision
+    return None
+
+
+def steady(start, change, steps=50):
+    return [start + change * step for step in range(steps)]
+
+
+def test_windows_are_the_papers_at_50_steps():
+    assert VIDEO.window(50) == (8, 14)
+    assert DetectorSettings.single_frame().window(50) == (20, 30)
+
+
+@pytest.mark.parametrize(("steps", "window"), [(1, (1, 1)), (2, (1, 1)), (4, (1, 1)), (8, (1, 2)), (20, (3, 6))])
+def test_short_schedules_keep_a_window(steps, window):
+    assert VIDEO.window(steps) == window
+    first, last = DetectorSettings.single_frame(start=1.0, end=1.0).window(steps)
+    assert first == last == steps
+
+
+@pytest.mark.parametrize(
+    ("trace", "rule", "step", "score", "accepted"),
+    [
+        (steady(0.18, 0.0), "early_reject", 11, 0.18, False),
+        (steady(0.25, -0.005), "give_up", 11, 0.20, False),
+        (steady(0.25, 0.002), "early_accept", 10, 0.266, True),
+        (steady(0.22, 0.0), "stable_stop", 11, 0.22, True),
+        (steady(0.21, 0.0), "stable_stop", 11, 0.21, False),
+        ([0.0, 0.9, 0.1, 0.3] + [0.15, 0.2] * 23, "budget", 14, 0.3, True),  # the .9 of step 2 does not count
+        ([0.1, 0.2] * 25, "budget", 14, 0.2, False),
+    ],
+)
+def test_each_rule_fires_where_it_should_and_returns_its_score(trace, rule, step, score, accepted):
+    decision = run(trace)
+    assert (decision.rule, decision.step, decision.accepted) == (rule, step, accepted)
+    assert decision.predicted_score == pytest.approx(score)
+
+
+def test_low_and_flat_is_called_before_low_and_falling_and_before_stable():
+    falling = steady(0.18, -0.003)  # flat within .004 a step, falling .009 in all
+    assert run(falling).rule == "early_reject"
+    assert run(falling, replace(VIDEO, reject_epsilon=0.002)).rule == "give_up"
+    assert run(steady(0.18, 0.0), replace(VIDEO, reject_margin=0.1)).rule == "stable_stop"
+
+
+def test_high_and_stable_is_an_accept_before_a_stable_stop():
+    assert run(steady(0.27, 0.0), replace(VIDEO, accept_patience=3)).rule == "early_accept"
+
+
+def test_single_frames_stop_at_24_as_in_table_s4():
+    assert run(steady(0.2, 0.0), DetectorSettings.single_frame()).step == 24
+
+
+def test_history_lets_trends_reach_back_before_the_window():
+    assert run(steady(0.18, 0.0), replace(VIDEO, history=True)).step == 8
+
+
+def test_scale_stretches_all_thresholds():
+    wobble = [0.21, 0.22] * 25  # .01 apart: not stable for ViCLIP-L, stable for a scorer of three times its spread
+    assert run(wobble).rule == "budget"
+    assert run(wobble, replace(VIDEO, scale=3.0)).rule == "stable_stop"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_no_observations(bad):
+    unseen = run([bad] * 50)
+    assert (unseen.rule, unseen.accepted, unseen.step) == ("not_inspected", True, 14)
+    hole = run([0.18] * 8 + [bad] + [0.18] * 41)
+    assert (hole.rule, hole.step) == ("early_reject", 12)  # one step later than without the hole
+    assert run([0.2] * 4 + [bad] * 46).rule == "budget"
+
+
+def test_every_nth_step_ends_at_the_first_inspected_step_past_the_budget():
+    assert run([0.1, 0.2, 0.3] * 16, every=5).step == 15
+    assert run(steady(0.18, 0.0), every=2).step == 14  # 8, 10, 12, 14: four scores
+
+
+def test_a_decision_stands():
+    detector = Detector(VIDEO, 50)
+    for step in range(1, 15):
+        first = detector.observe(step, 0.18)
+    assert detector.observe(20, 0.9) is first
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tau": 1.2}, "tau is 1.2"),
+        ({"tau": math.nan}, "tau is nan"),
+        ({"start": 0.5, "end": 0.2}, "ends .*0.2.* before it begins .*0.5"),
+        ({"end": 1.5}, "end is 1.5"),
+        ({"start": -0.1}, "start is -0.1"),
+        ({"patience": 0}, "patience is 0"),
+        ({"accept_patience": 0}, "accept_patience is 0"),
+        ({"scale": 0.0}, "scale is 0"),
+        ({"reject_epsilon": math.inf}, "reject_epsilon is inf"),
+        ({"accept_margin": 0.01}, "accept_margin"),
+    ],
+)
+def test_bad_settings_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        DetectorSettings.video(**changes)
+
+
+def test_bad_steps_are_named():
+    with pytest.raises(ValueError, match="steps is 0"):
+        Detector(VIDEO, 0)
+    detector = Detector(VIDEO, 10)
+    detector.observe(2, 0.2)
+    for step in (2, 1, 11):
+        with pytest.raises(ValueError, match=f"step {step} observed after step 2 of 10"):
+            detector.observe(step, 0.2)
+
+
+scores = st.one_of(
+    st.lists(st.floats(-1, 1), min_size=50, max_size=50),
+    st.lists(st.sampled_from([0.17, 0.175, 0.18, 0.2, 0.22, 0.26, 0.265]), min_size=50, max_size=50),
+    st.builds(steady, st.floats(0.1, 0.3), st.floats(-0.01, 0.01)),
+)
+broken = scores.flatmap(lambda s: st.lists(st.booleans(), min_size=50, max_size=50).map(
+    lambda holes: [math.nan if hole else score for score, hole in zip(s, holes, strict=True)]
+))
+settings_ = st.builds(
+    lambda start, length, patience, scale, history, tau: DetectorSettings(
+        tau=tau, start=start, end=min(1.0, start + length), patience=patience, scale=scale, history=history),
+    st.floats(0, 1), st.floats(0, 0.5), st.integers(1, 5), st.floats(0.5, 4), st.booleans(), st.floats(-0.5, 0.5),
+)
+
+
+@given(broken, settings_, st.integers(1, 50))
+def test_decides_inside_the_window_and_always(trace, settings, steps):
+    first, last = settings.window(steps)
+    decision = run(trace[:steps], settings, steps)
+    assert 1 <= first <= decision.step <= last <= steps
+    if decision.rule == "not_inspected":
+        assert decision.accepted
+    else:
+        assert decision.accepted == (decision.predicted_score >= settings.tau)
+
+
+@given(broken, settings_, st.floats(0, 0.3))
+def test_raising_tau_never_turns_a_rejection_into_an_acceptance(trace, settings, more):
+    if not run(trace, settings).accepted:
+        assert not run(trace, replace(settings, tau=settings.tau + more)).accepted
+
+
+@given(scores, settings_)
+def test_rules_keep_their_side_of_tau(trace, settings):
+    decision = run(trace, settings)
+    if decision.rule in ("early_reject", "give_up"):
+        assert not decision.accepted
+        assert decision.predicted_score == trace[decision.step - 1]
+    if decision.rule == "early_accept":
+        assert decision.accepted
+    if decision.rule == "budget":
+        assert decision.predicted_score in trace[: decision.step]
+        assert decision.predicted_score >= max(trace[3: decision.step], default=-1)
