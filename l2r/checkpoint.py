@@ -1,0 +1,43 @@
+"""L2R checkpoints: safetensors, with a JSON description under the metadata key `foresight.l2r`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .model import L2R
+
+KEY = "foresight.l2r"
+
+
+def save_l2r(model: L2R, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
+    """Writes the converter in half precision. metadata: JSON values, e.g. name, latent format, figures."""
+    described = {**model.metadata, **(metadata or {}), "channels": model.channels, "scale": model.scale}
+    tensors = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, {KEY: json.dumps(described)})
+
+
+def load_l2r(path: str | Path) -> L2R:
+    """A converter in fp32 and eval mode, described by `.metadata`. Raises ValueError for any other file."""
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            described = json.loads((file.metadata() or {}).get(KEY, "null"))
+            state = {name: file.get_tensor(name).float() for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no whole safetensors file ({error}): copy or train it again.") from error
+    if not isinstance(described, dict):
+        raise ValueError(
+            f"{path.name} is no L2R converter (it lacks the metadata '{KEY}'): L2R checkpoints come with this pack or "
+            "from its training command."
+        )
+    try:
+        with torch.device("meta"):
+            model = L2R(int(described["channels"]), int(described["scale"]), described)
+        model.load_state_dict(state, assign=True)
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} does not fit the L2R layout it describes: {error}") from error
+    return model.eval()

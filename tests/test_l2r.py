@@ -1,0 +1,95 @@
+import importlib
+import json
+import os
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from foresight.l2r.checkpoint import load_l2r, save_l2r
+from foresight.l2r.linear import LinearL2R
+from foresight.l2r.model import L2R, LearnedUpsampling
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_has_the_papers_parameter_count():
+    assert sum(p.numel() for p in L2R(16).parameters()) == 58_659
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 1, 4, 4), (2, 16, 5, 8, 8), (1, 16, 3, 5, 7)])
+def test_keeps_frames_and_enlarges_space(shape):
+    preview = L2R(16)(noise(*shape))
+    batch, _, frames, height, width = shape
+    assert preview.shape == (batch, frames, 8 * height, 8 * width, 3)
+    assert 0 <= preview.min() and preview.max() <= 1
+
+
+def test_the_past_does_not_see_the_future():
+    model, latent = L2R(4), noise(1, 4, 5, 4, 4)
+    before = model(latent)
+    latent[:, :, 3:] += 1
+    after = model(latent)
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+def test_upsampling_starts_bilinear():
+    x = noise(1, 3, 2, 6, 6)
+    ours = LearnedUpsampling(3, 4)(x)[0, :, :, 4:-4, 4:-4]  # borders differ: the convolution pads with zeros
+    theirs = torch.nn.functional.interpolate(x[0].transpose(0, 1), scale_factor=4, mode="bilinear")[..., 4:-4, 4:-4]
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("converter", [L2R(16), LinearL2R([[0.1, 0.2, 0.3]] * 16)])
+def test_wrong_latents_are_named(converter):
+    with pytest.raises(ValueError, match="16 channels.* has 12"):
+        converter(noise(1, 12, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"\[1, 16, 2, 2\]"):
+        converter(noise(1, 16, 2, 2))
+
+
+def test_checkpoint_round_trip(tmp_path):
+    model = L2R(4, 2, {"name": "small"})
+    save_l2r(model, tmp_path / "l2r.safetensors", {"latent_format": "Wan21"})
+    loaded = load_l2r(tmp_path / "l2r.safetensors")
+    assert (loaded.name, loaded.channels, loaded.metadata["latent_format"]) == ("small", 4, "Wan21")
+    assert not loaded.training
+    assert torch.allclose(loaded(noise(1, 4, 2, 3, 3)), model(noise(1, 4, 2, 3, 3)), atol=2e-3)
+
+
+def test_files_that_are_no_converter_are_named(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="other.safetensors is no L2R converter"):
+        load_l2r(path)
+    save_file({"weight": torch.zeros(2)}, path, {"foresight.l2r": json.dumps({"channels": 4, "scale": 2})})
+    with pytest.raises(ValueError, match="does not fit"):
+        load_l2r(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        load_l2r(path)
+
+
+@pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="needs COMFYUI_PATH, which the test command sets")
+def test_linear_map_is_comfyuis_at_latent_resolution(monkeypatch):
+    monkeypatch.setattr(sys, "path", [os.environ["COMFYUI_PATH"], *sys.path])
+    monkeypatch.setattr(sys, "argv", ["comfyui", "--cpu"])
+    previewer = importlib.import_module("latent_preview").Latent2RGBPreviewer
+    format_ = importlib.import_module("comfy.latent_formats").Wan21()
+    latent = noise(1, 16, 1, 6, 5)
+    theirs = previewer(format_.latent_rgb_factors, format_.latent_rgb_factors_bias).decode_latent_to_preview(latent)
+    ours = LinearL2R(format_.latent_rgb_factors, format_.latent_rgb_factors_bias, scale=1)(latent)
+    pixels = torch.frombuffer(bytearray(theirs.tobytes()), dtype=torch.uint8).view(6, 5, 3)
+    assert torch.equal((ours[0, 0] * 255).to(torch.uint8), pixels)
+
+
+def test_linear_previews_are_smooth():
+    edge = torch.zeros(1, 1, 1, 1, 8)
+    edge[..., 4:] = 1
+    row = LinearL2R([[1.0, 1.0, 1.0]], scale=8)(edge)[0, 0, 4, :, 0]
+    assert row.shape == (64,)
+    assert row.diff().abs().max() < 0.15  # blocks would jump by 0.5
