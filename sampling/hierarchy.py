@@ -1,0 +1,92 @@
+"""The whole method in one call: base run, single-frame injection, prompt refinement, both (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..refiner.base import RefinementError, RefinementRequest, Refiner
+from ..scoring.inspector import Gate
+from ..trials.cost import worst_case_nfe
+from ..trials.plan import Action, TrialPlan
+from ..trials.verdict import TrialRecord, Verdict
+from .injection import Anchor, Injection, InjectionSettings
+from .run import Inputs, Latent, Result, monitored_sample, single_frame_probe
+
+logger = logging.getLogger("foresight")
+
+
+@dataclass(frozen=True)
+class HierarchyResult:
+    """latent: the clip that the hierarchy settled on; x0: the base run's last x0 prediction; verdict: with all history."""
+
+    latent: Latent
+    base: Result
+    verdict: Verdict
+
+
+def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict) -> Verdict:
+    """Asks for a better prompt and adds the answer to the history; a refiner that fails leaves a failed record."""
+    begin = time.perf_counter()
+    record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
+    try:
+        refinement = refiner.refine(request)
+    except RefinementError as error:
+        logger.warning("Foresight: the prompt was not refined: %s", error)
+        record = replace(record, accepted=False, message=str(error))
+    else:
+        record = replace(
+            record, prompt=refinement.prompt, negative=refinement.negative,
+            details={
+                "refiner": refiner.name, "reasoning": refinement.reasoning, "evidence": list(refinement.evidence)
+            },
+        )
+    record = replace(record, seconds={"refinement": time.perf_counter() - begin})
+    return Verdict((*rejected.history, record), rejected.preview, rejected.settings)
+
+
+def worst_case(steps: int, gate: Gate, injection: InjectionSettings | None) -> int:
+    """The most schedule steps, video and single-frame together, that the hierarchy can execute."""
+    budgets = gate.video.window(steps)[1], gate.single_frame.window(steps)[1]
+    bound = worst_case_nfe(steps, *budgets, (injection or InjectionSettings()).start)
+    return bound.video + bound.single_frame
+
+
+def run_hierarchy(
+    inputs: Inputs, gate: Gate, reguide: Callable[[str, str], Any], *, prompt: str, negative: str,
+    refiner: Refiner | None, injection: InjectionSettings | None,
+) -> HierarchyResult:
+    """Runs the trial plan to its end.
+
+    reguide(prompt, negative) gives a guider with a refined prompt. refiner, injection: None leaves that trial out; with
+    both left out the run is watched and reported, never stopped.
+    """
+    plan = TrialPlan(injection=injection is not None, refinement=refiner is not None)
+    settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.steps, gate, injection)}
+    stop = "rejected" if plan.injection or plan.refinement else "never"
+    base = result = monitored_sample(inputs, gate, stop=stop, settings=settings)
+    verdict, anchor = base.verdict, None
+    step = plan.next(verdict.accepted or stop == "never")
+    while step.action is not Action.FINISH:
+        succeeded = True
+        match step.action:
+            case Action.PROBE:
+                anchor, probed = single_frame_probe(inputs, gate, verdict)
+                verdict, succeeded = probed, probed.accepted
+            case Action.REFINE:
+                request = RefinementRequest(prompt, negative, base.verdict.preview, base.verdict.predicted_score)
+                verdict = refine(request, refiner, verdict)
+                succeeded = verdict.record.accepted
+                if succeeded:
+                    inputs = replace(inputs, guider=reguide(verdict.record.prompt, verdict.record.negative))
+            case Action.INJECT:
+                result = monitored_sample(inputs, injection=Injection(anchor, injection))
+                verdict = result.verdict
+            case Action.SAMPLE | Action.PLAIN:
+                result = monitored_sample(inputs, gate if step.action is Action.SAMPLE else None, previous=verdict)
+                verdict, succeeded = result.verdict, result.verdict.accepted
+        step = plan.next(succeeded)
+    return HierarchyResult(result.latent, base, verdict)

@@ -1,0 +1,107 @@
+"""The monitored sampler: any SAMPLER, watched through its own callback and stopped when the detector rejects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+
+from ..scoring.inspector import Inspector
+
+logger = logging.getLogger("foresight")
+
+STOPS = ("rejected", "decided", "never")
+
+
+class _Stop(Exception):
+    """Leaves the inner sampler; caught in MonitorSampler.sample and nowhere else."""
+
+    def __init__(self, x0: torch.Tensor):
+        self.x0 = x0
+
+
+class _CountingModel:
+    """The guider, counting its calls: one call is one model evaluation, with or without CFG."""
+
+    def __init__(self, guider):
+        self._guider = guider
+        self.evaluations = 0
+
+    def __call__(self, *args, **kwargs):
+        self.evaluations += 1
+        return self._guider(*args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+
+def video_latent(x0: Any) -> torch.Tensor:
+    """The video part of a callback's x0 (audio-video models hand over a NestedTensor: video comes first)."""
+    return x0.tensors[0] if getattr(x0, "is_nested", False) else x0
+
+
+class MonitorSampler(comfy.samplers.Sampler):
+    """Wraps a SAMPLER; the wrapped run is the same to the last bit for as long as it is not stopped.
+
+    inspector: may be None, then nothing is inspected. stop: "rejected" ends a run when every item is rejected,
+    "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
+    prediction of each step (1-based; not to be written to). After the run: `evaluations` (of the model), `steps`
+    (executed), `x0` (the last x0 prediction).
+    A stopped run returns its x0 prediction, in model space like any sampler's result.
+    """
+
+    def __init__(
+        self, inner: comfy.samplers.Sampler, inspector: Inspector | None = None, *, stop: str = "rejected",
+        on_step: Callable[[int, torch.Tensor], None] | None = None,
+    ):
+        self.inner = inner
+        self.inspector = inspector
+        self.stop = stop
+        self.on_step = on_step
+        self.evaluations = 0
+        self.steps = 0
+        self.x0: torch.Tensor | None = None
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+        disable_pbar=False,
+    ):
+        model = _CountingModel(model_wrap)
+        levels = sigmas.tolist()
+
+        def watch(step, x0, x, total_steps):
+            if callback is not None:
+                callback(step, x0, x, total_steps)
+            # Core looks for the user's cancel in its progress bar only, which a caller may have left out.
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self._watch(step + 1, levels[step], video_latent(x0))
+
+        try:
+            return self.inner.sample(
+                model, sigmas, extra_args, watch, noise, latent_image, denoise_mask, disable_pbar
+            )
+        except _Stop as stop:
+            return stop.x0
+        finally:
+            self.evaluations = model.evaluations
+
+    def _watch(self, step: int, sigma: float, x0: torch.Tensor) -> None:
+        self.x0, self.steps = x0, self.steps + 1
+        if self.on_step is not None:
+            self.on_step(step, x0)
+        inspector = self.inspector
+        if inspector is None or not inspector.wants(step):
+            return
+        try:
+            inspector.observe(step, sigma, x0)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # promise 2: whatever breaks inspection must not break the run
+            logger.warning("Foresight: step %d was not inspected: %s: %s", step, type(error).__name__, error)
+            inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
+        if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
+            raise _Stop(x0)

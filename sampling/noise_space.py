@@ -1,0 +1,73 @@
+"""How a model mixes signal and noise. Everything in this pack that re-noises goes through `NoiseSpace`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.model_sampling
+import torch
+
+
+@dataclass(frozen=True)
+class NoiseSpace:
+    """x_sigma = signal(sigma) * x0 + noise(sigma) * eps, for one family of models."""
+
+    name: str
+    noise_scale: float = 1.0
+
+    @classmethod
+    def of(cls, model_sampling: torch.nn.Module) -> NoiseSpace:
+        """The space of a ComfyUI model. Raises ValueError for parameterizations that this pack cannot re-noise.
+
+        COSMOS_RFLOW is variance exploding too: its sigma is t / (1 - t) of the flow (comfy/model_sampling.py).
+        """
+        sampling = comfy.model_sampling
+        unsupported = tuple(
+            getattr(sampling, name) for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW") if hasattr(sampling, name)
+        )
+        if not isinstance(model_sampling, unsupported):
+            if isinstance(model_sampling, sampling.CONST):
+                return FlowSpace("flow", getattr(model_sampling, "noise_scale", 1.0))
+            if isinstance(model_sampling, (sampling.EPS, sampling.COSMOS_RFLOW)):
+                return VESpace("ve")
+        kinds = [base.__name__ for base in type(model_sampling).__mro__[1:3]]
+        raise ValueError(
+            f"Foresight cannot add noise the way this model does ({', '.join(kinds)}): injection works with flow "
+            "models (Wan, Hunyuan, LTX) and with eps, v and EDM models. Sample it without an INJECTION."
+        )
+
+    def coefficients(self, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(signal, noise) factors at sigma."""
+        raise ValueError(f"{self.name} has no coefficients")
+
+    def renoise(self, x0: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The paper's AddNoise: x0 with noise eps at sigma, all in model space and of one shape."""
+        signal, noise = self.coefficients(sigma)
+        return noise * eps + signal * x0
+
+    def to_x0(self, x: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The x0 that `renoise` mixed with eps into x; undefined where no signal is left (flow at sigma 1)."""
+        signal, noise = self.coefficients(sigma)
+        return (x - noise * eps) / signal
+
+    def to_eps(self, x: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        signal, noise = self.coefficients(sigma)
+        return (x - signal * x0) / noise
+
+    def step(self, x: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+        """One deterministic first-order step: keep the predicted noise, lower its share (Euler / DDIM)."""
+        return self.renoise(x0, self.to_eps(x, x0, sigma), sigma_next)
+
+
+class FlowSpace(NoiseSpace):
+    """Rectified flow (ComfyUI's CONST): (1 - sigma) x0 + sigma eps."""
+
+    def coefficients(self, sigma):
+        return 1.0 - sigma, sigma * self.noise_scale
+
+
+class VESpace(NoiseSpace):
+    """Variance exploding (ComfyUI's EPS, V_PREDICTION, EDM): x0 + sigma eps."""
+
+    def coefficients(self, sigma):
+        return torch.ones_like(sigma), sigma

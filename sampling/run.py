@@ -1,0 +1,217 @@
+"""One guider call, as ComfyUI's SamplerCustomAdvanced makes it, with a monitor around the sampler."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+
+from ..scoring.inspector import Gate, Inspector
+from ..trials.verdict import TrialRecord, Verdict
+from .injection import Anchor, Injection, InjectionSampler
+from .monitor import MonitorSampler
+
+Latent = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every sampling node takes. noise: a NOISE object; latent: a LATENT dict; sigmas: [N + 1], decreasing."""
+
+    noise: Any
+    guider: Any
+    sampler: comfy.samplers.Sampler
+    sigmas: torch.Tensor
+    latent: Latent
+
+    def __post_init__(self):
+        sigmas = self.sigmas
+        if sigmas.ndim != 1 or len(sigmas) < 2:
+            raise ValueError(
+                f"sigmas has {len(sigmas)} value(s): a run needs at least 2 (one step). Raise steps or denoise."
+            )
+        if not torch.isfinite(sigmas).all() or not (sigmas[1:] < sigmas[:-1]).all():
+            raise ValueError(
+                "sigmas do not decrease from step to step: connect them as a scheduler gives them, not flipped or "
+                f"joined in the wrong order. Got {[round(float(sigma), 4) for sigma in sigmas[:6]]}..."
+            )
+        samples = self.latent["samples"]
+        if not getattr(samples, "is_nested", False) and not torch.isfinite(samples).all():
+            raise ValueError("latent holds NaN or infinite values: something before this node has failed.")
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """latent: the finished latent, or the x0 prediction at the stop; x0: the last x0 prediction; both for VAE.decode.
+
+    steps_x0: the x0 predictions of all steps along the batch dimension, when asked for.
+    """
+
+    latent: Latent
+    x0: Latent
+    verdict: Verdict
+    steps_x0: Latent | None = None
+
+
+def monitored_sample(
+    inputs: Inputs, gate: Gate | None = None, injection: Injection | None = None, *, previous: Verdict | None = None,
+    stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None,
+) -> Result:
+    """Samples, inspected by `gate` where there is one, from `injection` where there is one.
+
+    previous: the verdict this run answers, whose history goes into the report. A run that follows a failed refinement
+    is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report.
+    """
+    if injection is not None:
+        previous = injection.anchor.verdict or previous
+    if previous is not None and previous.refinement_failed:
+        gate = None
+    refined = previous is not None and previous.refined
+    inspector = gate.inspector(inputs.steps) if gate else None
+    sampler = InjectionSampler(inputs.sampler, injection) if injection else inputs.sampler
+    kept: list[torch.Tensor] = []
+    monitor = MonitorSampler(
+        sampler, inspector, stop=stop,
+        on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
+    )
+    begin = time.perf_counter()
+    latent, x0 = _guided_sample(inputs, monitor, _attached(inputs.guider, gate))
+    seconds = time.perf_counter() - begin
+    if injection:
+        kind, trial = "inject", "2->1" if refined else "1"
+    else:
+        kind, trial = "sample" if gate else "plain", "2" if refined else "0"
+    record = _record(trial, kind, inspector, monitor, seconds)
+    verdict = Verdict(
+        history=(*(previous.history if previous else ()), record),
+        preview=_preview(inspector, record),
+        settings={**_settings(inputs, gate), **(previous.settings if previous else {}), **(settings or {})},
+    )
+    steps_x0 = None
+    if kept:
+        process_out = inputs.guider.model_patcher.model.process_latent_out
+        steps_x0 = {"samples": torch.cat([process_out(step) for step in kept])}
+    return Result(latent, x0, verdict, steps_x0)
+
+
+def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[Anchor | None, Verdict]:
+    """Samples one latent frame of the same prompt up to the detector's decision (paper, section 3.2, Trial 1).
+
+    The probe's noise is the first latent frame of the run's own noise. Its verdict is accepted where it beats the
+    `rejected` one by the gate's delta; on the second probe (after refinement) any anchor is. No anchor: probing failed.
+    """
+    latent = dict(inputs.latent)
+    latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
+    trial = "2->1" if rejected.refined else "1"
+    noise, samples = inputs.noise.generate_noise(latent), latent["samples"]
+    if getattr(samples, "is_nested", False) or samples.ndim != 5:
+        message = "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
+        return None, _failed(rejected, TrialRecord(trial, "probe", accepted=False, message=message))
+    first = {"samples": samples[:, :, :1]}
+    inspector = gate.inspector(inputs.steps, single_frame=True)
+    monitor = MonitorSampler(inputs.sampler, inspector, stop="decided")
+    begin = time.perf_counter()
+    single = replace(inputs, latent=first, noise=_Fixed(noise[:, :, :1], inputs.noise.seed))
+    _guided_sample(single, monitor, _attached(inputs.guider, gate))
+    seconds = time.perf_counter() - begin
+    record = _record(trial, "probe", inspector, monitor, seconds, single_frame=True)
+    if monitor.x0 is None or not torch.isfinite(monitor.x0).all():
+        record = replace(record, accepted=False, message="the probe gave no usable frame")
+        return None, _failed(rejected, record)
+    found, asked = record.best.predicted_score, rejected.predicted_score
+    better = found is not None and asked is not None and found >= asked + gate.delta
+    record = replace(record, accepted=better or rejected.refined, details={"better_by_delta": better})
+    verdict = Verdict((*rejected.history, record), _preview(inspector, record), rejected.settings)
+    return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict), verdict
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A NOISE object that gives a tensor that is already drawn."""
+
+    noise: torch.Tensor
+    seed: int
+
+    def generate_noise(self, _):
+        return self.noise
+
+
+def _failed(rejected: Verdict, record: TrialRecord) -> Verdict:
+    return Verdict((*rejected.history, record), rejected.preview, rejected.settings)
+
+
+def _guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:
+    """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1."""
+    latent = inputs.latent.copy()
+    latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    x0_output: dict[str, torch.Tensor] = {}
+    callback = latent_preview.prepare_callback(guider.model_patcher, inputs.steps, x0_output)
+    samples = guider.sample(
+        inputs.noise.generate_noise(latent), latent["samples"], monitor, inputs.sigmas,
+        denoise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=inputs.noise.seed,
+    )
+    out = {**latent, "samples": samples.to(comfy.model_management.intermediate_device())}
+    if "x0" not in x0_output:
+        return out, out
+    x0 = guider.model_patcher.model.process_latent_out(x0_output["x0"].cpu())
+    return out, {**latent, "samples": x0}
+
+
+def _attached(guider, gate: Gate | None):
+    """A copy of the guider whose model brings the scorer along, so that ComfyUI budgets memory for both at once."""
+    patcher = getattr(gate.scorer, "patcher", None) if gate else None
+    if patcher is None:
+        return guider
+    guider = copy.copy(guider)
+    guider.model_patcher = guider.model_patcher.clone()
+    guider.model_patcher.set_additional_models("foresight", [patcher])
+    return guider
+
+
+def _record(
+    trial: str, kind: str, inspector: Inspector | None, monitor: MonitorSampler, seconds: float, *,
+    single_frame: bool = False,
+) -> TrialRecord:
+    items = inspector.items() if inspector else ()
+    inspection = inspector.seconds if inspector else 0.0
+    return TrialRecord(
+        trial=trial, kind=kind, items=items,
+        accepted=not items or any(item.accepted for item in items),
+        nfe_video=0 if single_frame else monitor.evaluations,
+        nfe_single_frame=monitor.evaluations if single_frame else 0,
+        steps=monitor.steps,
+        seconds={"sampling": seconds - inspection, "inspection": inspection},
+        message=inspector.message if inspector else None,
+    )
+
+
+def _preview(inspector: Inspector | None, record: TrialRecord) -> torch.Tensor | None:
+    """The last preview of the best item, on the CPU."""
+    if inspector is None or inspector.last is None or inspector.last.previews is None:
+        return None
+    best = record.items.index(record.best) if record.items else 0
+    return inspector.last.previews[best].to("cpu", copy=True)
+
+
+def _settings(inputs: Inputs, gate: Gate | None) -> dict[str, Any]:
+    settings = {"steps": inputs.steps, "seed": inputs.noise.seed}
+    if gate is not None:
+        settings |= {
+            "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scorer": gate.scorer.name,
+            "l2r": gate.l2r.name, "every": gate.every, "video_window": list(gate.video.window(inputs.steps)),
+            "single_frame_window": list(gate.single_frame.window(inputs.steps)),
+        }
+    return settings

@@ -1,0 +1,127 @@
+"""The real-time inspector: x0 prediction -> preview -> alignment score -> decision (paper, section 3.1, Figure 2)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from ..trials.verdict import ItemVerdict
+from .detector import Detector, DetectorSettings
+from .scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One inspected step. scores: one a batch item, NaN where it could not be scored. previews: [B, F, sH, sW, 3]."""
+
+    step: int
+    sigma: float
+    scores: tuple[float, ...]
+    previews: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Everything that inspection needs; makes a fresh Inspector for every run.
+
+    prompt is what the previews are scored against: always the user's own words, also after refinement, so that a
+    refined prompt cannot lower the bar (paper, A.1, scores the original prompt as well). delta is the margin by which
+    a single frame must beat the rejected video (section 3.2). every: inspect each n-th step of the schedule.
+    """
+
+    l2r: torch.nn.Module
+    scorer: Scorer
+    prompt: str
+    video: DetectorSettings
+    single_frame: DetectorSettings
+    delta: float = 0.05
+    every: int = 1
+
+    def __post_init__(self):
+        if not self.prompt.strip():
+            raise ValueError("prompt is empty: there is nothing to score previews against. Enter the clip's prompt.")
+        if not 0 <= self.delta <= 2:
+            raise ValueError(f"delta is {self.delta}, but it is a difference of cosines: set it between 0 and 2.")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}: inspect each step (1) or each n-th (2 or more).")
+
+    def inspector(self, steps: int, *, single_frame: bool = False) -> Inspector:
+        return Inspector(self, self.single_frame if single_frame else self.video, steps)
+
+
+@dataclass
+class Inspector:
+    """Watches one run of `steps` steps: L2R, scorer and one detector for each item of the batch."""
+
+    gate: Gate
+    settings: DetectorSettings
+    steps: int
+    seconds: float = 0.0
+    last: Observation | None = None  # the latest step that gave a preview
+    message: str | None = None  # why inspection failed, if it did
+    _detectors: list[Detector] = field(default_factory=list)
+    _text: torch.Tensor | None = None
+
+    def wants(self, step: int) -> bool:
+        """Whether this step (1-based) is to be inspected: each n-th, and always the last of the window."""
+        last = self.settings.window(self.steps)[1]
+        return not self.decided and step <= last and (step % self.gate.every == 0 or step == last)
+
+    @property
+    def decided(self) -> bool:
+        return bool(self._detectors) and all(detector.decision for detector in self._detectors)
+
+    @property
+    def rejected(self) -> bool:
+        """True once every item of the batch is rejected."""
+        return self.decided and not any(detector.decision.accepted for detector in self._detectors)
+
+    def observe(self, step: int, sigma: float, x0: torch.Tensor) -> Observation:
+        """Scores the x0 prediction of a step and lets the detectors decide.
+
+        x0: [B, C, F, H, W] (or [B, C, H, W]) in model space; never written to. Raises whatever L2R or the scorer
+        raises, and ValueError for an x0 prediction that is not finite: the caller then calls `skip`.
+        """
+        begin = time.perf_counter()
+        try:
+            latent = x0 if x0.ndim == 5 else x0.unsqueeze(2)
+            if not torch.isfinite(latent).all():
+                raise ValueError(f"the x0 prediction of step {step} is not finite")
+            if self._text is None:
+                self._text = self.gate.scorer.encode_text(self.gate.prompt)
+            previews = self.gate.l2r(latent.float())
+            scores = tuple(float(self.gate.scorer.score(preview, self._text)) for preview in previews)
+            self.last = Observation(step, sigma, scores, previews)
+            self._decide(step, scores)
+        finally:
+            self.seconds += time.perf_counter() - begin
+        return self.last
+
+    def skip(self, step: int, reason: str, items: int = 1) -> None:
+        """Counts a step whose inspection failed as seen, so that the window still ends."""
+        self.message = reason
+        self._decide(step, (math.nan,) * items)
+
+    def _decide(self, step: int, scores: tuple[float, ...]) -> None:
+        if not self._detectors:
+            self._detectors = [Detector(self.settings, self.steps) for _ in scores]
+        for detector, score in zip(self._detectors, scores, strict=True):
+            if detector.decision is None:
+                detector.observe(step, score)
+
+    def items(self) -> tuple[ItemVerdict, ...]:
+        """The verdict on each item; an item on which nothing was decided passes as "not_inspected"."""
+        verdicts = []
+        for detector in self._detectors:
+            decision, trace = detector.decision, tuple(detector.trace)
+            if decision is None or decision.rule == "not_inspected":
+                score = trace[-1][1] if trace else None
+                verdicts.append(ItemVerdict(True, score, None, "not_inspected", trace))
+            else:
+                verdicts.append(
+                    ItemVerdict(decision.accepted, decision.predicted_score, decision.step, decision.rule, trace)
+                )
+        return tuple(verdicts)

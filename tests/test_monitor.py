@@ -1,0 +1,199 @@
+"""Promises 1, 2 and 4: a passing run is untouched, inspection never kills a run, cancel stops within a step."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from tiny_wan import Noise, gate, inputs, model
+
+from foresight.sampling.run import monitored_sample
+
+PASS, FAIL = (0.3,), (0.1,)
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return model()
+
+
+def core(given):
+    """What ComfyUI's own sampler node gives for the same inputs."""
+    result = SamplerCustomAdvanced.execute(given.noise, given.guider, given.sampler, given.sigmas, given.latent)
+    return result.result[0]["samples"], result.result[1]["samples"]
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "uni_pc", "res_multistep",
+     "lcm", "deis", "ipndm", "er_sde", "gradient_estimation", "ddim"],
+)  # fmt: skip
+def test_a_passing_run_equals_the_core_sampler_bit_for_bit(patcher, sampler, cfg):
+    latent, x0 = core(inputs(patcher, sampler, cfg=cfg))
+    for checked in (gate(*PASS), None):
+        result = monitored_sample(inputs(patcher, sampler, cfg=cfg), checked)
+        assert torch.equal(result.latent["samples"], latent)
+        assert torch.equal(result.x0["samples"], x0)
+    assert not torch.isnan(latent).any()
+
+
+def test_every_sampler_of_core_that_takes_video_latents_passes_untouched(patcher):
+    skipped = []
+    for sampler in comfy.samplers.SAMPLER_NAMES:
+        if sampler in ("dpm_adaptive",):  # chooses its own number of steps; minutes on a random network
+            continue
+        try:
+            latent, _ = core(inputs(patcher, sampler, steps=4))
+        except Exception:  # a sampler that core itself cannot run on flow models makes no promise here
+            skipped.append(sampler)
+            continue
+        result = monitored_sample(inputs(patcher, sampler, steps=4), gate(*PASS)).latent["samples"]
+        assert torch.equal(result.nan_to_num(nan=7.0), latent.nan_to_num(nan=7.0)), sampler
+    assert not skipped
+
+
+def test_a_rejected_run_stops_at_the_decision_and_gives_the_x0_prediction(patcher):
+    given = inputs(patcher, steps=50)
+    result = monitored_sample(given, gate(*FAIL))
+    record = result.verdict.record
+    assert not result.verdict.accepted
+    assert record.best.rule == "early_reject" and record.best.stop_step == 11
+    assert record.nfe_video == record.steps == 11
+    assert torch.equal(result.latent["samples"], result.x0["samples"])
+    assert result.verdict.preview.shape == (3, 4, 4, 3)
+
+
+def test_the_inspector_sees_the_x0_predictions_of_each_step(patcher):
+    given = inputs(patcher, steps=10)
+    full = monitored_sample(given, gate(*PASS), keep_steps=True)
+    assert full.steps_x0["samples"].shape[0] == 10
+    assert torch.equal(full.steps_x0["samples"][-1:], full.x0["samples"])
+    stopped = monitored_sample(inputs(patcher, steps=10), gate(*FAIL), keep_steps=True)
+    done = stopped.verdict.record.steps
+    assert torch.equal(stopped.steps_x0["samples"], full.steps_x0["samples"][:done])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no such kernel"), torch.OutOfMemoryError("CUDA out of memory"), KeyError("weight")]
+)
+def test_a_failing_scorer_leaves_a_plain_run_and_a_reason(patcher, error):
+    latent, _ = core(inputs(patcher))
+    result = monitored_sample(inputs(patcher), gate(error))
+    assert torch.equal(result.latent["samples"], latent)
+    assert result.verdict.accepted and result.verdict.record.best.rule == "not_inspected"
+    assert str(error.args[0]) in result.verdict.record.message
+
+
+def test_a_scorer_that_fails_once_costs_one_observation_only(patcher):
+    result = monitored_sample(inputs(patcher, steps=50), gate(RuntimeError("busy"), *FAIL))
+    assert not result.verdict.accepted
+    assert "busy" in result.verdict.record.message
+
+
+def test_nan_previews_never_reject(patcher):
+    latent, _ = core(inputs(patcher))
+    result = monitored_sample(inputs(patcher), gate(float("nan")))
+    assert torch.equal(result.latent["samples"], latent)
+    assert result.verdict.accepted and result.verdict.record.best.rule == "not_inspected"
+
+
+def test_nan_latents_from_the_model_are_reported_and_do_not_stop_the_run(patcher):
+    broken = patcher.clone()
+    broken.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * float("nan"))
+    result = monitored_sample(inputs(broken), gate(*FAIL))
+    assert result.verdict.accepted
+    assert "not finite" in result.verdict.record.message
+
+
+@pytest.mark.parametrize("at", [1, 4, 8])
+def test_cancel_stops_within_one_step_and_leaves_the_guider_as_it_was(patcher, at):
+    given = inputs(patcher)
+    calls = []
+
+    class CancellingScorer:
+        name, tau, delta = "cancelling", 0.22, 0.05
+
+        def encode_text(self, prompt):
+            return torch.ones(1)
+
+        def score(self, frames, text):
+            calls.append(1)
+            if len(calls) == at:
+                comfy.model_management.interrupt_current_processing()
+            return 0.3 + 0.05 * (len(calls) % 2)  # never settles, so each step up to the budget is scored
+
+    watched = gate(*PASS, scorer=CancellingScorer(), video=gate(*PASS).video.__class__(start=0.8, end=1.0))
+    seen = []
+    watched_model = patcher.clone()
+    watched_model.set_model_sampler_post_cfg_function(lambda args: seen.append(1) or args["denoised"])
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        monitored_sample(inputs(watched_model), watched)
+    assert len(seen) <= at + 1
+    assert not comfy.model_management.processing_interrupted()
+    latent, _ = core(given)
+    assert torch.equal(monitored_sample(given, gate(*PASS)).latent["samples"], latent)
+
+
+def test_a_batch_runs_on_while_one_item_is_still_good(patcher):
+    class ByItem:
+        name, tau, delta = "by item", 0.22, 0.05
+        calls = 0
+
+        def encode_text(self, prompt):
+            return torch.ones(1)
+
+        def score(self, frames, text):
+            self.calls += 1
+            return 0.1 if self.calls % 2 else 0.3
+
+    mixed = monitored_sample(inputs(patcher, batch=2, steps=50), gate(*PASS, scorer=ByItem()))
+    assert mixed.verdict.accepted and mixed.verdict.record.steps == 50
+    assert [item.accepted for item in mixed.verdict.record.items] in ([False, True], [True, False])
+    both = monitored_sample(inputs(patcher, batch=2, steps=50), gate(*FAIL))
+    assert not both.verdict.accepted and len(both.verdict.record.items) == 2
+
+
+def test_same_seed_same_decisions_and_no_global_random_state(patcher):
+    state = torch.random.get_rng_state()
+    first = monitored_sample(inputs(patcher, "dpmpp_2m_sde"), gate(0.2, 0.21, 0.24, 0.2))
+    second = monitored_sample(inputs(patcher, "dpmpp_2m_sde"), gate(0.2, 0.21, 0.24, 0.2))
+    assert torch.equal(first.latent["samples"], second.latent["samples"])
+    assert first.verdict.record.items == second.verdict.record.items
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_inspecting_every_third_step_still_decides_within_the_window(patcher):
+    result = monitored_sample(inputs(patcher, steps=50), gate(*FAIL, every=3))
+    best = result.verdict.record.best
+    assert [step for step, _ in best.trace] == [3, 6, 9, 12, 14]
+    assert best.stop_step == 14
+
+
+def test_report_only_never_stops(patcher):
+    result = monitored_sample(inputs(patcher, steps=10), gate(*FAIL), stop="never")
+    assert result.verdict.record.steps == 10 and not result.verdict.accepted
+
+
+def test_one_step_schedule(patcher):
+    result = monitored_sample(inputs(patcher, steps=1), gate(*PASS))
+    assert result.verdict.accepted and result.verdict.record.best.stop_step == 1
+
+
+@pytest.mark.parametrize(
+    "sigmas, said",
+    [([1.0], "at least 2"), ([], "at least 2"), ([0.5, 0.7, 0.0], "do not decrease"), ([1.0, 1.0, 0.0], "do not decrease"),
+     ([float("nan"), 0.5, 0.0], "do not decrease")],
+)  # fmt: skip
+def test_bad_schedules_are_named(patcher, sigmas, said):
+    given = inputs(patcher)
+    with pytest.raises(ValueError, match=said):
+        type(given)(Noise(0), given.guider, given.sampler, torch.tensor(sigmas), given.latent)
+
+
+def test_nan_input_latents_are_named(patcher):
+    given = inputs(patcher)
+    with pytest.raises(ValueError, match="NaN"):
+        type(given)(given.noise, given.guider, given.sampler, given.sigmas, {"samples": torch.full((1, 16, 3, 4, 4), float("nan"))})

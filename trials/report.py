@@ -1,0 +1,109 @@
+"""The run report: one JSON document that says what a run did, decided and cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from .verdict import ItemVerdict, TrialRecord, Verdict
+
+SCHEMA = "foresight.run_report"
+VERSION = 1
+
+
+def run_report(verdict: Verdict) -> dict[str, Any]:
+    """The report of everything that led to `verdict`, ready for json.dumps (no NaN, no tensors).
+
+    Keys: schema, version, prompt, negative, refined_prompt, refined_negative, seed, settings, trials, trial, accepted,
+    predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain, nfe_worst_case, seconds,
+    seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected run is not judged again
+    (paper, section 3.2), so after it `accepted` still tells of the run that it replaced.
+    """
+    records, settings = verdict.history, dict(verdict.settings)
+    worst_case = settings.pop("worst_case", None)
+    judged = [record for record in records if record.kind == "sample" and record.best is not None]
+    refinements = [record for record in records if record.kind == "refine" and record.accepted]
+    refined = refinements[-1] if refinements else None
+    steps = settings.get("steps")
+    per_step = _evaluations_per_step(records)
+    nfe_video = sum(record.nfe_video for record in records)
+    nfe_single_frame = sum(record.nfe_single_frame for record in records)
+    return _finite(
+        {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "prompt": settings.pop("prompt", None),
+            "negative": settings.pop("negative", None),
+            "refined_prompt": refined and refined.prompt,
+            "refined_negative": refined and refined.negative,
+            "seed": settings.pop("seed", None),
+            "final_score": None,
+            "settings": settings,
+            "trials": [_trial(record) for record in records],
+            "trial": records[-1].trial,
+            "accepted": judged[-1].accepted if judged else True,
+            "predicted_score": judged[-1].best.predicted_score if judged else None,
+            "nfe": nfe_video + nfe_single_frame,
+            "nfe_video": nfe_video,
+            "nfe_single_frame": nfe_single_frame,
+            "nfe_plain": steps and math.ceil(steps * per_step),
+            "nfe_worst_case": worst_case and math.ceil(worst_case * per_step),
+            "seconds": sum(sum(record.seconds.values()) for record in records),
+            "seconds_plain_estimate": _plain_seconds(records, steps),
+            "notes": [f"Trial {record.trial}, {record.kind}: {record.message}" for record in records if record.message],
+        }
+    )
+
+
+def to_json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _trial(record: TrialRecord) -> dict[str, Any]:
+    best = record.best
+    return {
+        "trial": record.trial,
+        "kind": record.kind,
+        "verdict": best and {**_item(best), "accepted": record.accepted, "message": record.message},
+        "items": [_item(item) for item in record.items] if len(record.items) > 1 else [],
+        "nfe_video": record.nfe_video,
+        "nfe_single_frame": record.nfe_single_frame,
+        "seconds": {part: record.seconds.get(part, 0.0) for part in ("sampling", "inspection", "refinement")},
+        "details": record.details,
+    }
+
+
+def _item(item: ItemVerdict) -> dict[str, Any]:
+    return {
+        "accepted": item.accepted,
+        "predicted_score": item.predicted_score,
+        "stop_step": item.stop_step,
+        "rule": item.rule,
+        "trace": [[step, score] for step, score in item.trace],
+    }
+
+
+def _evaluations_per_step(records: tuple[TrialRecord, ...]) -> float:
+    """1 for most samplers, up to 2 for those that look ahead (heun, dpm_2)."""
+    done = [record for record in records if record.steps]
+    evaluations = sum(record.nfe_video + record.nfe_single_frame for record in done)
+    return evaluations / sum(record.steps for record in done) if done else 1.0
+
+
+def _plain_seconds(records: tuple[TrialRecord, ...], steps: int | None) -> float | None:
+    """Seconds that plain sampling would have taken, from this run's own time per video evaluation."""
+    video = [record for record in records if record.nfe_video and record.steps]
+    done = sum(record.steps for record in video)
+    return sum(record.seconds.get("sampling", 0.0) for record in video) / done * steps if done and steps else None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: scores that were not finite become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,88 @@
+"""What a monitored run concludes, and the record each trial leaves behind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ItemVerdict:
+    """The detector's conclusion on one item of the batch.
+
+    predicted_score is on the scorer's scale, stop_step is 1-based, trace holds (step, score) of every inspection.
+    rule is one of the detector's rules, or "not_inspected" (then accepted is True: see DESIGN, promise 2).
+    """
+
+    accepted: bool
+    predicted_score: float | None
+    stop_step: int | None
+    rule: str
+    trace: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One executed part of the hierarchy, as it appears in the run report.
+
+    kind: sample, probe, refine, inject or plain. steps: executed steps of the schedule. Evaluations are counted apart for video and for single frames,
+    because a single-frame step costs a fraction of a video step (paper, Table S3).
+    """
+
+    trial: str
+    kind: str
+    items: tuple[ItemVerdict, ...] = ()
+    accepted: bool = True
+    nfe_video: int = 0
+    nfe_single_frame: int = 0
+    steps: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    message: str | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> ItemVerdict | None:
+        """The item with the highest predicted score; None when nothing was judged."""
+        return max(self.items, key=_order, default=None)
+
+
+def _order(item: ItemVerdict) -> float:
+    return -math.inf if item.predicted_score is None else item.predicted_score
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A run's verdict: its last record, everything that went before, and the preview at the stop.
+
+    A batch is accepted as long as one of its items is: the run is stopped only when every item is rejected.
+    preview: [F, 8H, 8W, 3] float in 0..1 of the best item, or None. settings: what the run report prints.
+    """
+
+    history: tuple[TrialRecord, ...]
+    preview: Any = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def record(self) -> TrialRecord:
+        return self.history[-1]
+
+    @property
+    def accepted(self) -> bool:
+        return self.record.accepted
+
+    @property
+    def predicted_score(self) -> float | None:
+        best = self.record.best
+        return None if best is None else best.predicted_score
+
+    @property
+    def refined(self) -> bool:
+        """True once the prompt was refined on the way here, so that what follows belongs to Trial 2."""
+        return any(record.kind == "refine" and record.accepted for record in self.history)
+
+    @property
+    def refinement_failed(self) -> bool:
+        return self.record.kind == "refine" and not self.record.accepted
