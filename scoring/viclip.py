@@ -1,0 +1,278 @@
+"""ViCLIP (InternVid): a video transformer and a text transformer that share one embedding space.
+
+The defaults are ViCLIP-L/14 as VBench uses it; the demo family's scorer is the same network with smaller sizes, kept in
+the checkpoint's metadata. State-dict names are upstream's; only the packed attention projection is an ordinary linear
+layer here (`attn.in_proj.weight`), so that ComfyUI's casting layers can stand in for torch's.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KEY = "foresight.viclip"
+RIGHT_FILE = (
+    "ViCLIP-L/14 is ViClip-InternVid-10M-FLT.pth (1.71 GB, from OpenGVLab/VBench_Used_Models) or model.safetensors "
+    "(1.71 GB, from OpenGVLab/ViCLIP-L-14-hf); put it in models/foresight."
+)
+
+
+@dataclass(frozen=True)
+class ViCLIPConfig:
+    """Sizes, and how the scores are to be read: tau and delta are the paper's (section 3.2) for ViCLIP-L/14."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    frames: int = 8
+    vision_width: int = 1024
+    vision_layers: int = 24
+    vision_heads: int = 16
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    context: int = 32
+    vocabulary: int = 49408
+    embed_dim: int = 768
+    name: str = "ViCLIP-L/14"
+    tau: float = 0.22
+    delta: float = 0.05
+    scale: float = 1.0  # of the detector's margins, see DetectorSettings
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int, causal: bool, operations):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.in_proj = operations.Linear(width, 3 * width)
+        self.out_proj = operations.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, operations):
+        super().__init__()
+        self.c_fc = operations.Linear(width, 4 * width)
+        self.c_proj = operations.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_fc(x)
+        return self.c_proj(x * torch.sigmoid(1.702 * x))  # QuickGELU
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, causal: bool, operations):
+        super().__init__()
+        self.ln_1 = operations.LayerNorm(width)
+        self.attn = Attention(width, heads, causal, operations)
+        self.ln_2 = operations.LayerNorm(width)
+        self.mlp = MLP(width, operations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int, causal: bool, operations):
+        super().__init__()
+        self.resblocks = nn.Sequential(*(Block(width, heads, causal, operations) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)
+
+
+class VisionEncoder(nn.Module):
+    """Full attention over the patches of all frames and one class token for the whole clip."""
+
+    def __init__(self, config: ViCLIPConfig, operations):
+        super().__init__()
+        width, patch = config.vision_width, config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.positional_embedding = nn.Parameter(torch.zeros((config.image_size // patch) ** 2 + 1, width))
+        self.temporal_positional_embedding = nn.Parameter(torch.zeros(1, config.frames, width))
+        self.proj = nn.Parameter(torch.zeros(width, config.embed_dim))
+        self.conv1 = operations.Conv3d(3, width, (1, patch, patch), (1, patch, patch), bias=False)
+        self.ln_pre = operations.LayerNorm(width)
+        self.transformer = Transformer(width, config.vision_layers, config.vision_heads, False, operations)
+        self.ln_post = operations.LayerNorm(width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = self.conv1(frames.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)  # [B, T, patches, width]
+        position, time, cls = (
+            parameter.to(x)
+            for parameter in (self.positional_embedding, self.temporal_positional_embedding, self.class_embedding)
+        )
+        x = x + position[1:] + time[:, :, None]  # the class token has a place in space but none in time
+        x = torch.cat([(cls + position[0]).expand(len(x), 1, -1), x.flatten(1, 2)], 1)
+        x = self.transformer(self.ln_pre(x))[:, 0]
+        return self.ln_post(x) @ self.proj.to(x)
+
+
+class TextEncoder(nn.Module):
+    """Causal attention; the feature is read at the first end-of-text token, which has the highest id."""
+
+    def __init__(self, config: ViCLIPConfig, operations):
+        super().__init__()
+        width = config.text_width
+        self.positional_embedding = nn.Parameter(torch.zeros(config.context, width))
+        self.text_projection = nn.Parameter(torch.zeros(width, config.embed_dim))
+        self.token_embedding = operations.Embedding(config.vocabulary, width)
+        self.transformer = Transformer(width, config.text_layers, config.text_heads, True, operations)
+        self.ln_final = operations.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.token_embedding(ids)
+        x = self.transformer(x + self.positional_embedding.to(x))
+        x = self.ln_final(x)[torch.arange(len(ids), device=x.device), ids.argmax(-1)]
+        return x @ self.text_projection.to(x)
+
+
+class ViCLIP(nn.Module):
+    """operations: where the layers come from: torch.nn, or ComfyUI's casting layers. For inference only."""
+
+    def __init__(self, config: ViCLIPConfig, operations=nn):
+        super().__init__()
+        self.config = config
+        self.vision_encoder = VisionEncoder(config, operations)
+        self.text_encoder = TextEncoder(config, operations)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.text_encoder.text_projection.dtype
+
+    def encode_vision(self, frames: Tensor) -> Tensor:
+        """Preprocessed frames [B, T, 3, S, S] (see vbench_frames) to features [B, D], not normalised."""
+        config = self.config
+        wanted = (config.frames, 3, config.image_size, config.image_size)
+        if tuple(frames.shape[1:]) != wanted:
+            raise ValueError(f"{config.name} takes frames {['B', *wanted]}, not {list(frames.shape)}.")
+        return self.vision_encoder(frames.to(self.dtype))
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Token ids [B, context], zero-padded after the end token, to features [B, D], not normalised."""
+        return self.text_encoder(ids)
+
+
+def save_viclip(model: ViCLIP, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
+    """Writes safetensors with upstream's names and the configuration as metadata."""
+    tensors = {
+        name.replace(".in_proj.", ".in_proj_"): tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path, {KEY: json.dumps(asdict(model.config))})
+
+
+def load_viclip(path: str | Path, operations=nn, dtype: torch.dtype | None = None) -> ViCLIP:
+    """Loads ViCLIP-L/14 (either published file) or any checkpoint of `save_viclip`, in eval mode, on the CPU.
+
+    dtype: of the weights and the computation, float32 when None. Raises ValueError that says what a wrong file is and
+    where the right one goes.
+    """
+    path = Path(path)
+    tensors, described = _read(path)
+    config = _config(path, tensors, described)
+    with torch.device("meta"):  # shapes only: no memory, no random numbers
+        model = ViCLIP(config, operations)
+    state = {
+        name.replace(".in_proj_", ".in_proj."): tensor.to(dtype or torch.float32)
+        for name, tensor in tensors.items()
+        if name != "temp"  # the training temperature; scores are plain cosines
+    }
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} is an incomplete or altered ViCLIP: {error}. {RIGHT_FILE}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, object]]:
+    """Tensors by upstream name, and the configuration the file carries (empty for upstream's own files)."""
+    if path.suffix in (".safetensors", ".sft"):
+        try:
+            with safe_open(path, "pt") as file:
+                described = json.loads((file.metadata() or {}).get(KEY, "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, described
+        except ValueError as error:
+            raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} is not a whole safetensors file ({error}). {RIGHT_FILE}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile file can raise nearly anything in the reader
+        if "EasyDict" in str(error):
+            what = "is a training checkpoint (4.14 GB, with optimiser state), not the weights alone"
+        else:
+            what = "cannot be read as weights: it is damaged, cut short or another kind of file"
+        raise ValueError(f"{path.name} {what}. {RIGHT_FILE}") from error
+    for key in ("model", "module"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path.name} holds no plain set of weights. {RIGHT_FILE}")
+    return dict(content), {}
+
+
+def _config(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, object]) -> ViCLIPConfig:
+    """Sizes as the tensors have them; heads, name and thresholds as the file says, else upstream's."""
+    try:
+        width, _, one, patch, _ = tensors["vision_encoder.conv1.weight"].shape
+        grid = math.isqrt(len(tensors["vision_encoder.positional_embedding"]) - 1)
+        context, text_width = tensors["text_encoder.positional_embedding"].shape
+        sizes = ViCLIPConfig(
+            image_size=grid * patch,
+            patch_size=patch,
+            frames=tensors["vision_encoder.temporal_positional_embedding"].shape[1],
+            vision_width=width,
+            vision_layers=_layers(tensors, "vision_encoder"),
+            vision_heads=max(width // 64, 1),
+            text_width=text_width,
+            text_layers=_layers(tensors, "text_encoder"),
+            text_heads=max(text_width // 64, 1),
+            context=context,
+            vocabulary=len(tensors["text_encoder.token_embedding.weight"]),
+            embed_dim=tensors["vision_encoder.proj"].shape[1],
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        kind = _kind(tensors)
+        raise ValueError(f"{path.name} is {kind}, not a ViCLIP. {RIGHT_FILE}") from error
+    if not described:
+        return sizes if (width, patch) == (1024, 14) else replace(sizes, name=f"ViCLIP ({path.stem})")
+    try:
+        config = replace(
+            sizes,
+            **{key: int(described[key]) for key in ("vision_heads", "text_heads")},
+            **{key: float(described[key]) for key in ("tau", "delta", "scale")},
+            name=str(described["name"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error
+    for heads, size in ((config.vision_heads, width), (config.text_heads, text_width)):
+        if heads < 1 or size % heads:
+            raise ValueError(f"{path.name}: its description '{KEY}' splits a width of {size} into {heads} heads.")
+    return config
+
+
+def _layers(tensors: Mapping[str, Tensor], tower: str) -> int:
+    prefix = f"{tower}.transformer.resblocks."
+    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in tensors if name.startswith(prefix))
+
+
+def _kind(tensors: Mapping[str, Tensor]) -> str:
+    names = list(tensors)
+    if any(name.startswith(("visual.", "vision_model.", "text_model.", "transformer.resblocks.")) for name in names):
+        return "a CLIP for still images"
+    if "vision_encoder.conv1.weight" in tensors:
+        return "an incomplete ViCLIP or another video model of that family"
+    return f"another model (its first weight is '{names[0]}')" if names else "empty"
