@@ -1,4 +1,7 @@
+import itertools
+
 import pytest
+
 from foresight.trials.cost import (
     BRANCHES,
     Evaluations,
@@ -9,6 +12,7 @@ from foresight.trials.cost import (
     overall_overhead,
     worst_case_nfe,
 )
+from foresight.trials.plan import Action, TrialPlan
 
 # Table S3: seconds of each primitive, mean stop steps. Table S4: samples, run times and overheads of each branch.
 COGVIDEOX = PrimitiveTimes(4.343, 0.0392, 0.405, 0.0218, 8.541)
@@ -51,22 +55,34 @@ def test_unknown_branch_and_empty_average_are_named():
 
 
 def test_worst_case_is_the_whole_hierarchy_at_its_budgets():
-    # 14 + 14 abandoned video steps, 49 injected ones, two probes of 30 single frames.
-    assert worst_case_nfe(50, 14, 30, 2) == Evaluations(video=77, single_frame=60)
+    # 14 + 14 abandoned video steps and a whole video of 50, two probes of 30 single frames.
+    assert worst_case_nfe(50, 14, 30, 2) == Evaluations(video=78, single_frame=60)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 8, 20, 50])
-@pytest.mark.parametrize("injection_start", [1, 2, 5, 9])
-def test_no_branch_exceeds_the_worst_case(steps, injection_start):
+@pytest.mark.parametrize("injection, refinement", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("steps, injection_start", [(1, 1), (2, 2), (8, 1), (20, 5), (50, 2), (50, 40)])
+def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_start, injection, refinement):
     video_budget, single_frame_budget = max(1, round(0.28 * steps)), max(1, round(0.6 * steps))
     bound = worst_case_nfe(steps, video_budget, single_frame_budget, injection_start)
-    injected = max(0, steps - injection_start + 1)
-    for stop in range(1, video_budget + 1):
-        for probe in range(1, single_frame_budget + 1):
-            paths = [
-                (steps, 0),
-                (stop + injected, probe),
-                (stop + steps, probe),
-                (2 * stop + injected, 2 * probe),
-            ]
-            assert all(video <= bound.video and single <= bound.single_frame for video, single in paths)
+
+    def spend(outcomes):
+        plan, video, single_frame = TrialPlan(injection=injection, refinement=refinement), 0, 0
+        for succeeded in outcomes:
+            match plan.current.action:
+                case Action.SAMPLE:
+                    video += steps if succeeded else video_budget
+                case Action.PROBE:
+                    single_frame += single_frame_budget
+                case Action.INJECT:
+                    video += steps - injection_start + 1
+                case Action.PLAIN:
+                    video += steps
+                case Action.FINISH:
+                    return video, single_frame
+            plan.next(succeeded)
+        raise AssertionError("the plan did not end")
+
+    courses = [spend(outcomes) for outcomes in itertools.product((True, False), repeat=8)]
+    assert all(video <= bound.video and single <= bound.single_frame for video, single in courses)
+    if refinement:
+        assert max(video for video, _ in courses) == bound.video  # and the bound is tight

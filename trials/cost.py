@@ -92,13 +92,9 @@ def overall_overhead(
 
 
 def worst_case_nfe(steps: int, video_budget: int, single_frame_budget: int, injection_start: int = 2) -> Evaluations:
-    """The most evaluations the hierarchy can spend: branch 2->1 with every detector stopping at its budget.
+    """The most evaluations the hierarchy can spend: two videos abandoned at their budget, two probes, one whole video.
 
-    Two abandoned videos, two probes, and one injected video from step `injection_start` (1-based; Algorithm 1: 2) to
-    the end. A restart that passes at its budget runs on to `steps` instead, which is dearer only where the injection
-    starts later than `video_budget`; the bound covers both.
+    The last video of branch 2->1 starts at step `injection_start`, but it runs all its steps where a probe gave no
+    anchor, the injection is weakened or Trial 1 is switched off, so the start does not lower the bound.
     """
-    video_budget, single_frame_budget = min(video_budget, steps), min(single_frame_budget, steps)
-    injected = 2 * video_budget + steps - injection_start + 1
-    restarted = video_budget + steps
-    return Evaluations(max(injected, restarted), 2 * single_frame_budget)
+    return Evaluations(2 * min(video_budget, steps) + steps, 2 * min(single_frame_budget, steps))
