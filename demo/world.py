@@ -1,7 +1,7 @@
 """The demo family's world: flat coloured shapes that move over a plain background, 17 frames of 64x64 pixels.
 
-A `Scene` says only what a caption says; whatever it leaves open (None) is drawn when the scene is arranged for rendering.
-The drawn shapes are large (about 18 or 26 pixels), because the VAE sees the world through an 8x8 grid of latents.
+A `Scene` says only what a caption says; what it leaves open (None) is drawn when the scene is arranged for rendering.
+Shapes are large (about 18 or 26 pixels), because the VAE sees the world through an 8x8 grid of latents.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLOURS = {
     "purple": (170, 50, 205),
     "cyan": (40, 205, 225),
 }
-BACKGROUNDS = {"white": (240, 240, 240), "gray": (128, 128, 128), "black": (20, 20, 20), "brown": (100, 65, 40)}
+BACKGROUNDS = {"white": (240, 240, 240), "gray": (140, 140, 140), "black": (20, 20, 20), "brown": (115, 75, 40)}
 SIZES = {"small": 18.0, "big": 26.0}
 # Image directions (x to the right, y down).
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
@@ -35,7 +35,7 @@ DIFFICULTIES = ("easy", "medium", "hard")
 
 _TRAVEL = (12.0, 24.0)  # pixels an object moves over a clip; 12 are one and a half latents
 _GAP = 5.0  # pixels between two objects
-_MARGIN = 1.0  # pixels between an object and the border
+_MARGIN = 1.5  # pixels between an object and the border
 # Largest offset across the relation's axis, as a share of the offset along it, in every frame.
 _SLANT = 0.8
 # How far a shape of size 1 reaches from its centroid: to either side, up, down.
