@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_management
+
 from ..refiner.base import RefinementError, RefinementRequest, Refiner
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_nfe
 from ..trials.plan import Action, TrialPlan
 from ..trials.verdict import TrialRecord, Verdict
-from .injection import Anchor, Injection, InjectionSettings
+from .injection import Injection, InjectionSettings
 from .run import Inputs, Latent, Result, monitored_sample, single_frame_probe
 
 logger = logging.getLogger("foresight")
@@ -21,7 +23,7 @@ logger = logging.getLogger("foresight")
 
 @dataclass(frozen=True)
 class HierarchyResult:
-    """latent: the clip that the hierarchy settled on; x0: the base run's last x0 prediction; verdict: with all history."""
+    """latent: the clip that the hierarchy settled on; base: the monitored base run; verdict: with all history."""
 
     latent: Latent
     base: Result
@@ -34,9 +36,12 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict) -> V
     record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
     try:
         refinement = refiner.refine(request)
-    except RefinementError as error:
-        logger.warning("Foresight: the prompt was not refined: %s", error)
-        record = replace(record, accepted=False, message=str(error))
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:  # promise 2: whatever breaks a refiner (or the scorer it asks) must not break the run
+        reason = str(error) if isinstance(error, RefinementError) else f"{type(error).__name__}: {error}"
+        logger.warning("Foresight: the prompt was not refined: %s", reason)
+        record = replace(record, accepted=False, message=reason)
     else:
         record = replace(
             record, prompt=refinement.prompt, negative=refinement.negative,
@@ -45,7 +50,7 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict) -> V
             },
         )
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
-    return Verdict((*rejected.history, record), rejected.preview, rejected.settings)
+    return Verdict((*rejected.history, record), rejected.settings)
 
 
 def worst_case(steps: int, gate: Gate, injection: InjectionSettings | None) -> int:

@@ -96,7 +96,6 @@ def monitored_sample(
     record = _record(trial, kind, inspector, monitor, seconds)
     verdict = Verdict(
         history=(*(previous.history if previous else ()), record),
-        preview=_preview(inspector, record),
         settings={**_settings(inputs, gate), **(previous.settings if previous else {}), **(settings or {})},
     )
     steps_x0 = None
@@ -133,7 +132,7 @@ def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[A
     found, asked = record.best.predicted_score, rejected.predicted_score
     better = found is not None and asked is not None and found >= asked + gate.delta
     record = replace(record, accepted=better or rejected.refined, details={"better_by_delta": better})
-    verdict = Verdict((*rejected.history, record), _preview(inspector, record), rejected.settings)
+    verdict = Verdict((*rejected.history, record), rejected.settings)
     return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict), verdict
 
 
@@ -149,7 +148,7 @@ class _Fixed:
 
 
 def _failed(rejected: Verdict, record: TrialRecord) -> Verdict:
-    return Verdict((*rejected.history, record), rejected.preview, rejected.settings)
+    return Verdict((*rejected.history, record), rejected.settings)
 
 
 def _guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:
@@ -187,7 +186,7 @@ def _record(
 ) -> TrialRecord:
     items = inspector.items() if inspector else ()
     inspection = inspector.seconds if inspector else 0.0
-    return TrialRecord(
+    record = TrialRecord(
         trial=trial, kind=kind, items=items,
         accepted=not items or any(item.accepted for item in items),
         nfe_video=0 if single_frame else monitor.evaluations,
@@ -196,14 +195,10 @@ def _record(
         seconds={"sampling": seconds - inspection, "inspection": inspection},
         message=inspector.message if inspector else None,
     )
-
-
-def _preview(inspector: Inspector | None, record: TrialRecord) -> torch.Tensor | None:
-    """The last preview of the best item, on the CPU."""
-    if inspector is None or inspector.last is None or inspector.last.previews is None:
-        return None
-    best = record.items.index(record.best) if record.items else 0
-    return inspector.last.previews[best].to("cpu", copy=True)
+    if inspector is None or inspector.last is None:
+        return record
+    preview = inspector.last.previews[items.index(record.best)]
+    return replace(record, preview=preview.to("cpu", copy=True))
 
 
 def _settings(inputs: Inputs, gate: Gate | None) -> dict[str, Any]:

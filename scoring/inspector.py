@@ -20,7 +20,7 @@ class Observation:
     step: int
     sigma: float
     scores: tuple[float, ...]
-    previews: torch.Tensor | None
+    previews: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Inspector:
                 raise ValueError(f"the x0 prediction of step {step} is not finite")
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
-            previews = self.gate.l2r(latent.float())
+            # Converters are small and plain modules: they go where the latent is.
+            previews = self.gate.l2r.to(latent.device)(latent.float())
             scores = tuple(float(self.gate.scorer.score(preview, self._text)) for preview in previews)
             self.last = Observation(step, sigma, scores, previews)
             self._decide(step, scores)

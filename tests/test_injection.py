@@ -109,7 +109,8 @@ def test_the_default_injection_is_algorithm_1(patcher, k):
 def test_strength_0_is_the_plain_run(patcher, sampler):
     plain = monitored_sample(inputs(patcher, sampler)).latent["samples"]
     settings = InjectionSettings(start=4, steps=3, strength=0.0)
-    injected = monitored_sample(inputs(patcher, sampler), injection=Injection(Anchor(draw(5, 1, 16, 1, 4, 4)), settings))
+    injection = Injection(Anchor(draw(5, 1, 16, 1, 4, 4)), settings)
+    injected = monitored_sample(inputs(patcher, sampler), injection=injection)
     assert torch.equal(injected.latent["samples"], plain)
 
 

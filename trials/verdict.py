@@ -26,8 +26,9 @@ class ItemVerdict:
 class TrialRecord:
     """One executed part of the hierarchy, as it appears in the run report.
 
-    kind: sample, probe, refine, inject or plain. steps: executed steps of the schedule. Evaluations are counted apart for video and for single frames,
-    because a single-frame step costs a fraction of a video step (paper, Table S3).
+    kind: sample, probe, refine, inject or plain. steps: executed steps of the schedule. Evaluations are counted apart
+    for video and for single frames, because a single-frame step costs a fraction of a video step (paper, Table S3).
+    preview: the last one of the best item, [F, 8H, 8W, 3] float in 0..1, or None; it is not part of the report.
     """
 
     trial: str
@@ -42,6 +43,7 @@ class TrialRecord:
     prompt: str | None = None
     negative: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    preview: Any = None
 
     @property
     def best(self) -> ItemVerdict | None:
@@ -55,14 +57,12 @@ def _order(item: ItemVerdict) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A run's verdict: its last record, everything that went before, and the preview at the stop.
+    """A run's verdict: its record, last in the history of everything that went before. settings go into the report.
 
     A batch is accepted as long as one of its items is: the run is stopped only when every item is rejected.
-    preview: [F, 8H, 8W, 3] float in 0..1 of the best item, or None. settings: what the run report prints.
     """
 
     history: tuple[TrialRecord, ...]
-    preview: Any = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -77,6 +77,10 @@ class Verdict:
     def predicted_score(self) -> float | None:
         best = self.record.best
         return None if best is None else best.predicted_score
+
+    @property
+    def preview(self) -> Any:
+        return self.record.preview
 
     @property
     def refined(self) -> bool:

@@ -1,0 +1,23 @@
+"""The nodes: schema, and one call into the rooms below."""
+
+from comfy_api.latest import ComfyExtension
+
+from . import folders
+from .demo import DemoTextEncoder
+from .hierarchy import ForesightSampler
+from .inspection import FailureGate, L2RPreview, ViCLIPScore
+from .refinement import PromptRefiner
+from .report import RunReport
+from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
+
+folders.register()
+
+NODES = [
+    ForesightSampler, L2RPreview, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
+    PromptRefiner, TrialSwitch, RunReport, DemoTextEncoder,
+]  # fmt: skip
+
+
+class ForesightExtension(ComfyExtension):
+    async def get_node_list(self):
+        return NODES

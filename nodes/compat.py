@@ -1,0 +1,22 @@
+"""Every difference between ComfyUI versions that the nodes have to know, and nothing else."""
+
+import comfy.model_patcher
+from comfy.comfy_types import IO
+from comfy_api.latest import io
+
+# The V3 AnyType is a plain "*", which 0.3.75 does not accept as the output to a typed input; the V1 constant compares
+# equal to every type on both versions.
+AnyType = io.Custom(IO.ANY)
+
+
+def advanced(*inputs):
+    """Marks inputs as advanced: 0.3.75 has no such argument, but both versions serialise extra_dict."""
+    for given in inputs:
+        given.extra_dict = {**(getattr(given, "extra_dict", None) or {}), "advanced": True}
+    return list(inputs)
+
+
+def model_patcher(model, load_device, offload_device):
+    """Core's own patcher class; newer cores exchange it at start, so it is looked up at each call."""
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, load_device=load_device, offload_device=offload_device)

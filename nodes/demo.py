@@ -1,0 +1,75 @@
+"""Demo Text Encoder: the demo family's words as ComfyUI's ordinary CLIP."""
+
+from types import SimpleNamespace
+
+import comfy.sd
+import torch
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
+from comfy_api.latest import io
+
+from ..demo.text import TOKENS, encode_words, split_words
+
+
+class WordTokenizer:
+    """Words with ComfyUI's prompt weights, `(word:1.3)`; a word is its own token."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        pass
+
+    def tokenize_with_weights(self, text, return_word_ids=False, **_):
+        parsed = token_weights(escape_important(text), 1.0)
+        tokens = [(word, weight) for part, weight in parsed for word in split_words(unescape_important(part))]
+        if return_word_ids:
+            tokens = [(*token, index + 1) for index, token in enumerate(tokens)]
+        return {"words": [tokens[:TOKENS]]}
+
+    def untokenize(self, pairs):
+        return [(pair, pair[0]) for pair in pairs]
+
+    def state_dict(self):
+        return {}
+
+
+class WordEncoder(torch.nn.Module):
+    """Has no weights: each word has its fixed vector. A prompt weight scales its word's vector, as core does relative
+    to the empty prompt (which is all zeros here)."""
+
+    dtypes = {torch.float32}
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        super().__init__()
+
+    def encode_token_weights(self, tokens):
+        pairs = tokens["words"][0]
+        features = encode_words([pair[0] for pair in pairs])
+        weights = torch.tensor([pair[1] for pair in pairs]).reshape(-1, 1)
+        cond = torch.zeros(1, TOKENS, features.shape[-1])
+        cond[0, : len(pairs)] = features * weights
+        return cond, None, {}
+
+    def set_clip_options(self, options):
+        pass
+
+    def reset_clip_options(self):
+        pass
+
+    def load_sd(self, sd):
+        return []
+
+
+class DemoTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightDemoTextEncoder",
+            display_name="Demo Text Encoder",
+            category="Foresight/demo",
+            description="The text encoder of the embedded demo family. It has no weights and knows no language: it only fits "
+            "foresight_demo_wan.safetensors.",
+            inputs=[],
+            outputs=[io.Clip.Output(display_name="clip")],
+        )
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(comfy.sd.CLIP(SimpleNamespace(params={}, clip=WordEncoder, tokenizer=WordTokenizer)))

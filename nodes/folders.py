@@ -1,0 +1,26 @@
+"""Where ComfyUI looks for this pack's files: its own model folders, and the weights that come with the pack."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+VICLIP, L2R = "foresight", "foresight_l2r"
+EXTENSIONS = {VICLIP: {".safetensors", ".sft", ".pth"}, L2R: {".safetensors", ".sft"}}
+
+
+def register() -> None:
+    """Adds models/foresight (ViCLIP) and models/foresight_l2r, and the demo family to the folders it belongs in."""
+    for folder, extensions in EXTENSIONS.items():
+        folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder), is_default=True)
+        # Paths that extra_model_paths.yaml has already put there stay; without extensions every file would be listed.
+        folder_paths.folder_names_and_paths[folder] = (folder_paths.get_folder_paths(folder), extensions)
+    for folder, weights in {
+        VICLIP: "demo/viclip", L2R: "l2r", "diffusion_models": "demo/diffusion_models", "vae": "demo/vae"
+    }.items():  # fmt: skip
+        folder_paths.add_model_folder_path(folder, str(WEIGHTS / weights))
+
+
+def files(folder: str) -> list[str]:
+    return folder_paths.get_filename_list(folder)

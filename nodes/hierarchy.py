@@ -1,0 +1,94 @@
+"""Foresight Sampler: the whole hierarchy in one node."""
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ..sampling.hierarchy import run_hierarchy
+from ..sampling.run import Inputs
+from ..trials.report import run_report
+from ..trials.summary import report_text
+from . import types
+from .inspection import build_gate
+from .refinement import ABLATION, OFF, encode, make_refiner
+from .sampling import preview_or_block
+from .widgets import detector_widgets, injection_settings, injection_widgets, threshold_widgets
+
+
+class SeededNoise:
+    """What the RandomNoise node gives, without touching the global generator."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def generate_noise(self, latent):
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        return comfy.sample.prepare_noise_inner(latent["samples"], generator, latent.get("batch_index"))
+
+
+class ForesightSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightSampler",
+            display_name="Foresight Sampler",
+            category="Foresight",
+            description="Samples a clip, stops it early when it is going to fail, and repairs it: a single frame injected "
+            "(Trial 1), a refined prompt (Trial 2), or both. A clip that passes is the plain sampler's to the last bit.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.String.Input("prompt", multiline=True, tooltip="What the clip should show; previews are scored against it."),
+                io.String.Input("negative", multiline=True, default=""),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input("steps", default=50, min=1, max=10000),
+                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01),
+                io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES),
+                io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES),
+                io.Latent.Input("latent_image"),
+                types.Scorer.Input("scorer"),
+                types.L2R.Input("l2r"),
+                io.Combo.Input(
+                    "refiner", options=[ABLATION, OFF], default=ABLATION,
+                    tooltip="Who states the prompt better in Trial 2. off: only single frames are tried.",
+                ),
+                io.Boolean.Input(
+                    "inject", default=True,
+                    tooltip="Trial 1: start again from a single frame. With this and the refiner off, runs are only watched.",
+                ),
+                *threshold_widgets(),
+                *detector_widgets(),
+                *injection_widgets(),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                types.Verdict.Output(display_name="verdict"),
+                io.Image.Output(display_name="preview"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
+        inject, **settings,
+    ):  # fmt: skip
+        injection = injection_settings(**{k: settings.pop(k) for k in list(settings) if k.startswith("injection_")})
+        gate = build_gate(l2r, scorer, prompt, **settings)
+
+        def guider(positive_text, negative_text):
+            made = comfy.samplers.CFGGuider(model)
+            made.set_conds(encode(clip, positive_text), encode(clip, negative_text))
+            made.set_cfg(cfg)
+            return made
+
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps).cpu()
+        sampler = comfy.samplers.sampler_object(sampler_name)
+        result = run_hierarchy(
+            Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image), gate, guider,
+            prompt=prompt, negative=negative, refiner=make_refiner(refiner, scorer),
+            injection=injection if inject else None,
+        )  # fmt: skip
+        text = report_text(run_report(result.verdict))
+        return io.NodeOutput(result.latent, result.verdict, preview_or_block(result.base.verdict), ui={"text": [text]})

@@ -1,0 +1,122 @@
+"""L2R Preview, ViCLIP Score and Dynamic Failure Gate: what the inspector is made of."""
+
+import comfy.model_management
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..scoring.detector import DetectorSettings
+from ..scoring.inspector import Gate
+from . import types
+from .compat import advanced
+from .folders import L2R, VICLIP, files
+from .loaders import AUTO, LINEAR, latent_format_of, load_converter, load_scorer
+from .widgets import OWN, detector_widgets, threshold_widgets
+
+SCORER_HELP = (
+    "Put ViClip-InternVid-10M-FLT.pth or ViCLIP-L-14's model.safetensors into models/foresight "
+    "(foresight_demo_viclip.safetensors comes with the pack and only knows the demo's shapes)."
+)
+
+
+class L2RPreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightL2RPreview",
+            display_name="L2R Preview",
+            category="Foresight",
+            description="The latent-to-RGB converter that makes previews while a clip is sampled: one frame a latent frame.",
+            inputs=[
+                io.Combo.Input(
+                    "converter", options=[AUTO, LINEAR, *files(L2R)], default=AUTO,
+                    tooltip="auto: the trained converter for the model's latent format, else its latent_rgb_factors with "
+                    "smooth upsampling. Choose the demo's converter by name for the demo model.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="Needed by auto and latent_rgb_factors."),
+                io.Latent.Input("latent", optional=True, tooltip="A latent to look at; the preview comes out as IMAGE."),
+            ],
+            outputs=[types.L2R.Output(display_name="l2r"), io.Image.Output(display_name="preview")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, converter, model=None, latent=None):
+        l2r = load_converter(converter, model)
+        if latent is None:
+            return io.NodeOutput(l2r, ExecutionBlocker("L2R Preview gives an image only when a LATENT is connected."))
+        samples = latent_format_of(l2r, model).process_in(latent["samples"])
+        samples = samples if samples.ndim == 5 else samples.unsqueeze(2)
+        return io.NodeOutput(l2r, l2r(samples.float()).flatten(0, 1))
+
+
+class ViCLIPScore(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightViCLIPScore",
+            display_name="ViCLIP Score",
+            category="Foresight",
+            description="Text-video alignment as VBench's overall consistency computes it. " + SCORER_HELP,
+            inputs=[
+                io.Combo.Input("weights", options=files(VICLIP), tooltip=SCORER_HELP),
+                *advanced(
+                    io.Combo.Input(
+                        "precision", options=["fp32", "fp16"], default="fp32",
+                        tooltip="fp32 equals VBench; fp16 halves the memory (1.7 to 0.9 GB) and moves scores by about 0.001.",
+                    )
+                ),
+                io.Image.Input("images", optional=True, tooltip="Frames of a clip to score against the prompt."),
+                io.String.Input("prompt", optional=True, default="", multiline=True, tooltip="What the frames should show."),
+            ],
+            outputs=[types.Scorer.Output(display_name="scorer"), io.Float.Output(display_name="score")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, weights, precision="fp32", images=None, prompt=""):
+        scorer = load_scorer(weights, precision)
+        if images is None:
+            return io.NodeOutput(scorer, ExecutionBlocker("ViCLIP Score gives a score only when images are connected."))
+        return io.NodeOutput(scorer, score_images(scorer, images, prompt))
+
+
+def score_images(scorer, images, prompt: str) -> float:
+    """Outside a sampling run nobody has loaded the scorer's weights yet."""
+    if hasattr(scorer, "patcher"):
+        comfy.model_management.load_model_gpu(scorer.patcher)
+    return scorer.score(images[..., :3], scorer.encode_text(prompt))
+
+
+def build_gate(l2r, scorer, prompt, tau, delta, start, end, single_start, single_end, every, **rules) -> Gate:
+    """A Gate from the widgets of `detector_widgets` and `threshold_widgets`."""
+    rules |= {"tau": scorer.tau if tau == OWN else tau, "scale": getattr(scorer, "scale", 1.0)}
+    patience = rules.pop("patience")
+    return Gate(
+        l2r, scorer, prompt,
+        video=DetectorSettings.video(start=start, end=end, patience=patience, **rules),
+        # The paper's probe is judged more conservatively than the video: one more score in a row.
+        single_frame=DetectorSettings.single_frame(start=single_start, end=single_end, patience=patience + 1, **rules),
+        delta=scorer.delta if delta == OWN else delta,
+        every=every,
+    )  # fmt: skip
+
+
+class FailureGate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightFailureGate",
+            display_name="Dynamic Failure Gate",
+            category="Foresight",
+            description="Decides early, from the scores of the first steps, whether a clip will match its prompt.",
+            inputs=[
+                types.L2R.Input("l2r"),
+                types.Scorer.Input("scorer"),
+                io.String.Input("prompt", multiline=True, tooltip="What previews are scored against: the user's own words."),
+                *threshold_widgets(),
+                *detector_widgets(),
+            ],
+            outputs=[types.Gate.Output(display_name="gate")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, l2r, scorer, prompt, **settings):
+        return io.NodeOutput(build_gate(l2r, scorer, prompt, **settings))

@@ -1,0 +1,66 @@
+"""Turning files and models into converters and scorers."""
+
+import os
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.ops
+import comfy.sd1_clip
+import folder_paths
+import torch
+from transformers import CLIPTokenizer
+
+from ..l2r.checkpoint import load_l2r
+from ..l2r.linear import LinearL2R
+from ..scoring.viclip import load_viclip
+from ..scoring.viclip_scorer import ViCLIPScorer
+from .compat import model_patcher
+from .folders import L2R, VICLIP, files
+
+AUTO, LINEAR = "auto", "latent_rgb_factors"
+
+
+def load_converter(name: str, model) -> torch.nn.Module:
+    """The converter by file name; "auto" is the trained one for the model's latent format, else the linear one."""
+    if name not in (AUTO, LINEAR):
+        return load_l2r(folder_paths.get_full_path_or_raise(L2R, name))
+    if model is None:
+        raise ValueError(
+            f"L2R Preview: converter is '{name}', which is chosen by the model: connect MODEL, or choose a converter file."
+        )
+    latent_format = model.get_model_object("latent_format")
+    if name == AUTO:
+        for file in files(L2R):
+            # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
+            converter = None if file.startswith("foresight_demo") else load_l2r(folder_paths.get_full_path(L2R, file))
+            if converter is not None and converter.metadata.get("latent_format") == type(latent_format).__name__:
+                return converter
+    if latent_format.latent_rgb_factors is None:
+        raise ValueError(
+            f"L2R Preview: there is no preview for {type(latent_format).__name__} yet: no trained converter in "
+            "models/foresight_l2r, and ComfyUI has no latent_rgb_factors for it. Train one and put it there."
+        )
+    scale = getattr(latent_format, "spacial_downscale_ratio", 8)
+    return LinearL2R(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias, scale)
+
+
+def latent_format_of(converter: torch.nn.Module, model):
+    """The latent format by which a LATENT becomes model space, from the model or from the converter's own metadata."""
+    if model is not None:
+        return model.get_model_object("latent_format")
+    name = getattr(converter, "metadata", {}).get("latent_format", "")
+    if not hasattr(comfy.latent_formats, name):
+        raise ValueError("L2R Preview: connect MODEL, so that the latent's scale is known.")
+    return getattr(comfy.latent_formats, name)()
+
+
+def load_scorer(name: str, precision: str) -> ViCLIPScorer:
+    """A ViCLIP scorer whose weights ComfyUI manages: `patcher` travels with the model that is being sampled."""
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    model = load_viclip(folder_paths.get_full_path_or_raise(VICLIP, name), comfy.ops.manual_cast, dtype)
+    tokenizer = CLIPTokenizer.from_pretrained(os.path.join(os.path.dirname(comfy.sd1_clip.__file__), "sd1_tokenizer"))
+    management = comfy.model_management
+    scorer = ViCLIPScorer(model, lambda text: tokenizer(text)["input_ids"], management.text_encoder_offload_device())
+    scorer.patcher = model_patcher(model, management.get_torch_device(), management.text_encoder_offload_device())
+    scorer.device = scorer.patcher.load_device
+    return scorer

@@ -1,0 +1,59 @@
+"""VLM Prompt Refiner: Trial 2's better prompt."""
+
+from comfy_api.latest import io
+
+from ..refiner.ablation import AblationRefiner
+from ..refiner.base import RefinementRequest
+from ..sampling.hierarchy import refine
+from . import types
+
+ABLATION, OFF = "ablation", "off"
+
+
+def make_refiner(back_end: str, scorer):
+    """The refiner by its name in the widget; None when it is off."""
+    return AblationRefiner(scorer) if back_end == ABLATION else None
+
+
+def encode(clip, text: str):
+    """CLIPTextEncode's own call."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+class PromptRefiner(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightPromptRefiner",
+            display_name="VLM Prompt Refiner",
+            category="Foresight",
+            description="Looks at the failed preview and states the prompt better. The ablation back end needs no model and "
+            "no network: it finds the phrase that the preview lacks, puts it first and weights it.",
+            inputs=[
+                io.Clip.Input("clip"),
+                io.String.Input("prompt", multiline=True),
+                io.String.Input("negative", multiline=True, default=""),
+                io.Image.Input("preview", tooltip="Of the rejected run."),
+                types.Verdict.Input("verdict", tooltip="Of the probe or of the rejected run: what has happened so far."),
+                types.Scorer.Input("scorer"),
+                io.Combo.Input("back_end", options=[ABLATION], default=ABLATION),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt"),
+                io.String.Output(display_name="negative"),
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative_conditioning"),
+                io.String.Output(display_name="report"),
+                types.Verdict.Output(display_name="verdict"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION):
+        request = RefinementRequest(prompt, negative, preview, verdict.history[0].best and verdict.history[0].best.predicted_score)
+        refined = refine(request, make_refiner(back_end, scorer), verdict)
+        record = refined.record
+        report = record.message or record.details["reasoning"]
+        return io.NodeOutput(
+            record.prompt, record.negative, encode(clip, record.prompt), encode(clip, record.negative), report, refined
+        )

@@ -1,0 +1,42 @@
+"""Run Report: what happened, as a picture, as text and as JSON."""
+
+import torch
+from comfy_api.latest import io
+
+from ..trials.picture import report_figure
+from ..trials.report import run_report, to_json
+from ..trials.summary import report_text
+from . import types
+from .inspection import score_images
+
+
+class RunReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightRunReport",
+            display_name="Run Report",
+            category="Foresight",
+            description="The trials of a run with their scores, rules and cost.",
+            inputs=[
+                types.Verdict.Input("verdict"),
+                io.Image.Input("images", optional=True, tooltip="The finished clip, to be scored as well (needs a scorer)."),
+                types.Scorer.Input("scorer", optional=True),
+            ],
+            outputs=[
+                io.Image.Output(display_name="picture"),
+                io.String.Output(display_name="text"),
+                io.String.Output(display_name="json"),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, verdict, images=None, scorer=None):
+        report = run_report(verdict)
+        if images is not None and scorer is not None and report["prompt"]:
+            report["final_score"] = score_images(scorer, images, report["prompt"])
+        text = report_text(report)
+        previews = {record.trial: record.preview for record in verdict.history if record.preview is not None}
+        picture = torch.from_numpy(report_figure(report, previews)).float()[None] / 255
+        return io.NodeOutput(picture, text, to_json(report), ui={"text": [text], "foresight_report": [report]})

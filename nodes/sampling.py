@@ -1,0 +1,153 @@
+"""Monitored Sampler, Single-Frame Probe, Latent Injector and Trial Switch: the hierarchy as a graph."""
+
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..sampling.injection import Injection
+from ..sampling.run import Inputs, monitored_sample, single_frame_probe
+from . import types
+from .compat import AnyType
+from .widgets import injection_settings, injection_widgets
+
+STOP, REPORT_ONLY = "stop", "report only"
+
+
+def sampling_inputs():
+    """As SamplerCustomAdvanced has them."""
+    return [
+        io.Noise.Input("noise"),
+        io.Guider.Input("guider"),
+        io.Sampler.Input("sampler"),
+        io.Sigmas.Input("sigmas"),
+        io.Latent.Input("latent_image"),
+    ]
+
+
+def preview_or_block(verdict):
+    if verdict.preview is None:
+        return ExecutionBlocker("This run was not inspected, so there is no preview: connect a GATE.")
+    return verdict.preview
+
+
+class MonitoredSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightMonitoredSampler",
+            display_name="Monitored Sampler",
+            category="Foresight",
+            description="SamplerCustomAdvanced that watches the clip and stops when it is going to fail. A clip that passes "
+            "is the same to the last bit.",
+            inputs=[
+                *sampling_inputs(),
+                types.Gate.Input("gate", optional=True, tooltip="Without a gate this is the plain sampler."),
+                types.Injection.Input("injection", optional=True, tooltip="Start from a probed frame (Trial 1)."),
+                types.Verdict.Input(
+                    "previous", optional=True,
+                    tooltip="The verdict that led here, for the report. After a failed refinement the clip is sampled plainly.",
+                ),
+                io.Combo.Input(
+                    "on_reject", options=[STOP, REPORT_ONLY], default=STOP,
+                    tooltip="stop: leave a failing run at once. report only: judge it, and sample it to the end.",
+                ),
+                io.Boolean.Input("keep_steps", default=False, tooltip="Give the x0 predictions of all steps as a batch."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                io.Latent.Output(display_name="x0"),
+                io.Latent.Output(display_name="steps_x0"),
+                types.Verdict.Output(display_name="verdict"),
+                io.Image.Output(display_name="preview"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, noise, guider, sampler, sigmas, latent_image, gate=None, injection=None, previous=None, on_reject=STOP,
+        keep_steps=False,
+    ):  # fmt: skip
+        result = monitored_sample(
+            Inputs(noise, guider, sampler, sigmas, latent_image), gate, injection, previous=previous,
+            stop="rejected" if on_reject == STOP else "never", keep_steps=keep_steps,
+        )  # fmt: skip
+        steps = result.steps_x0 or ExecutionBlocker("Switch keep_steps on to get the x0 prediction of each step.")
+        return io.NodeOutput(result.latent, result.x0, steps, result.verdict, preview_or_block(result.verdict))
+
+
+class SingleFrameProbe(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightSingleFrameProbe",
+            display_name="Single-Frame Probe",
+            category="Foresight",
+            description="Samples one frame of the same prompt: does the model get at least a still right? Accepted when it "
+            "beats the rejected clip by the gate's delta; after a refinement, whenever there is a frame at all.",
+            inputs=[
+                *sampling_inputs(),
+                types.Gate.Input("gate"),
+                types.Verdict.Input("verdict", tooltip="Of the run that was rejected."),
+            ],
+            outputs=[
+                types.Anchor.Output(display_name="anchor"),
+                types.Verdict.Output(display_name="verdict"),
+                io.Image.Output(display_name="preview"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, noise, guider, sampler, sigmas, latent_image, gate, verdict):
+        anchor, probed = single_frame_probe(Inputs(noise, guider, sampler, sigmas, latent_image), gate, verdict)
+        if anchor is None:
+            anchor = ExecutionBlocker(f"Single-Frame Probe: {probed.record.message}")
+        return io.NodeOutput(anchor, probed, preview_or_block(probed))
+
+
+class LatentInjector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightLatentInjector",
+            display_name="Latent Injector",
+            category="Foresight",
+            description="Starts a clip from a probed frame instead of from pure noise (the paper's Algorithm 1).",
+            inputs=[types.Anchor.Input("anchor"), *injection_widgets()],
+            outputs=[types.Injection.Output(display_name="injection")],
+        )
+
+    @classmethod
+    def execute(cls, anchor, **settings):
+        return io.NodeOutput(Injection(anchor, injection_settings(**settings)))
+
+
+class TrialSwitch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightTrialSwitch",
+            display_name="Trial Switch",
+            category="Foresight",
+            description="Passes on what the verdict asks for. The other branch never runs.",
+            inputs=[
+                types.Verdict.Input("verdict"),
+                AnyType.Input("on_accept", lazy=True),
+                AnyType.Input("on_reject", lazy=True),
+                types.Verdict.Input(
+                    "reject_verdict", optional=True, lazy=True,
+                    tooltip="The verdict of the on_reject branch, so that the report at the end tells the whole story.",
+                ),
+            ],
+            outputs=[AnyType.Output(display_name="value"), types.Verdict.Output(display_name="verdict")],
+        )  # fmt: skip
+
+    @classmethod
+    def check_lazy_status(cls, verdict, **branches):
+        # An input that nothing is connected to is missing here; one that has not run yet is None.
+        wanted = ["on_accept"] if verdict.accepted else ["on_reject", "reject_verdict"]
+        return [name for name in wanted if name in branches and branches[name] is None]
+
+    @classmethod
+    def execute(cls, verdict, on_accept=None, on_reject=None, reject_verdict=None):
+        if verdict.accepted:
+            return io.NodeOutput(on_accept, verdict)
+        return io.NodeOutput(on_reject, reject_verdict or verdict)
