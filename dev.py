@@ -118,8 +118,9 @@ def setup() -> tuple[Path, Path]:
     if stamp.exists() and stamp.read_text() == digest:
         return comfyui, python
 
-    # --no-compile: most of these files are never imported, and python compiles the others when they are.
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    # Compiling modules at their first import beats compiling all of them now, unless python may not keep the result.
+    compiling = [] if sys.dont_write_bytecode else ["--no-compile"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *compiling]
     locked = ["--constraint", LOCK]
     steps = [
         ("making the virtual environment", [sys.executable, "-m", "venv", venv]),

@@ -146,7 +146,7 @@ class ComfyServer(ComfyClient):
     def output(self) -> Path:
         return self.base / "output"
 
-    def start(self, timeout: float = 120.0) -> ComfyServer:
+    def start(self, timeout: float = 300.0) -> ComfyServer:
         """Start the process and wait until it answers. Raises RuntimeError with the end of the log if it does not."""
         stream = self.log.open("wb") if self.log else None
         try:

