@@ -1,0 +1,306 @@
+"""Trains the demo family's Wan transformer: ``python -m foresight.demo.train_dit --minutes 32``.
+
+As real text-to-video models: images first, then clips with images mixed in. The same command resumes after a stop.
+``--evaluate`` measures the shipped weights on held-out prompts and writes weights/demo/figures.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .captions import prompts
+from .flow import sample, shifted
+from .judge import judge
+from .text import TOKENS, WIDTH, encode_text, split_words
+from .train_common import (
+    STATE,
+    WEIGHTS,
+    Average,
+    Budget,
+    Muon,
+    load_checkpoint,
+    save_checkpoint,
+    to_network,
+    today,
+    trapezoid,
+)
+from .train_vae import EXPORT as VAE_EXPORT
+from .wan_dit import WanTransformer, load_transformer
+from .wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
+from .world import DIFFICULTIES, render_batch
+
+EXPORT = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"
+SHARES = {"easy": 0.25, "medium": 0.35, "hard": 0.4}
+IMAGES_FIRST = 0.28  # of the time; real models learn images first, which is why their single frames are better
+IMAGES_MIXED = 0.3  # of the batches after that
+CLIP_BATCH, IMAGE_BATCH = 64, 160
+IMAGES_PER_CAPTION = 3
+LR = 2e-3
+DROPOUT = 0.1  # of the captions, for classifier-free guidance
+# Noise levels are those that the low shifts of the demo workflows visit, and some high ones, where composition starts.
+SHIFTS, HIGH_SHARE = (0.5, 1.8), 0.3
+
+
+@torch.no_grad()
+def encode_images(vae: WanVAE, clips: Tensor) -> Tensor:
+    """uint8 clips -> model-space latents in fp16."""
+    return to_model_space(vae.encode(to_network(clips))).half()
+
+
+def training_data(vae_path: Path, captions: int, clips: int, seed: int) -> dict:
+    """Latents of rendered training prompts, made once and kept on disk.
+
+    captions: list of texts; images: [captions, IMAGES_PER_CAPTION, 16, 1, 8, 8]; clips: [clips, 16, 5, 8, 8] of the
+    first `clips` captions.
+    """
+    digest = hashlib.sha256(vae_path.read_bytes()).hexdigest()[:8]
+    path = STATE / f"latents_{digest}_{captions}_{clips}_{seed}.pt"
+    if data := load_checkpoint(path):
+        return data
+    vae = load_vae(vae_path)
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [pair for name in DIFFICULTIES for pair in prompts("train", name, round(captions * SHARES[name]))]
+    pairs = [pairs[i] for i in torch.randperm(len(pairs), generator=generator)]
+    scenes = [scene for _, scene in pairs]
+    images = [
+        encode_images(vae, render_batch(scenes[i : i + 64] * IMAGES_PER_CAPTION, generator, 1))
+        .unflatten(0, (IMAGES_PER_CAPTION, -1)).transpose(0, 1)
+        for i in range(0, len(scenes), 64)
+    ]
+    print(f"{len(scenes) * IMAGES_PER_CAPTION} images encoded", flush=True)
+    videos = []
+    for i in range(0, clips, 64):
+        videos.append(encode_images(vae, render_batch(scenes[i : min(i + 64, clips)], generator)))
+        if i % 2048 == 0:
+            print(f"{i} clips encoded", flush=True)
+    data = {"captions": [text for text, _ in pairs], "images": torch.cat(images), "clips": torch.cat(videos)}
+    save_checkpoint(path, data)
+    return data
+
+
+class TextTable:
+    """Features of many captions, fp16, without their padding."""
+
+    def __init__(self, captions: Sequence[str]):
+        self.rows = [encode_text(text)[: len(split_words(text))].half() for text in captions]
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """[B, TOKENS, WIDTH] float32; index -1 is the empty caption."""
+        out = torch.zeros(len(indices), TOKENS, WIDTH)
+        for row, index in zip(out, indices, strict=True):
+            if index >= 0:
+                row[: len(self.rows[index])] = self.rows[index]
+        return out
+
+
+def initialise(model: WanTransformer) -> None:
+    """Wan's initialisation: Xavier, small text and time embeddings, a silent head."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for linear in (model.time_embedding[0], model.time_embedding[2], model.text_embedding[0], model.text_embedding[2]):
+        nn.init.normal_(linear.weight, std=0.02)
+    nn.init.xavier_uniform_(model.patch_embedding.weight.data.flatten(1))
+    nn.init.zeros_(model.patch_embedding.bias)
+    nn.init.zeros_(model.head.head.weight)
+
+
+def optimisers(model: WanTransformer) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the rest."""
+    named = dict(model.named_parameters())
+    matrices = [p for k, p in named.items() if k.startswith("blocks.") and p.ndim == 2]
+    rest = [p for k, p in named.items() if not (k.startswith("blocks.") and p.ndim == 2)]
+    return [Muon(matrices, LR), torch.optim.AdamW(rest, LR, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)]
+
+
+def draw_sigma(count: int, generator: torch.Generator) -> Tensor:
+    """Noise levels [count]: evenly spread times (lower variance than independent ones), at a low and a high shift."""
+    t = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    high = torch.rand(count, generator=generator) < HIGH_SHARE
+    return torch.where(high, shifted(t, SHIFTS[1]), shifted(t, SHIFTS[0]))
+
+
+def velocity_loss(model, x0: Tensor, context: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the velocity noise - x0, per item [B]."""
+    level = sigma.view(-1, 1, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = model(level * noise + (1 - level) * x0, sigma * 1000, context)
+    return (velocity.float() - (noise - x0)).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def validation_loss(model, data: dict, table: TextTable) -> float:
+    """On clips of held-out captions, always at the same noise."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = data["clips"].float()
+    noise = torch.randn(x0.shape, generator=generator)
+    return velocity_loss(model, x0, table.batch(range(len(x0))), draw_sigma(len(x0), generator), noise).mean().item()
+
+
+def held_out(vae_path: Path, count: int = 96) -> tuple[dict, TextTable]:
+    pairs = [pair for name in DIFFICULTIES for pair in prompts("validation", name, count // 3)]
+    clips = render_batch([scene for _, scene in pairs], torch.Generator().manual_seed(1))
+    vae = load_vae(vae_path)
+    latents = torch.cat([encode_images(vae, part) for part in clips.split(16)])
+    return {"clips": latents}, TextTable([text for text, _ in pairs])
+
+
+def write_weights(model: WanTransformer, metadata: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, path, {k: str(v) for k, v in metadata.items()})
+
+
+def train(minutes: float, dim: int, layers: int, ffn_dim: int, seed: int, captions: int, clip_count: int,
+          export_path: Path, compile_blocks: bool) -> None:
+    path = STATE / f"dit_{dim}_{layers}_{ffn_dim}_{seed}.pt"
+    data = training_data(VAE_EXPORT, captions, clip_count, seed)
+    table = TextTable(data["captions"])
+    validation, validation_table = held_out(VAE_EXPORT)
+    print("data ready", flush=True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = WanTransformer(dim, layers, ffn_dim)
+        initialise(model)
+    average = Average(model, 0.998)
+    steppers = optimisers(model)
+    budget, step, curve = Budget(minutes), 0, []
+    if state := load_checkpoint(path):
+        model.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        for optimiser, saved in zip(steppers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        generator.set_state(state["generator"])
+        average.updates = step = state["step"]
+        budget, curve = Budget(minutes, state["spent"]), state["curve"]
+    if compile_blocks:
+        for block in model.blocks:  # one graph serves all blocks, so this costs seconds, not minutes
+            block.compile(dynamic=False)
+    recipe = {"recipe": "foresight.demo.train_dit", "date": today(), "torch": torch.__version__, "dim": dim,
+              "layers": layers, "ffn_dim": ffn_dim, "seed": seed, "captions": captions, "clips": clip_count,
+              "images": captions * IMAGES_PER_CAPTION}
+    reported = saved_at = budget.spent
+    running = None
+    while budget.progress < 1:
+        progress = budget.progress
+        for optimiser in steppers:
+            for group in optimiser.param_groups:
+                group["lr"] = LR * trapezoid(progress, decay=0.5)
+        images = progress < IMAGES_FIRST or torch.rand((), generator=generator) < IMAGES_MIXED
+        count = IMAGE_BATCH if images else CLIP_BATCH
+        chosen = torch.randint(len(data["images"]) if images else len(data["clips"]), (count,), generator=generator)
+        if images:
+            x0 = data["images"][chosen, torch.randint(IMAGES_PER_CAPTION, (count,), generator=generator)].float()
+        else:
+            x0 = data["clips"][chosen].float()
+        chosen[torch.rand(count, generator=generator) < DROPOUT] = -1
+        noise = torch.randn(x0.shape, generator=generator)
+        loss = velocity_loss(model, x0, table.batch(chosen.tolist()), draw_sigma(count, generator), noise).mean()
+        for optimiser in steppers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in steppers:
+            optimiser.step()
+        average.update(model)
+        step += 1
+        if not images or progress < IMAGES_FIRST:
+            running = loss.item() if running is None else running * 0.98 + loss.item() * 0.02
+        if budget.spent - reported > 2 or budget.progress == 1:
+            reported = budget.spent
+            held = validation_loss(average.model, validation, validation_table)
+            curve.append([round(budget.spent, 2), step, round(running, 4), round(held, 4)])
+            print(f"{budget.spent:.1f} min step {step} loss {running:.4f} validation {held:.4f}", flush=True)
+        if budget.spent - saved_at > 4 or budget.progress == 1:
+            saved_at = budget.spent
+            save_checkpoint(path, {
+                "model": model.state_dict(), "average": average.model.state_dict(), "step": step, "curve": curve,
+                "optimisers": [optimiser.state_dict() for optimiser in steppers],
+                "generator": generator.get_state(), "spent": budget.spent})
+            write_weights(average.model, recipe | {"minutes": round(budget.spent, 1), "steps": step}, export_path)
+    export_path.with_suffix(".json").write_text(json.dumps(recipe | {
+        "minutes": round(budget.spent, 1), "steps": step, "curve": curve,
+        "curve_columns": ["minutes", "step", "loss", "validation_loss"]}, indent=1) + "\n")
+
+
+def right_rates(model: WanTransformer, vae: WanVAE, split: str, count: int, cfg: float, shift: float, seed: int,
+                frames: int, steps: int = 50, batch: int = 32) -> dict:
+    """Share of samples the judge finds right, by difficulty, and what it found wrong; `frames` counts latent frames."""
+    generator = torch.Generator().manual_seed(seed)
+    result: dict = {"missed": {}}
+    for difficulty in DIFFICULTIES:
+        pairs, right = prompts(split, difficulty, count), 0
+        for start in range(0, count, batch):
+            part = pairs[start : start + batch]
+            context = torch.stack([encode_text(text) for text, _ in part])
+            noise = torch.randn((len(part), 16, frames, 8, 8), generator=generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                latents = sample(model, context, noise, steps, cfg, shift)
+            with torch.no_grad():
+                clips = vae.decode(to_vae_space(latents)).movedim(1, -1).add(1).div(2)
+            for clip, (_, scene) in zip(clips, part, strict=True):
+                judgement = judge(clip, scene)
+                right += judgement.right
+                for name in (k.split()[-1] for k, holds in judgement.attributes.items() if not holds):
+                    result["missed"][name] = result["missed"].get(name, 0) + 1
+        result[difficulty] = round(right / count, 4)
+    return result
+
+
+def evaluate(count: int, cfg: float, shift: float, seed: int) -> None:
+    """Measure the shipped weights on test prompts, and write weights/demo/figures.json."""
+    vae, model = load_vae(VAE_EXPORT), load_transformer(EXPORT)
+    clips = render_batch([s for name in DIFFICULTIES for _, s in prompts("test", name, count // 2)],
+                         torch.Generator().manual_seed(seed))
+    scenes = [s for name in DIFFICULTIES for _, s in prompts("test", name, count // 2)]
+    with torch.no_grad():
+        rebuilt = torch.cat([vae.decode(vae.encode(to_network(part))) for part in clips.split(16)])
+    rebuilt_right = sum(judge(clip, scene).right for clip, scene in
+                        zip(rebuilt.movedim(1, -1).add(1).div(2), scenes, strict=True)) / len(scenes)
+    figures = {
+        "command": "python -m foresight.demo.train_dit --evaluate", "date": today(), "torch": torch.__version__,
+        "prompts_per_difficulty": count, "split": "test", "seed": seed, "steps": 50, "cfg": cfg, "shift": shift,
+        "vae": json.loads(VAE_EXPORT.with_suffix(".json").read_text()),
+        "transformer": json.loads(EXPORT.with_suffix(".json").read_text()),
+        "reconstructions_right": round(rebuilt_right, 4),
+        "clips_right": right_rates(model, vae, "test", count, cfg, shift, seed, 5),
+        "single_frames_right": right_rates(model, vae, "test", count, cfg, shift, seed, 1),
+    }
+    (WEIGHTS / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps({k: v for k, v in figures.items() if k not in ("vae", "transformer")}, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=32)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--ffn-dim", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--captions", type=int, default=16000)
+    parser.add_argument("--clips", type=int, default=10000)
+    parser.add_argument("--export", type=Path, default=EXPORT)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--evaluate", action="store_true", help="measure the shipped weights instead of training")
+    parser.add_argument("--prompts", type=int, default=64, help="of each difficulty, for --evaluate")
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--shift", type=float, default=0.4)
+    a = parser.parse_args()
+    if a.evaluate:
+        evaluate(a.prompts, a.cfg, a.shift, a.seed)
+        return
+    train(a.minutes, a.dim, a.layers, a.ffn_dim, a.seed, a.captions, a.clips, a.export, not a.no_compile)
+
+
+if __name__ == "__main__":
+    main()

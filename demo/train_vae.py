@@ -1,0 +1,197 @@
+"""Trains the demo family's Wan VAE on rendered clips: ``python -m foresight.demo.train_vae --minutes 18``.
+
+Images first (a 2-D network, the last temporal taps), then inflation to clips. The same command resumes after a stop.
+At the end the latents' statistics are folded in and an fp16 checkpoint is written that ComfyUI's VAELoader takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .train_common import (
+    STATE,
+    WEIGHTS,
+    Average,
+    Budget,
+    load_checkpoint,
+    psnr,
+    random_clips,
+    save_checkpoint,
+    to_network,
+    today,
+    trapezoid,
+)
+from .wan_vae import AttentionBlock, ResidualBlock, WanVAE, load_vae, to_model_space
+
+EXPORT = WEIGHTS / "vae" / "foresight_demo_wan_vae.safetensors"
+IMAGE_SHARE = 0.28  # of the time
+CROP = 32
+CROP_FRAMES = 13
+IMAGE_BATCH, CLIP_BATCH = 24, 6
+IMAGE_LR, CLIP_LR = 3e-3, 2.5e-3
+LATENT_NOISE = 0.1
+LATENT_PENALTY = 5e-4
+OBJECT_WEIGHT = 3.0  # most pixels are background, and the caption is about the rest
+HELD_OUT_SEED = 990_001
+
+
+def initialise(vae: WanVAE) -> None:
+    """Start as a linear network that keeps signals at their size, residual branches nearly silent.
+
+    Default initialisation shrinks the signal by half in each of a dozen layers until only biases are left, and stays at
+    wrong colours for a quarter of an hour.
+    """
+    for name, module in vae.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.zeros_(module.bias)
+            weight = module.weight.data
+            if module.weight.ndim == 5:
+                # As images train only the last tap, a clip starts as that same network frame by frame.
+                weight[:, :, :-1] = 0
+                weight = weight[:, :, -1]
+            if "time_conv" in name:
+                channels = torch.arange(len(weight))
+                weight.zero_()[channels, channels % weight.shape[1]] = 1
+            elif "residual" not in name and "to_qkv" not in name:
+                matrix = nn.init.orthogonal_(torch.empty(len(weight), weight[0].numel()))
+                weight.copy_(matrix.view_as(weight))
+        if isinstance(module, ResidualBlock):
+            module.residual[-1].weight.data *= 0.05
+        elif isinstance(module, AttentionBlock):
+            nn.init.zeros_(module.proj.weight)
+
+
+def crops(clips: Tensor, count: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Random crops as [count, 3, frames, CROP, CROP]; images are taken at a random time."""
+    def draw(limit: int) -> list[int]:
+        return torch.randint(limit, (count,), generator=generator).tolist()
+
+    length, size = clips.shape[1], clips.shape[2]
+    return torch.stack([
+        to_network(clips[n : n + 1, t : t + frames, y : y + CROP, x : x + CROP])[0]
+        for n, t, y, x in zip(draw(len(clips)), draw(length - frames + 1), draw(size - CROP + 1),
+                              draw(size - CROP + 1), strict=True)
+    ])
+
+
+def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
+    """L1 + MSE, weighted towards what differs from the most common brightness of the crop, the background."""
+    background = target.flatten(2).median(-1).values[..., None, None, None]
+    weight = 1 + OBJECT_WEIGHT * ((target - background).abs().amax(1, keepdim=True) > 0.1)
+    error = out - target
+    return ((error.abs() + error.square()) * weight).mean() / weight.float().mean()
+
+
+@torch.no_grad()
+def held_out_psnr(vae: WanVAE, count: int = 96) -> dict[str, float]:
+    """PSNR in dB over whole clips no training has seen, and over their first frames as images."""
+    clips = random_clips(torch.Generator().manual_seed(HELD_OUT_SEED), count)
+    video, image = [], []
+    for part in clips.split(16):
+        x = to_network(part)
+        video.append(psnr(vae.decode(vae.encode(x)), x))
+        image.append(psnr(vae.decode(vae.encode(x[:, :, :1])), x[:, :, :1]))
+    video, image = torch.cat(video), torch.cat(image)
+    return {"psnr_clips": video.mean().item(), "psnr_clips_worst": video.min().item(),
+            "psnr_images": image.mean().item(), "held_out_clips": count}
+
+
+@torch.no_grad()
+def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT) -> dict:
+    """Fold the latents' statistics into `vae` (in place), write fp16, and measure what was written."""
+    latents = torch.cat([vae.encode(to_network(part)) for part in clips[:512].split(16)])
+    vae.fold_latent_scale(latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half().contiguous() for k, v in vae.state_dict().items()}
+    save_file(state, path)
+    vae = load_vae(path)
+    latents = to_model_space(torch.cat([vae.encode(to_network(part)) for part in clips[:256].split(16)]))
+    figures = held_out_psnr(vae) | {
+        "latent_mean_abs": latents.mean((0, 2, 3, 4)).abs().max().item(),
+        "latent_std": [round(v, 3) for v in latents.std((0, 2, 3, 4)).tolist()],
+    }
+    metadata = recipe | {k: v for k, v in figures.items() if k.startswith("psnr")}
+    save_file(state, path, {k: str(v) for k, v in metadata.items()})
+    path.with_suffix(".json").write_text(json.dumps(recipe | figures, indent=1) + "\n")
+    return figures
+
+
+def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_count: int = 4096) -> None:
+    path = STATE / f"vae_{dim}_{seed}.pt"
+    generator = torch.Generator().manual_seed(seed)
+    clips = random_clips(generator, clip_count)
+    print(f"{clip_count} clips rendered", flush=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = WanVAE(dim)
+        initialise(vae)
+    average = Average(vae, 0.998)
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=IMAGE_LR, betas=(0.9, 0.98), weight_decay=1e-4)
+    budget, step, curve = Budget(minutes), 0, []
+    if state := load_checkpoint(path):
+        vae.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        average.updates = state["step"]
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        budget, step, curve = Budget(minutes, state["spent"]), state["step"], state["curve"]
+
+    def reconstruct(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        latent = vae.encode(x)
+        return vae.decode(latent + noise), latent
+
+    compiled = torch.compile(reconstruct, dynamic=False)
+    reported = saved = budget.spent
+    while (progress := budget.progress) < 1:
+        images = progress < IMAGE_SHARE
+        stage = progress / IMAGE_SHARE if images else (progress - IMAGE_SHARE) / (1 - IMAGE_SHARE)
+        for group in optimiser.param_groups:
+            # The first clip steps warm up again; the image stage stays high, as clips go on from there.
+            group["lr"] = IMAGE_LR * min(1.0, stage * 20 + 0.01) if images else CLIP_LR * trapezoid(stage)
+        x = crops(clips, IMAGE_BATCH if images else CLIP_BATCH, 1 if images else CROP_FRAMES, generator)
+        shape = (len(x), vae.z_dim, (x.shape[2] + 3) // 4, CROP // 8, CROP // 8)
+        noise = torch.randn(shape, generator=generator) * LATENT_NOISE
+        out, latent = compiled(x, noise)
+        loss = reconstruction_loss(out, x)
+        optimiser.zero_grad(set_to_none=True)
+        (loss + LATENT_PENALTY * latent.square().mean()).backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        average.update(vae)
+        step += 1
+        if budget.spent - reported > 1:
+            reported = budget.spent
+            figures = held_out_psnr(average.model, 16)
+            curve.append([round(budget.spent, 2), step, round(figures["psnr_clips"], 2),
+                          round(figures["psnr_images"], 2)])
+            print(f"{budget.spent:.1f} min step {step} loss {loss.item():.4f} latent std {latent.std().item():.2f} "
+                  f"clips {figures['psnr_clips']:.2f} dB images {figures['psnr_images']:.2f} dB", flush=True)
+        if budget.spent - saved > 3 or budget.progress == 1:
+            saved = budget.spent
+            save_checkpoint(path, {"model": vae.state_dict(), "average": average.model.state_dict(), "step": step,
+                                   "optimiser": optimiser.state_dict(), "generator": generator.get_state(),
+                                   "spent": budget.spent, "curve": curve})
+    recipe = {"recipe": "foresight.demo.train_vae", "date": today(), "torch": torch.__version__, "dim": dim,
+              "seed": seed, "minutes": minutes, "steps": step, "clips": clip_count,
+              "curve": curve, "curve_columns": ["minutes", "step", "psnr_clips", "psnr_images"]}
+    print(export(average.model, clips, recipe, export_path))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=18)
+    parser.add_argument("--dim", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--export", type=Path, default=EXPORT)
+    arguments = parser.parse_args()
+    train(arguments.minutes, arguments.dim, arguments.seed, arguments.export)
+
+
+if __name__ == "__main__":
+    main()
