@@ -1,6 +1,7 @@
 """Turning files and models into converters and scorers."""
 
 import os
+from pathlib import Path
 
 import comfy.latent_formats
 import comfy.model_management
@@ -55,9 +56,13 @@ def latent_format_of(converter: torch.nn.Module, model):
 
 
 def load_scorer(name: str, precision: str) -> ViCLIPScorer:
-    """A ViCLIP scorer whose weights ComfyUI manages: `patcher` travels with the model that is being sampled."""
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
-    model = load_viclip(folder_paths.get_full_path_or_raise(VICLIP, name), comfy.ops.manual_cast, dtype)
+    return scorer_from_file(folder_paths.get_full_path_or_raise(VICLIP, name), dtype)
+
+
+def scorer_from_file(path: str | Path, dtype: torch.dtype = torch.float32) -> ViCLIPScorer:
+    """A ViCLIP scorer whose weights ComfyUI manages: `patcher` travels with the model that is being sampled."""
+    model = load_viclip(path, comfy.ops.manual_cast, dtype)
     tokenizer = CLIPTokenizer.from_pretrained(os.path.join(os.path.dirname(comfy.sd1_clip.__file__), "sd1_tokenizer"))
     management = comfy.model_management
     scorer = ViCLIPScorer(model, lambda text: tokenizer(text)["input_ids"], management.text_encoder_offload_device())

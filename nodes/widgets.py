@@ -54,6 +54,10 @@ def detector_widgets():
     )  # fmt: skip
 
 
+def gate_defaults() -> dict[str, float | int]:
+    return {widget.id: widget.default for widget in (*threshold_widgets(), *detector_widgets())}
+
+
 def injection_widgets():
     default = InjectionSettings()
     return advanced(

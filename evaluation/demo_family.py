@@ -1,0 +1,103 @@
+"""The demo family inside this process's ComfyUI: the same loaders, sampler and encoder as the demo workflows use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..demo import preset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_comfyui() -> None:
+    """Makes ComfyUI importable: the one in COMFYUI_PATH, or the one that `python dev.py` has set up."""
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".foresight" / "comfyui-0.3.75").resolve()
+    if not (path / "main.py").exists():
+        raise SystemExit(f"no ComfyUI in {path}: run `python dev.py test` once, or set COMFYUI_PATH")
+    # In front: this checkout also has a folder named `nodes`, which ComfyUI's own `import nodes` must not find.
+    sys.path.insert(0, str(path))
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+
+
+@dataclass
+class DemoFamily:
+    """Loaded once; `inputs` makes the sampling inputs of one run."""
+
+    steps: int = preset.STEPS
+    shift: float = preset.SHIFT
+    cfg: float = preset.CFG
+    sampler: str = preset.SAMPLER
+    weights: Path = ROOT / "weights"
+
+    @cached_property
+    def model(self):
+        import comfy.sd
+        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+        model = comfy.sd.load_diffusion_model(str(self.weights / "demo" / "diffusion_models" / preset.TRANSFORMER))
+        return ModelSamplingSD3().patch(model, self.shift)[0]
+
+    @cached_property
+    def vae(self):
+        import comfy.sd
+        import comfy.utils
+
+        return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(self.weights / "demo" / "vae" / preset.VAE)))
+
+    @cached_property
+    def clip(self):
+        from ..nodes.demo import DemoTextEncoder
+
+        return DemoTextEncoder.execute().result[0]
+
+    @cached_property
+    def scorer(self):
+        from ..nodes.loaders import scorer_from_file
+
+        return scorer_from_file(self.weights / "demo" / "viclip" / preset.SCORER)
+
+    @cached_property
+    def l2r(self):
+        from ..l2r.checkpoint import load_l2r
+
+        return load_l2r(self.weights / "l2r" / preset.CONVERTER)
+
+    def gate(self, prompt: str, **rules):
+        """The Dynamic Failure Gate with its default settings."""
+        from ..nodes.inspection import build_gate
+        from ..nodes.widgets import gate_defaults
+
+        return build_gate(self.l2r, self.scorer, prompt, **{**gate_defaults(), **rules})
+
+    def guider(self, prompt: str, negative: str = ""):
+        import comfy.samplers
+
+        from ..nodes.refinement import encode
+
+        guider = comfy.samplers.CFGGuider(self.model)
+        guider.set_conds(encode(self.clip, prompt), encode(self.clip, negative))
+        guider.set_cfg(self.cfg)
+        return guider
+
+    def inputs(self, prompt: str, seed: int):
+        import comfy.samplers
+
+        from ..nodes.hierarchy import SeededNoise
+        from ..sampling.run import Inputs
+
+        model_sampling = self.model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(model_sampling, preset.SCHEDULER, self.steps)
+        sampler = comfy.samplers.sampler_object(self.sampler)
+        return Inputs(SeededNoise(seed), self.guider(prompt), sampler, sigmas, {"samples": torch.zeros(1, 16, 5, 8, 8)})
+
+    def decode(self, latent) -> torch.Tensor:
+        """[17, 64, 64, 3] in 0..1."""
+        return self.vae.decode(latent["samples"])[0]

@@ -1,0 +1,291 @@
+"""The main job, measured: does the detector foretell failures, do the trials repair them, at what cost?
+
+    python -m foresight.evaluation.main_job --prompts 60 --seeds 6
+
+For each prompt and seed of the demo world's test split: the base run to its end (inspected, never stopped), and, where
+the detector rejects it, the hierarchy and its rival at the same number of model evaluations (stop and reseed); the
+judge looks at every finished clip. Finished runs are kept in a JSON-lines file, so a broken run goes on where it stopped.
+Writes main_job.json and main_job.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..demo.captions import prompts
+from ..demo.judge import judge
+from .demo_family import ROOT, DemoFamily, load_comfyui
+from .statistics import auc, bootstrap, bootstrap_within, text_only_scores
+
+DIFFICULTIES = ("easy", "medium", "hard")
+FIRST_SEED = 1000
+RESEED_STEP = 100_000  # seeds of the rival: far from the ones that are evaluated
+
+
+def evaluate_one(family: DemoFamily, prompt: str, scene: Any, seed: int) -> dict[str, Any]:
+    """One prompt and seed: base, hierarchy and rival, judged."""
+    from ..refiner.ablation import AblationRefiner
+    from ..sampling.hierarchy import run_hierarchy
+    from ..sampling.injection import InjectionSettings
+    from ..sampling.run import monitored_sample
+    from ..trials.report import run_report
+
+    gate = family.gate(prompt)
+
+    def right(latent) -> bool:
+        return bool(judge(family.decode(latent), scene).right)
+
+    begin = time.perf_counter()
+    base = monitored_sample(family.inputs(prompt, seed))
+    seconds_plain = time.perf_counter() - begin
+    watched = monitored_sample(family.inputs(prompt, seed), gate, stop="never").verdict
+    item = watched.record.best
+    run = {
+        "right_base": right(base.latent), "accepted": watched.accepted, "predicted_score": watched.predicted_score,
+        "stop_step": item.stop_step, "rule": item.rule, "trace": [list(point) for point in item.trace],
+        "seconds_plain": seconds_plain, "nfe_plain": base.verdict.record.nfe_video,
+    }  # fmt: skip
+    begin = time.perf_counter()
+    result = run_hierarchy(
+        family.inputs(prompt, seed), gate, family.guider, prompt=prompt, negative="",
+        refiner=AblationRefiner(family.scorer), injection=InjectionSettings(),
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin
+    report = run_report(result.verdict)
+    run |= {
+        "trial": report["trial"], "right_final": right(result.latent), "refined_prompt": report["refined_prompt"],
+        "nfe": report["nfe"], "nfe_video": report["nfe_video"], "nfe_single_frame": report["nfe_single_frame"],
+        "seconds": seconds, "notes": report["notes"],
+        "probe_scores": [
+            trial["verdict"] and trial["verdict"]["predicted_score"]
+            for trial in report["trials"] if trial["kind"] == "probe"
+        ],
+    }  # fmt: skip
+    run |= reseed(family, prompt, gate, seed, budget=report["nfe"], right=right) if not watched.accepted else {
+        "right_reseed": run["right_base"], "nfe_reseed": run["nfe_plain"], "reseeds": 0
+    }  # fmt: skip
+    return run
+
+
+def reseed(
+    family: DemoFamily, prompt: str, gate, seed: int, *, budget: int, right: Callable[[Any], bool]
+) -> dict[str, Any]:
+    """The plainest rival: stop where the detector stops, take another seed, within the hierarchy's own NFE.
+
+    While the budget allows a further attempt after a rejected one, attempts are watched; the last runs to its end.
+    """
+    from ..sampling.run import monitored_sample
+
+    window_end = gate.video.window(family.steps)[1]
+    spent = monitored_sample(family.inputs(prompt, seed), gate).verdict.record.nfe_video
+    attempt = 0
+    while True:
+        attempt += 1
+        last = spent + window_end + family.steps > budget
+        given = family.inputs(prompt, seed + attempt * RESEED_STEP)
+        result = monitored_sample(given, None if last else gate)
+        spent += result.verdict.record.nfe_video
+        if last or result.verdict.accepted:
+            return {"right_reseed": right(result.latent), "nfe_reseed": spent, "reseeds": attempt}
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """All figures with 95 % intervals (bootstrap over prompts)."""
+    group = np.asarray([run["prompt_index"] for run in runs])
+    outcomes = ("right_base", "right_final", "right_reseed")
+    base, final, rival = (np.asarray([run[key] for run in runs]) for key in outcomes)
+    score = np.asarray([np.nan if run["predicted_score"] is None else run["predicted_score"] for run in runs])
+    text = text_only_scores([run["prompt"] for run in runs], base, group)
+    rejected = ~np.asarray([run["accepted"] for run in runs])
+    trial = np.asarray([run["trial"] for run in runs])
+    step10 = np.asarray([dict(map(tuple, run["trace"])).get(10, np.nan) for run in runs])
+
+    def share(of: np.ndarray, among: np.ndarray) -> dict[str, float]:
+        rate = bootstrap(lambda rows: of[rows][among[rows]].mean() if among[rows].any() else np.nan, group)
+        return {**rate, "count": int((of & among).sum()), "of": int(among.sum())}
+
+    def mean(values) -> dict[str, float]:
+        values = np.asarray(values, float)
+        return bootstrap(lambda rows: values[rows].mean(), group)
+
+    def overall(values: np.ndarray) -> dict[str, float]:
+        return bootstrap(lambda rows: auc(values[rows], base[rows]), group)
+
+    nfe, plain = np.asarray([run["nfe"] for run in runs]), np.asarray([run["nfe_plain"] for run in runs])
+    seconds = np.asarray([[run["seconds"], run["seconds_plain"]] for run in runs])
+    everything = np.ones(len(runs), bool)
+    mixed = [0 < base[group == prompt].mean() < 1 for prompt in np.unique(group)]
+    detector = {
+        "auc_over_all": overall(score),
+        "auc_within_prompt": bootstrap_within(score, base, group),
+        "auc_text_only": overall(text),
+        "auc_over_text_only": bootstrap(
+            lambda rows: auc(score[rows], base[rows]) - auc(text[rows], base[rows]), group
+        ),
+        "prompts_with_both_outcomes": {"count": int(np.sum(mixed)), "of": len(mixed)},
+        "rejected": share(rejected, everything),
+        "failures_caught": share(rejected, ~base),
+        "good_clips_rejected": share(rejected, base),
+        "mean_stop_step": mean([run["stop_step"] or np.nan for run in runs]),
+    }  # fmt: skip
+    if np.isfinite(step10).sum() > len(runs) // 2:
+        known = np.isfinite(step10)
+        detector["auc_within_prompt_step_10"] = bootstrap_within(step10[known], base[known], group[known])
+    trials = {}
+    for name in sorted(set(trial[rejected])):
+        here = rejected & (trial == name)
+        trials[name] = {
+            "runs": int(here.sum()), "repaired": share(final, here & ~base), "spoiled": share(~final, here & base),
+            "repaired_by_reseeding": share(rival, here & ~base), "spoiled_by_reseeding": share(~rival, here & base),
+        }  # fmt: skip
+    return {
+        "runs": len(runs),
+        "prompts": len(mixed),
+        "right_by_difficulty": {
+            name: share(base, np.asarray([run["difficulty"] == name for run in runs])) for name in DIFFICULTIES
+        },
+        "detector": detector,
+        "trials": trials,
+        "all_trials": {
+            "repaired": share(final, rejected & ~base), "spoiled": share(~final, rejected & base),
+            "repaired_by_reseeding": share(rival, rejected & ~base),
+            "spoiled_by_reseeding": share(~rival, rejected & base),
+        },  # fmt: skip
+        "right": {
+            "base": share(base, everything), "hierarchy": share(final, everything), "reseed": share(rival, everything),
+            "hierarchy_minus_base": mean(final.astype(float) - base),
+            "hierarchy_minus_reseed": mean(final.astype(float) - rival),
+        },  # fmt: skip
+        "cost": {
+            "nfe_overhead": bootstrap(lambda rows: nfe[rows].sum() / plain[rows].sum() - 1, group),
+            "nfe_overhead_reseed": mean(np.asarray([run["nfe_reseed"] for run in runs]) / plain - 1),
+            "seconds_overhead": bootstrap(lambda rows: seconds[rows, 0].sum() / seconds[rows, 1].sum() - 1, group),
+        },
+    }
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The same figures as a page for people."""
+    summary, environment = document["summary"], document["environment"]
+    detector, right, cost = summary["detector"], summary["right"], summary["cost"]
+
+    def percent(cell: dict[str, float], signed: bool = False) -> str:
+        form = "{:+.1f}" if signed else "{:.1f}"
+        value, low, high = (form.format(100 * cell[key]) for key in ("value", "low", "high"))
+        count = f", {cell['count']} of {cell['of']}" if "of" in cell else ""
+        return "none" if cell.get("of") == 0 else f"{value} % ({low} to {high}{count})"
+
+    def number(cell: dict[str, float]) -> str:
+        return f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
+
+    rows = {**summary["trials"], "all": {"runs": detector["rejected"]["count"], **summary["all_trials"]}}
+    lines = [
+        "# The main job on the demo family", "",
+        f"{summary['runs']} runs: {summary['prompts']} test prompts, {document['settings']['seeds']} seeds each. "
+        f"Made by `{environment['command']}` on {environment['date']}, {environment['machine']}, "
+        f"ComfyUI {environment['comfyui']}, torch {environment['torch']}. "
+        "In brackets: 95 % intervals from a bootstrap over prompts.", "",
+        "## Does the predicted score foretell the judge's verdict on the finished base clip?", "",
+        "| | AUC |", "|---|---|",
+        f"| predicted score, over all runs | {number(detector['auc_over_all'])} |",
+        f"| predicted score, within prompt | {number(detector['auc_within_prompt'])} |",
+        f"| a predictor that reads only the caption, over all runs | {number(detector['auc_text_only'])} |",
+        f"| difference over all (score minus caption) | {number(detector['auc_over_text_only'])} |", "",
+        f"Prompts with both outcomes: {detector['prompts_with_both_outcomes']['count']} of "
+        f"{detector['prompts_with_both_outcomes']['of']}; only these tell within prompt. "
+        f"Failures caught: {percent(detector['failures_caught'])}. "
+        f"Good clips rejected: {percent(detector['good_clips_rejected'])}. "
+        f"Mean stop step: {number(detector['mean_stop_step'])}.", "",
+        "## What do the trials repair and spoil?", "",
+        "| trial that the run ended in | runs | failures repaired | good clips spoiled | repaired by reseeding | "
+        "spoiled by reseeding |", "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {cell['runs']} | {percent(cell['repaired'])} | {percent(cell['spoiled'])} | "
+            f"{percent(cell['repaired_by_reseeding'])} | {percent(cell['spoiled_by_reseeding'])} |"
+            for name, cell in rows.items()
+        ), "",
+        "## Right clips, and what they cost", "",
+        "| | right | model evaluations beyond plain sampling |", "|---|---|---|",
+        f"| base | {percent(right['base'])} | 0 |",
+        f"| hierarchy | {percent(right['hierarchy'])} | {percent(cost['nfe_overhead'])} |",
+        f"| stop and reseed, within the hierarchy's evaluations of each run | {percent(right['reseed'])} | "
+        f"{percent(cost['nfe_overhead_reseed'])} |", "",
+        f"Hierarchy minus base: {percent(right['hierarchy_minus_base'], True)} points. "
+        f"Hierarchy minus reseeding: {percent(right['hierarchy_minus_reseed'], True)} points. "
+        f"Seconds beyond plain sampling: {percent(cost['seconds_overhead'])}. "
+        "Single-frame evaluations count 1 each in the table, though they are cheaper than a video's.", "",
+        "Right base clips by difficulty: "
+        + ", ".join(f"{name} {percent(cell)}" for name, cell in summary["right_by_difficulty"].items()) + ".", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def environment(command: str) -> dict[str, Any]:
+    import comfyui_version
+
+    return {
+        "command": command, "date": datetime.date.today().isoformat(), "comfyui": comfyui_version.__version__,
+        "torch": torch.__version__, "python": platform.python_version(),
+        "machine": f"{os.cpu_count()} CPU cores, {'CUDA' if torch.cuda.is_available() else 'no GPU'}",
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=60, help="test prompts, a third of each difficulty")
+    parser.add_argument("--seeds", type=int, default=6, help="seeds a prompt")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "main_job.jsonl", help="finished runs")
+    arguments = parser.parse_args()
+    load_comfyui()
+    family = DemoFamily()
+    count = arguments.prompts // len(DIFFICULTIES)
+    chosen = [(name, *entry) for name in DIFFICULTIES for entry in prompts("test", name, count)]
+    arguments.work.parent.mkdir(parents=True, exist_ok=True)
+    done = {}
+    if arguments.work.exists():
+        for line in arguments.work.read_text().splitlines():
+            run = json.loads(line)
+            done[run["prompt"], run["prompt_index"], run["seed"]] = run
+    jobs = [(index, *entry, FIRST_SEED + seed) for seed in range(arguments.seeds) for index, entry in enumerate(chosen)]
+    with arguments.work.open("a") as log, torch.inference_mode():
+        for index, difficulty, prompt, scene, seed in tqdm(jobs):
+            if (prompt, index, seed) in done:
+                continue
+            run = {"prompt_index": index, "difficulty": difficulty, "prompt": prompt, "seed": seed}
+            run |= evaluate_one(family, prompt, scene, seed)
+            done[prompt, index, seed] = run
+            log.write(json.dumps(run) + "\n")
+            log.flush()
+    runs = [done[prompt, index, seed] for index, _, prompt, _, seed in jobs]
+    command = f"python -m foresight.evaluation.main_job --prompts {arguments.prompts} --seeds {arguments.seeds}"
+    gate = family.gate("any")
+    document = {
+        "schema": "foresight.main_job", "version": 1,
+        "settings": {
+            "prompts": len(chosen), "seeds": arguments.seeds, "first_seed": FIRST_SEED, "steps": family.steps,
+            "shift": family.shift, "cfg": family.cfg, "sampler": family.sampler, "tau": gate.video.tau,
+            "delta": gate.delta, "scorer": family.scorer.name,
+        },
+        "environment": environment(command), "summary": summarize(runs), "runs": runs,
+    }  # fmt: skip
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "main_job.json").write_text(json.dumps(document, indent=1) + "\n")
+    (arguments.out / "main_job.md").write_text(markdown(document))
+    print(markdown(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The few statistics that the evaluation needs, all with intervals from a bootstrap over prompts.
+
+Runs of one prompt are not independent, so prompts are what is resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def auc(scores: Sequence[float], right: Sequence[bool]) -> float:
+    """The chance that a right clip scores higher than a wrong one (ties count half); NaN without both kinds."""
+    scores, right = np.asarray(scores, float), np.asarray(right, bool)
+    return _concordance([(scores, right)])
+
+
+def auc_within(scores: Sequence[float], right: Sequence[bool], groups: Sequence[int]) -> float:
+    """The same over pairs of one group (prompt) only, pooled over all such pairs."""
+    scores, right, groups = np.asarray(scores, float), np.asarray(right, bool), np.asarray(groups)
+    return _concordance([(scores[groups == group], right[groups == group]) for group in np.unique(groups)])
+
+
+def _concordance(parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    won = pairs = 0.0
+    for scores, right in parts:
+        good, bad = scores[right][:, None], scores[~right][None, :]
+        won += (good > bad).sum() + 0.5 * (good == bad).sum()
+        pairs += good.size * bad.size
+    return won / pairs if pairs else float("nan")
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], groups: Sequence[int], seed: int = 0, draws: int = 2000
+) -> dict[str, float]:
+    """value, low and high (95 %) of statistic(rows) under resampling of whole groups.
+
+    statistic takes row indices (a resampled group's rows appear as often as it was drawn); draws that give NaN are left
+    out. A statistic that compares within groups must be told the drawn groups apart: see `bootstrap_within`.
+    """
+    groups = np.asarray(groups)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(draws):
+        drawn = generator.integers(len(members), size=len(members))
+        values.append(statistic(np.concatenate([members[index] for index in drawn])))
+    return _interval(statistic(np.arange(len(groups))), values)
+
+
+def bootstrap_within(
+    scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], seed: int = 0, draws: int = 2000
+) -> dict[str, float]:
+    """`auc_within` with its interval."""
+    scores, right, groups = np.asarray(scores, float), np.asarray(right, bool), np.asarray(groups)
+    parts = [(scores[groups == group], right[groups == group]) for group in np.unique(groups)]
+    generator = np.random.default_rng(seed)
+    values = [
+        _concordance([parts[index] for index in generator.integers(len(parts), size=len(parts))]) for _ in range(draws)
+    ]
+    return _interval(_concordance(parts), values)
+
+
+def _interval(value: float, draws: list[float]) -> dict[str, float]:
+    finite = np.asarray([draw for draw in draws if np.isfinite(draw)])
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (float("nan"), float("nan"))
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def text_only_scores(
+    captions: Sequence[str], right: Sequence[bool], groups: Sequence[int], folds: int = 10, ridge: float = 3.0
+) -> np.ndarray:
+    """What a predictor that reads only the caption would say: ridge regression of the outcome on the caption's words
+    and word pairs, each prompt predicted from the other prompts' runs."""
+    words = [set(_terms(caption)) for caption in captions]
+    vocabulary = {term: column for column, term in enumerate(sorted(set().union(*words)))}
+    features = np.zeros((len(captions), len(vocabulary) + 1))
+    features[:, -1] = 1.0
+    for row, terms in enumerate(words):
+        features[row, [vocabulary[term] for term in terms]] = 1.0
+    outcome, groups = np.asarray(right, float), np.asarray(groups)
+    order = {group: index for index, group in enumerate(np.unique(groups))}
+    fold = np.asarray([order[group] % folds for group in groups])
+    penalty = ridge * np.eye(features.shape[1])
+    penalty[-1, -1] = 1e-6
+    predicted = np.zeros(len(captions))
+    for held_out in range(folds):
+        seen, here = features[fold != held_out], fold == held_out
+        weights = np.linalg.solve(seen.T @ seen + penalty, seen.T @ outcome[fold != held_out])
+        predicted[here] = features[here] @ weights
+    return predicted
+
+
+def _terms(caption: str) -> list[str]:
+    words = caption.lower().replace(",", " ").split()
+    return words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
