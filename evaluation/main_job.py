@@ -4,8 +4,8 @@
 
 For each prompt and seed of the demo world's test split: the base run to its end (inspected, never stopped), and, where
 the detector rejects it, the hierarchy and its rival at the same number of model evaluations (stop and reseed); the
-judge looks at every finished clip. Finished runs are kept in a JSON-lines file, so a broken run goes on where it stopped.
-Writes main_job.json and main_job.md.
+judge looks at every finished clip. Finished runs are kept in a JSON-lines file, so an interrupted command goes on where
+it stopped. Writes main_job.json and main_job.md.
 """
 
 from __future__ import annotations
