@@ -2,6 +2,7 @@
 
 Images first (a 2-D network, the last temporal taps), then inflation to clips. The same command resumes after a stop.
 At the end the latents' statistics are folded in and an fp16 checkpoint is written that ComfyUI's VAELoader takes.
+``--decoder-minutes 8`` goes on with the decoder of the exported file alone: models trained on its latents stay valid.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ IMAGE_LR, CLIP_LR = 3e-3, 2.5e-3
 LATENT_NOISE = 0.1
 LATENT_PENALTY = 5e-4
 OBJECT_WEIGHT = 3.0  # most pixels are background, and the caption is about the rest
+DECODER_LR, DECODER_BATCH, DECODER_NOISE = 1.5e-3, 2, 0.05
 HELD_OUT_SEED = 990_001
 
 
@@ -103,10 +105,11 @@ def held_out_psnr(vae: WanVAE, count: int = 96) -> dict[str, float]:
 
 
 @torch.no_grad()
-def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT) -> dict:
+def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, fold: bool = True) -> dict:
     """Fold the latents' statistics into `vae` (in place), write fp16, and measure what was written."""
-    latents = torch.cat([vae.encode(to_network(part)) for part in clips[:512].split(16)])
-    vae.fold_latent_scale(latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)))
+    if fold:
+        latents = torch.cat([vae.encode(to_network(part)) for part in clips[:512].split(16)])
+        vae.fold_latent_scale(latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)))
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() for k, v in vae.state_dict().items()}
     save_file(state, path)
@@ -148,7 +151,9 @@ def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_
 
     compiled = torch.compile(reconstruct, dynamic=False)
     reported = saved = budget.spent
-    while (progress := budget.progress) < 1:
+    done = budget.progress == 1
+    while not done:
+        progress = budget.progress
         images = progress < IMAGE_SHARE
         stage = progress / IMAGE_SHARE if images else (progress - IMAGE_SHARE) / (1 - IMAGE_SHARE)
         for group in optimiser.param_groups:
@@ -165,6 +170,7 @@ def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_
         optimiser.step()
         average.update(vae)
         step += 1
+        done = budget.progress == 1
         if budget.spent - reported > 1:
             reported = budget.spent
             figures = held_out_psnr(average.model, 16)
@@ -172,7 +178,7 @@ def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_
                           round(figures["psnr_images"], 2)])
             print(f"{budget.spent:.1f} min step {step} loss {loss.item():.4f} latent std {latent.std().item():.2f} "
                   f"clips {figures['psnr_clips']:.2f} dB images {figures['psnr_images']:.2f} dB", flush=True)
-        if budget.spent - saved > 3 or budget.progress == 1:
+        if budget.spent - saved > 3 or done:
             saved = budget.spent
             save_checkpoint(path, {"model": vae.state_dict(), "average": average.model.state_dict(), "step": step,
                                    "optimiser": optimiser.state_dict(), "generator": generator.get_state(),
@@ -183,13 +189,64 @@ def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_
     print(export(average.model, clips, recipe, export_path))
 
 
+def train_decoder(minutes: float, seed: int, path: Path = EXPORT, clip_count: int = 2048) -> None:
+    """Go on with the decoder of an exported VAE, on whole clips, its latents unchanged. Resumes like `train`."""
+    vae, generator = load_vae(path), torch.Generator().manual_seed(seed + 1000)
+    recipe = json.loads(path.with_suffix(".json").read_text())
+    clips = random_clips(generator, clip_count)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(to_network(part)) for part in clips.split(16)])
+    spread = latents.std((0, 2, 3, 4)).view(1, -1, 1, 1, 1)
+    parameters = [*vae.conv2.parameters(), *vae.decoder.parameters()]
+    average = Average(vae, 0.998)
+    optimiser = torch.optim.AdamW(parameters, lr=DECODER_LR, betas=(0.9, 0.98), weight_decay=1e-4)
+    decode = torch.compile(vae.decode, dynamic=False)
+    state_path = STATE / f"{path.stem}_decoder.pt"
+    budget, step = Budget(minutes), 0
+    if state := load_checkpoint(state_path):
+        vae.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        budget, step = Budget(minutes, state["spent"]), state["step"]
+        average.updates = step
+    reported = budget.spent
+    done = budget.progress == 1
+    while not done:
+        progress = budget.progress
+        optimiser.param_groups[0]["lr"] = DECODER_LR * trapezoid(progress, decay=0.6)
+        chosen = torch.randint(clip_count, (DECODER_BATCH,), generator=generator)
+        target, latent = to_network(clips[chosen]), latents[chosen]
+        noise = torch.randn(latent.shape, generator=generator) * spread * DECODER_NOISE
+        loss = reconstruction_loss(decode(latent + noise), target)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        average.update(vae)
+        step += 1
+        done = budget.progress == 1
+        if budget.spent - reported > 1 or done:
+            reported = budget.spent
+            print(f"decoder {budget.spent:.1f} min step {step} loss {loss.item():.4f} "
+                  f"clips {held_out_psnr(average.model, 16)['psnr_clips']:.2f} dB", flush=True)
+            save_checkpoint(state_path, {"model": vae.state_dict(), "average": average.model.state_dict(), "step": step,
+                                         "optimiser": optimiser.state_dict(), "spent": budget.spent})
+    keep = {k: v for k, v in recipe.items() if not k.startswith(("psnr", "latent", "held"))}
+    keep |= {"decoder_minutes": minutes, "decoder_steps": step}
+    print(export(average.model, clips, keep, path, fold=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=18)
     parser.add_argument("--dim", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--decoder-minutes", type=float, help="go on with the exported file's decoder instead")
     parser.add_argument("--export", type=Path, default=EXPORT)
     arguments = parser.parse_args()
+    if arguments.decoder_minutes:
+        train_decoder(arguments.decoder_minutes, arguments.seed, arguments.export)
+        return
     train(arguments.minutes, arguments.dim, arguments.seed, arguments.export)
 
 
