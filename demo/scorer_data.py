@@ -1,0 +1,145 @@
+"""What the demo family's scorer is trained on: scenes with near misses, and what a scene states or shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..scoring.preprocess import MEAN, STD, middle_frames
+from ..scoring.viclip_scorer import clean_text, context_ids
+from .captions import split_of
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Layout, Scene, Thing, _place, arrange, choose, draw
+
+MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+# Every statement a caption of this world can make, one output of the auxiliary loss each. Objects go by their colour,
+# because two objects of one clip differ in it (or are equal in everything).
+STATEMENTS = (
+    *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
+    *(f"{name} {motion}" for name in (*COLOURS, *SHAPES) for motion in MOTIONS),
+    *(f"{size} {colour}" for size in SIZES for colour in COLOURS),
+    *(f"{first} {relation} {second}" for first in COLOURS for second in COLOURS for relation in ("left of", "above")),
+    *(f"background {name}" for name in BACKGROUNDS),
+    "two", "twice",
+)
+_INDEX = {name: index for index, name in enumerate(STATEMENTS)}
+
+
+def statements(scene: Scene) -> Tensor:
+    """[len(STATEMENTS)] of 0 and 1: what the scene states."""
+    first = scene.objects[0]
+    names = ["two"] * (len(scene.objects) > 1)
+    twice = len(scene.objects) > 1 and (first.shape, first.colour) == (scene.objects[1].shape, scene.objects[1].colour)
+    names += ["twice"] * twice
+    for thing in scene.objects:
+        names += [f"{thing.colour} {thing.shape}"] * bool(thing.colour)
+        names += [f"{name} {thing.motion}" for name in (thing.colour, thing.shape) if name and thing.motion]
+        names += [f"{thing.size} {thing.colour}"] * bool(thing.size and thing.colour)
+    if scene.relation and len(scene.objects) > 1:
+        pair, relation = [thing.colour for thing in scene.objects], scene.relation
+        if relation in ("right of", "below"):
+            pair, relation = pair[::-1], MIRROR[relation]
+        names += [f"{pair[0]} {relation} {pair[1]}"] * bool(all(pair))
+    names += [f"background {scene.background}"] * bool(scene.background)
+    target = torch.zeros(len(STATEMENTS))
+    target[[_INDEX[name] for name in names]] = 1
+    return target
+
+
+def seen(scene: Scene, layout: Layout) -> Scene:
+    """The scene with everything filled in that its rendering shows."""
+
+    def thing(stated: Thing, placed) -> Thing:
+        travel = placed.travel_x, placed.travel_y
+        motion = next(name for name, step in MOTIONS.items()
+                      if all((a > 0) - (a < 0) == b for a, b in zip(travel, step, strict=True)))
+        return Thing(placed.shape, placed.colour, "small" if placed.size < 22 else "big", motion)
+
+    return replace(scene, background=layout.background,
+                   objects=tuple(thing(*pair) for pair in zip(scene.objects, layout.objects, strict=True)))
+
+
+def near_miss(scene: Scene, generator: torch.Generator, still: bool = False) -> Scene:
+    """The scene with one statement made false: a colour, shape, motion, size, background, relation, swapped objects,
+    one object missing or one too many. still: nothing that needs time to see."""
+
+    def other(options, value):
+        return choose([option for option in options if option != value], generator)
+
+    things, equal = scene.objects, len(scene.objects) > 1 and scene.objects[0] == scene.objects[1]
+    k = int(torch.randint(len(things), (), generator=generator))
+    kinds = ["colour", "shape", "shape", "count", *["motion"] * 2 * bool(things[k].motion and not still)]
+    kinds += ["size"] * bool(things[k].size) + ["background"] * bool(scene.background)
+    kinds += ["relation", "swap"] * bool(len(things) > 1 and scene.relation)
+    kind = choose(kinds, generator)
+    if kind == "count":
+        return replace(scene, objects=(things[k],) * (3 - len(things)), relation=None)
+    if kind == "relation":
+        return replace(scene, relation=MIRROR[scene.relation])
+    if kind == "background":
+        return replace(scene, background=other(BACKGROUNDS, scene.background))
+    if kind == "swap":
+        field = choose(["colour", "shape"] if things[0].shape != things[1].shape else ["colour"], generator)
+        swapped = [replace(a, **{field: getattr(b, field)}) for a, b in (things, things[::-1])]
+        return replace(scene, objects=tuple(swapped))
+    options = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "motion": MOTIONS}[kind]
+    taken = {thing.colour for thing in things} if kind == "colour" else {getattr(things[k], kind)}
+    value = choose([option for option in options if option not in taken], generator)
+    together = equal or (kind == "motion" and len({thing.motion for thing in things}) == 1)
+    return replace(scene, objects=tuple(
+        replace(thing, **{kind: value}) if together or i == k else thing for i, thing in enumerate(things)
+    ))
+
+
+@dataclass
+class Captions:
+    """Token ids by caption. tokenize: as ViCLIPScorer takes it."""
+
+    tokenize: Callable[[str], Sequence[int]]
+    context: int
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([context_ids(self.tokenize(clean_text(text)), self.context) for text in texts])
+
+
+def network_frames(clips: Tensor, count: int) -> Tensor:
+    """Clips [B, F, 64, 64, 3], uint8 or 0..1, to [B, count, 3, 64, 64]: what vbench_frames does to each of them."""
+    x = clips[:, middle_frames(clips.shape[1], count)].movedim(-1, 2)
+    x = x.float() if x.dtype == torch.uint8 else x.float().mul(255).round().clamp(0, 255)
+    return (x / 255 - x.new_tensor(MEAN)[:, None, None]) / x.new_tensor(STD)[:, None, None]
+
+
+def scene_pairs(
+    scenes: Sequence[Scene], generator: torch.Generator, still: bool, split: str = "train"
+) -> tuple[list[Scene], Tensor, Tensor]:
+    """Each scene followed by a near miss of it, both of `split`; their clips, uint8 [2N, 17, 64, 64, 3]; and the
+    statements that each clip shows."""
+    both, layouts = [], []
+    for scene in scenes:
+        missed = next_miss(scene, generator, still, split)
+        both += [scene, missed[0]]
+        layouts += [arrange(scene, generator), missed[1]]
+    shown = torch.stack([statements(seen(*pair)) for pair in zip(both, layouts, strict=True)])
+    return both, draw(layouts), shown
+
+
+def next_miss(scene: Scene, generator: torch.Generator, still: bool, split: str) -> tuple[Scene, Layout]:
+    """A near miss of the same split that has room in the frame."""
+    while True:
+        missed = near_miss(scene, generator, still)
+        layout = split_of(missed) == split and _place(missed, generator)
+        if layout:  # some have no room, e.g. two big objects that part
+            return missed, layout
+
+
+def soften(clips: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 clips [B, F, H, W, 3] blurred by a random share, as predictions at high noise are. Gives 0..1."""
+    x = clips.float().div(255).movedim(-1, 2)
+    size = 2 ** int(torch.randint(1, 4, (), generator=generator))
+    blurred = F.avg_pool2d(x.flatten(0, 1), size)
+    blurred = F.interpolate(blurred, x.shape[-2:], mode="bilinear", align_corners=False).view(x.shape)
+    share = torch.rand(len(x), 1, 1, 1, 1, generator=generator).square()
+    return x.lerp(blurred, share).movedim(2, -1)

@@ -1,0 +1,101 @@
+"""Samples of the demo transformer with the judge's verdict, for the scorer's last stage and for its evaluation."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..l2r.model import L2R
+from ..scoring.preprocess import middle_frames
+from .captions import prompts
+from .flow import sample
+from .judge import judge
+from .preset import CFG, SHIFT, STEPS
+from .text import encode_text
+from .train_common import STATE, load_checkpoint, save_checkpoint
+from .wan_dit import WanTransformer
+from .wan_vae import WanVAE, to_vae_space
+from .world import Scene
+
+LATENT_FRAMES = 5
+SHARES = {"easy": 1, "medium": 2, "hard": 3}  # easy prompts seldom fail
+CHUNK = 24
+
+
+@dataclass
+class Samples:
+    """N samples with the previews of K moments of each; `steps` are steps of 50, the last is the finished latent."""
+
+    captions: list[str]
+    scenes: list[Scene]
+    prompt: Tensor  # [N], index into captions
+    right: Tensor  # [N], the judge's verdict on the finished clip
+    steps: list[int]
+    previews: Tensor  # [N, K, frames the scorer sees, 64, 64, 3] uint8
+
+    def mixed(self) -> list[int]:
+        """Prompts with both outcomes: only they tell a look at the clip from a guess at the caption."""
+        return [p for p in self.prompt.unique().tolist() if len(self.right[self.prompt == p].unique()) > 1]
+
+
+def split_prompts(split: str, count: int) -> list[tuple[str, Scene]]:
+    """About `count` prompts, by difficulty in the proportion of SHARES."""
+    total = sum(SHARES.values())
+    return [pair for name, share in SHARES.items() for pair in prompts(split, name, round(count * share / total))]
+
+
+@torch.no_grad()
+def generate(
+    name: str, split: str, models: tuple[WanTransformer, WanVAE], count: int, seeds: int, steps: int,
+    moments: list[int], frames: int = LATENT_FRAMES, first_seed: int = 0,
+) -> dict:
+    """Samples `seeds` clips of each of about `count` prompts in `steps` steps and judges them; kept on disk, chunk by
+    chunk, so that the same call goes on after a stop. `moments`: steps of the schedule whose x0 predictions are kept.
+    """
+    path = STATE / f"scorer_samples_{name}.pt"
+    transformer, vae = models
+    pairs = split_prompts(split, count)
+    order = [(p, first_seed + s) for p in range(len(pairs)) for s in range(seeds)]
+    data = load_checkpoint(path) or {"x0": [], "right": [], "steps": steps, "moments": moments, "frames": frames}
+    done = sum(len(part) for part in data["right"])
+    for start in range(done, len(order), CHUNK):
+        part = order[start : start + CHUNK]
+        context = torch.stack([encode_text(pairs[p][0]) for p, _ in part])
+        noise = torch.stack([
+            torch.randn(16, frames, 8, 8, generator=torch.Generator().manual_seed(1_000_003 * seed + p))
+            for p, seed in part
+        ])
+        kept: dict[int, Tensor] = {}
+
+        def keep(step: int, sigma: float, x0: Tensor, kept: dict[int, Tensor] = kept) -> None:
+            if step in moments:
+                kept[step] = x0.half()
+
+        final = sample(transformer, context, noise, steps, CFG, SHIFT, keep)
+        clips = vae.decode(to_vae_space(final)).movedim(1, -1).add(1).div(2)
+        right = [judge(clip, pairs[p][1]).right for clip, (p, _) in zip(clips, part, strict=True)]
+        data["x0"].append(torch.stack([*(kept[step] for step in moments), final.half()], 1))
+        data["right"].append(torch.tensor(right))
+        save_checkpoint(path, data)
+        rate = torch.cat(data["right"]).float().mean()
+        logging.info("%s: %d of %d samples, %.3f right", name, start + len(part), len(order), rate)
+    return data
+
+
+@torch.no_grad()
+def load_samples(name: str, split: str, l2r: L2R, count: int, seeds: int, shown: int) -> Samples:
+    """The samples of `generate(name, ...)` that are on disk, seen through L2R; `shown`: frames the scorer looks at."""
+    data = load_checkpoint(STATE / f"scorer_samples_{name}.pt")
+    pairs = split_prompts(split, count)
+    x0, right = torch.cat(data["x0"]), torch.cat(data["right"])
+    chosen = middle_frames(data["frames"], shown)
+    previews = torch.stack([
+        torch.cat([l2r(part.float())[:, chosen].mul(255).round().byte() for part in moment.split(16)])
+        for moment in x0.unbind(1)
+    ], 1)
+    steps = [round(step * STEPS / data["steps"]) for step in (*data["moments"], data["steps"])]
+    prompt = torch.arange(len(right)) // seeds
+    return Samples([text for text, _ in pairs], [scene for _, scene in pairs], prompt, right, steps, previews)

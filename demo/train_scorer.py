@@ -1,0 +1,352 @@
+"""Trains the demo family's small ViCLIP: ``nice -n 5 python -m foresight.demo.train_scorer --stage renders``.
+
+Stages, each going on from the one before (and from itself after a stop):
+  renders     clean and blurred renders, each beside a near miss (one statement false)
+  previews    and VAE latents of renders, mixed with their near miss and noised, seen through L2R
+  generated   and the demo transformer's own x0 predictions, with the judge's verdict on the finished clip
+
+Loss: contrastive over the batch (InfoNCE both ways, near misses as hard negatives), a sigmoid loss with one threshold
+for all captions (Zhai et al. 2023), and the statements of clip and caption read off both features by one linear layer,
+without which the contrast learns too slowly. Samples of the transformer add the sigmoid loss and a ranking loss between
+a right and a wrong sample of one prompt. `--evaluate` measures the exported scorer on prompts no training has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTokenizer
+
+from ..l2r.checkpoint import load_l2r
+from ..scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
+from .captions import caption, split_of
+from .scorer_data import STATEMENTS, Captions, network_frames, next_miss, scene_pairs, soften, statements
+from .scorer_figures import STILLS as STILL_SET
+from .scorer_figures import TRAIN, VALIDATION, auc, evaluate, make_samples, scores, within
+from .scorer_samples import Samples, load_samples
+from .train_common import (
+    STATE,
+    WEIGHTS,
+    Average,
+    Muon,
+    load_checkpoint,
+    random_scenes,
+    save_checkpoint,
+    to_network,
+    trapezoid,
+)
+from .train_l2r import EXPORT as L2R_FILE
+from .train_l2r import VAE, CpuBudget
+from .wan_vae import load_vae, to_model_space
+from .world import Scene
+
+EXPORT = WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors"
+STAGES = ("renders", "previews", "generated")
+# A clip has 5 latent frames; 3 of them show a motion and cost half of what 5 do. The text tower is mostly vocabulary.
+CONFIG = ViCLIPConfig(
+    image_size=64, patch_size=8, frames=3, vision_width=128, vision_layers=4, vision_heads=4,
+    text_width=64, text_layers=2, text_heads=2, embed_dim=128, name="foresight-demo-viclip",
+)
+PAIRS = 16  # scenes a batch, each with its near miss
+LR, MUON_LR = 1.5e-3, 2e-3
+SHARES = {"easy": 0.3, "medium": 0.3, "hard": 0.4}
+STILLS = 0.15  # share of batches that show one frame, as the single-frame probe does
+POOL = 3072  # latents kept for the later stages
+RANKED, RANDOM = 12, 8  # prompts with a right and a wrong sample, and further samples, a batch
+MIX, NOISE = 0.35, 0.3  # largest share of the near miss in a latent, and of noise
+
+
+class Trainer(nn.Module):
+    """The scorer with what only training needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.viclip = ViCLIP(CONFIG)
+        self.head = nn.Linear(CONFIG.embed_dim, len(STATEMENTS))
+        self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-4.0))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> Trainer:
+        """CLIP's: residual branches scaled by depth; the last matrices small."""
+        for name, parameter in self.viclip.named_parameters():
+            if "ln_" in name or name.endswith("bias"):
+                parameter.fill_(float("ln_" in name and name.endswith("weight")))
+                continue
+            deviation = 0.02 if "embedding" in name else parameter.shape[-1] ** -0.5
+            if "out_proj" in name or "c_proj" in name:
+                deviation *= 0.35
+            if "conv1" in name:
+                deviation = parameter[0].numel() ** -0.5
+            parameter.normal_(0, deviation, generator=generator)
+        self.head.weight.normal_(0, 0.05, generator=generator)
+        self.head.bias.fill_(-2.0)
+        return self
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        seen, said = self.viclip.encode_vision(batch.frames), self.viclip.encode_text(batch.ids)
+        cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
+        count, own = len(seen), torch.arange(len(seen))
+        logits = cosines * self.scale.exp()
+        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T[:count], own)) / 2
+        truth = torch.zeros_like(logits)
+        truth[own, own] = 1
+        # The near misses decide where the threshold lies, the other pairs of the batch are easy.
+        weight = torch.full_like(logits, 0.5 / logits.shape[1])
+        weight[own, own] = weight[own, own ^ 1] = weight[own, own + count] = 1
+        judged = F.binary_cross_entropy_with_logits(logits + self.bias, truth, weight, reduction="sum") / count
+        read = sum(
+            F.binary_cross_entropy_with_logits(self.head(feature), target, reduction="sum") / len(feature)
+            for feature, target in ((seen, batch.shown), (said, batch.stated))
+        )
+        return contrast + judged + 0.2 * read, {
+            "contrast": contrast.item(), "judged": judged.item(), "read": read.item(),
+            "near": (cosines[own, own] > cosines[own, own ^ 1]).float().mean().item(),
+        }
+
+    def samples_loss(self, samples: Samples, generator: torch.Generator, captions: Captions) -> tuple[Tensor, dict]:
+        """One moment of a right and a wrong sample of each of several prompts, and of a few samples at random."""
+
+        def any_of(options: list[int]) -> int:
+            return options[int(torch.randint(len(options), (), generator=generator))]
+
+        mixed, chosen = samples.mixed(), []
+        for p in (any_of(mixed) for _ in range(RANKED)):
+            chosen += [any_of(((samples.prompt == p) & (samples.right == verdict)).nonzero()[:, 0].tolist())
+                       for verdict in (True, False)]
+        chosen += torch.randint(len(samples.right), (RANDOM,), generator=generator).tolist()
+        moment = any_of(list(range(samples.previews.shape[1])))
+        seen = self.viclip.encode_vision(network_frames(samples.previews[chosen, moment], CONFIG.frames))
+        said = self.viclip.encode_text(captions([samples.captions[i] for i in samples.prompt[chosen].tolist()]))
+        logits = (F.normalize(seen, dim=-1) * F.normalize(said, dim=-1)).sum(1) * self.scale.exp() + self.bias
+        right = samples.right[chosen].float()
+        lead = logits[0 : 2 * RANKED : 2] - logits[1 : 2 * RANKED : 2]
+        loss = F.binary_cross_entropy_with_logits(logits, right) + F.softplus(-lead).mean()
+        return loss, {"samples": loss.item(), "ranked": (lead > 0).float().mean().item()}
+
+
+@dataclass
+class Batch:
+    """N clips (a scene and its near miss in turn) and 2N captions: theirs, then one further near miss of each."""
+
+    frames: Tensor  # [N, T, 3, 64, 64]
+    ids: Tensor  # [2N, context]
+    shown: Tensor  # [N, statements]: what the clip shows
+    stated: Tensor  # [2N, statements]: what the caption says
+
+
+class Source:
+    """Draws batches of rendered clips, and of latents seen through L2R once `previews` was called."""
+
+    def __init__(self, captions: Captions, generator: torch.Generator, pairs: int = PAIRS, split: str = "train"):
+        self.captions, self.generator, self.pairs, self.split = captions, generator, pairs, split
+        self.pool: tuple[list[Scene], Tensor, Tensor] | None = None
+
+    def scenes(self, count: int) -> list[Scene]:
+        found: list[Scene] = []
+        while len(found) < count:
+            drawn = random_scenes(self.generator, count, SHARES)
+            found += [scene for scene in drawn if split_of(scene) == self.split]
+        return found[:count]
+
+    @torch.no_grad()
+    def previews(self, pool: int = POOL) -> None:
+        vae, self.l2r = load_vae(VAE), load_l2r(L2R_FILE)
+        scenes, latents, shown = [], [], []
+        for _ in range(pool // 32):
+            some, clips, truth = scene_pairs(self.scenes(16), self.generator, False, self.split)
+            scenes += some
+            latents.append(to_model_space(vae.encode(to_network(clips))))
+            shown.append(truth)
+        self.pool = scenes, torch.cat(latents), torch.cat(shown)
+
+    def random(self) -> float:
+        return float(torch.rand((), generator=self.generator))
+
+    def batch(self) -> Batch:
+        still = self.random() < STILLS
+        if self.pool and not still and self.random() < 0.5:
+            scenes, clips, shown = self.from_pool()
+        else:
+            scenes, clips, shown = scene_pairs(self.scenes(self.pairs), self.generator, still, self.split)
+            if still:
+                clips = clips[:, (at := int(self.random() * clips.shape[1])) : at + 1]
+            elif self.random() < 0.5:
+                clips = clips[:, ::4]  # the frames a preview has
+            if self.random() < 0.6:
+                clips = soften(clips, self.generator)
+        return self.describe(scenes, clips, shown, still)
+
+    def describe(self, scenes: list[Scene], clips: Tensor, shown: Tensor, still: bool) -> Batch:
+        others = [next_miss(scene, self.generator, still, self.split)[0] for scene in scenes]
+        texts = [caption(scene, self.generator) for scene in scenes + others]
+        if still:  # one frame shows no motion, so nothing is asked about it
+            shown = shown.clone()
+            shown[:, MOTION] = 0
+        return Batch(network_frames(clips, CONFIG.frames), self.captions(texts), shown,
+                     torch.stack([statements(scene) for scene in scenes + others]))
+
+    @torch.no_grad()
+    def from_pool(self) -> tuple[list[Scene], Tensor, Tensor]:
+        """Latents drawn in pairs, mixed with each other and noised, as previews [N, 5, 64, 64, 3]."""
+        scenes, latents, shown = self.pool
+        first = torch.randint(len(scenes) // 2, (self.pairs,), generator=self.generator) * 2
+        chosen = torch.stack([first, first + 1], 1).flatten()
+        x = latents[chosen]
+        share = MIX * torch.rand(len(x), 1, 1, 1, 1, generator=self.generator)
+        noise = NOISE * torch.rand(share.shape, generator=self.generator)
+        x = x.lerp(latents[chosen ^ 1], share) + noise * torch.randn(x.shape, generator=self.generator)
+        return [scenes[i] for i in chosen.tolist()], self.l2r(x), shown[chosen]
+
+
+MOTION = [i for i, name in enumerate(STATEMENTS) if name.split()[-1] in ("left", "right", "up", "down", "still")]
+
+
+def threshold(scores: Tensor, right: Tensor) -> tuple[float, float]:
+    """The score from which clips are best called right, and the balanced accuracy there."""
+    best = max(
+        ((scores[right.bool()] >= tau).float().mean() + (scores[~right.bool()] < tau).float().mean(), tau)
+        for tau in scores.unique().tolist()
+    )
+    return best[1], best[0].item() / 2
+
+
+@torch.no_grad()
+def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, Tensor, float]:
+    """Scores of clips of unseen compositions with their captions and with a near miss's, which of them are right, and
+    how often the own caption scores higher."""
+    scores, right, wins = [], [], []
+    for _ in range(batches):
+        batch = source.batch()
+        seen, said = viclip.encode_vision(batch.frames), viclip.encode_text(batch.ids)
+        cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
+        own = torch.arange(len(seen))
+        scores += [cosines[own, own], cosines[own, own ^ 1]]
+        right += [torch.ones(len(seen)), torch.zeros(len(seen))]
+        wins.append((scores[-2] > scores[-1]).float().mean())
+    return torch.cat(scores), torch.cat(right), torch.stack(wins).mean().item()
+
+
+def described(scores: Tensor, right: Tensor) -> ViCLIPConfig:
+    """The configuration with tau where right clips are best told from wrong ones; delta and the detector's margins keep
+    the paper's proportion to the distance between the two kinds (0.26 against 0.18 for ViCLIP-L)."""
+    gap = (scores[right.bool()].mean() - scores[~right.bool()].mean()).item()
+    scale = max(gap / 0.08, 0.25)
+    tau = threshold(scores, right)[0]
+    return replace(CONFIG, tau=round(tau, 4), delta=round(0.05 * scale, 4), scale=round(scale, 3))
+
+
+def training_samples() -> Samples:
+    """Clips and single frames of the transformer for training prompts; made if they are not on disk."""
+    make_samples(TRAIN, STILL_SET, VALIDATION)
+    l2r = load_l2r(L2R_FILE)
+    clips, stills = (load_samples(**{**chosen, "l2r": l2r, "shown": CONFIG.frames}) for chosen in (TRAIN, STILL_SET))
+    kept = torch.linspace(0, clips.previews.shape[1] - 1, stills.previews.shape[1]).round().long()
+    return Samples(
+        clips.captions + stills.captions, clips.scenes + stills.scenes,
+        torch.cat([clips.prompt, stills.prompt + len(clips.captions)]), torch.cat([clips.right, stills.right]),
+        clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
+    )
+
+
+def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
+    path = STATE / f"scorer_{seed}.pt"
+    state = load_checkpoint(path)
+    resumed = state is not None and state["stage"] == stage
+    generator = torch.Generator().manual_seed(seed + STAGES.index(stage))
+    captions = Captions(lambda text: tokens(text)["input_ids"], CONFIG.context)
+    tokens = CLIPTokenizer.from_pretrained(str(tokenizer))
+    trainer = Trainer().initialise(generator)
+    average = Average(trainer, 0.995)
+    if state:
+        trainer.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        average.updates = state["step"]
+    hidden = [p for n, p in trainer.named_parameters() if p.ndim == 2 and "resblocks" in n]
+    others = [p for p in trainer.parameters() if all(p is not h for h in hidden)]
+    optimisers = [(Muon(hidden, MUON_LR), MUON_LR),
+                  (torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=1e-4), LR)]
+    budget, step = CpuBudget(minutes), state["step"] if state else 0
+    if resumed:
+        for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        generator.set_state(state["generator"])
+        budget = CpuBudget(minutes, state["spent"])
+    source = Source(captions, generator)
+    check = Source(captions, torch.Generator().manual_seed(990_003), split="validation")
+    if stage != "renders":
+        source.previews()
+        check.previews(256)
+    start = check.generator.get_state()
+    samples = validation = None
+    if stage == "generated":
+        samples = training_samples()
+        validation = load_samples(**{**VALIDATION, "l2r": source.l2r, "shown": CONFIG.frames})
+
+    def save() -> None:
+        save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
+                               "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
+                               "generator": generator.get_state(), "spent": budget.spent, "stage": stage})
+        viclip = average.model.viclip
+        check.generator.set_state(start)
+        cosines, right, near = held_out(viclip, check)
+        print(f"{stage} {budget.spent:.1f} min step {step} held out: near misses {near:.3f}, AUC "
+              f"{auc(cosines, right):.3f}, right {cosines[right.bool()].mean():.3f} wrong "
+              f"{cosines[~right.bool()].mean():.3f}", flush=True)
+        if validation:  # of the window in which the detector decides
+            cosines, right = scores(viclip, validation, captions)[:, :-1].mean(1), validation.right
+            print(f"samples: AUC {auc(cosines, right):.3f}, within prompt {within(cosines, validation)}", flush=True)
+        viclip.config = described(cosines, right)
+        EXPORT.parent.mkdir(parents=True, exist_ok=True)
+        save_viclip(viclip, EXPORT)
+        viclip.config = CONFIG
+
+    reported = budget.spent
+    while budget.progress < 1:
+        for optimiser, lr in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr * trapezoid(budget.progress) * (1 if stage == "renders" else 0.5)
+        loss, parts = trainer.loss(source.batch())
+        if samples:
+            extra, more = trainer.samples_loss(samples, generator, captions)
+            loss, parts = loss + extra, parts | more
+        for optimiser, _ in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
+        for optimiser, _ in optimisers:
+            optimiser.step()
+        average.update(trainer)
+        step += 1
+        if step % 25 == 0:
+            print(f"{budget.spent:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
+        if budget.spent - reported > 3:
+            reported = budget.spent
+            save()
+    save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=STAGES, default="renders")
+    parser.add_argument("--minutes", type=float, default=15, help="of processor time")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer folder")
+    parser.add_argument("--evaluate", action="store_true", help="measure the exported scorer on test prompts")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.evaluate:
+        tokens = CLIPTokenizer.from_pretrained(str(arguments.tokenizer))
+        print(json.dumps(evaluate(lambda text: tokens(text)["input_ids"], EXPORT), indent=1))
+        return
+    train(arguments.stage, arguments.minutes, arguments.seed, arguments.tokenizer)
+
+
+if __name__ == "__main__":
+    main()

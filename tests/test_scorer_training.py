@@ -1,0 +1,95 @@
+"""The parts of the scorer's recipe that its figures rest on."""
+
+import pytest
+import torch
+from scipy import stats
+
+from foresight.demo.captions import caption, parse_caption, split_of
+from foresight.demo.scorer_data import STATEMENTS, near_miss, network_frames, scene_pairs, seen, statements
+from foresight.demo.scorer_figures import auc, detect, within
+from foresight.demo.scorer_samples import Samples
+from foresight.demo.train_common import random_scenes
+from foresight.demo.world import Scene, Thing, arrange
+from foresight.scoring.detector import DetectorSettings
+from foresight.scoring.preprocess import vbench_frames
+
+SHARES = {"easy": 0.3, "medium": 0.3, "hard": 0.4}
+
+
+def scenes(count, seed=0):
+    return random_scenes(torch.Generator().manual_seed(seed), count, SHARES)
+
+
+def test_statements_say_what_the_scene_says():
+    scene = Scene((Thing("ring", "red", "big", "left"), Thing("cross", "blue", None, "up")), "right of", "black")
+    said = {name for name, on in zip(STATEMENTS, statements(scene), strict=True) if on}
+    assert said == {"two", "red ring", "red left", "ring left", "big red", "blue cross", "blue up", "cross up",
+                    "blue left of red", "background black"}
+
+
+def test_mirrored_relations_are_one_statement():
+    a, b = Thing("ring", "red", None, "up"), Thing("cross", "blue", None, "up")
+    assert torch.equal(statements(Scene((a, b), "above", None)), statements(Scene((b, a), "below", None)))
+
+
+def test_a_near_miss_states_something_else():
+    generator = torch.Generator().manual_seed(1)
+    for scene in scenes(150):
+        missed = near_miss(scene, generator)
+        assert not torch.equal(statements(scene), statements(missed)), (scene, missed)
+        assert parse_caption(caption(missed, generator)) is not None
+
+
+def test_a_still_near_miss_needs_no_time_to_see():
+    generator = torch.Generator().manual_seed(2)
+    for scene in scenes(100):
+        missed = near_miss(scene, generator, still=True)
+        if len(missed.objects) == len(scene.objects):
+            assert [t.motion for t in missed.objects] == [t.motion for t in scene.objects]
+
+
+def test_clips_show_all_their_scene_states():
+    generator = torch.Generator().manual_seed(3)
+    for scene in scenes(60):
+        shown = statements(seen(scene, arrange(scene, generator)))
+        assert (shown >= statements(scene)).all()
+
+
+def test_pairs_stay_in_their_split():
+    train = [scene for scene in scenes(30) if split_of(scene) == "train"]
+    both, clips, shown = scene_pairs(train, torch.Generator().manual_seed(4), still=False)
+    assert both[::2] == train and all(split_of(scene) == "train" for scene in both)
+    assert clips.shape == (len(both), 17, 64, 64, 3) and shown.shape == (len(both), len(STATEMENTS))
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_the_batched_preprocessing_is_the_scorers(frames):
+    clips = torch.rand(2, frames, 64, 64, 3, generator=torch.Generator().manual_seed(5))
+    expected = torch.stack([vbench_frames(clip, 64, 3) for clip in clips])
+    assert torch.equal(network_frames(clips, 3), expected)
+
+
+def samples(prompt, right):
+    return Samples([], [], torch.tensor(prompt), torch.tensor(right), [], torch.zeros(len(right), 0))
+
+
+def test_auc_is_the_mann_whitney_statistic():
+    generator = torch.Generator().manual_seed(6)
+    values, right = torch.randint(8, (60,), generator=generator).float(), torch.rand(60, generator=generator) < 0.4
+    expected = stats.mannwhitneyu(values[right], values[~right]).statistic / (right.sum() * (~right).sum())
+    assert auc(values, right) == pytest.approx(float(expected))
+
+
+def test_within_prompt_auc_ignores_what_the_caption_tells():
+    # The score knows only which prompt is easy: perfect between prompts, a guess within them.
+    prompt, right = [0] * 4 + [1] * 4 + [2] * 4, [True] * 4 + [False] * 4 + [True, True, False, False]
+    values = torch.tensor([1.0] * 4 + [0.0] * 4 + [0.5] * 4)
+    found = samples(prompt, right)
+    assert found.mixed() == [2]
+    assert within(values, found)[0] == 0.5
+    assert auc(values, found.right) > 0.8
+
+
+def test_a_trace_that_ends_before_the_window_is_refused():
+    with pytest.raises(ValueError, match="5 steps do not reach"):
+        detect(torch.tensor([0.1, 0.3, 0.1, 0.3, 0.1]), DetectorSettings.video())
