@@ -109,6 +109,26 @@ class ComfyClient:
         return self.get("/view", **{key: file[key] for key in ("filename", "subfolder", "type")})
 
 
+def with_defaults(prompt: Prompt, object_info: dict[str, Any]) -> Prompt:
+    """The prompt with every required widget that it leaves out at its default, as the browser would send it."""
+    filled = {}
+    for node, content in prompt.items():
+        inputs = dict(content["inputs"])
+        for name, (kind, *options) in object_info[content["class_type"]]["input"].get("required", {}).items():
+            settings = options[0] if options else {}
+            choices = kind if isinstance(kind, list) else settings.get("options")
+            if name not in inputs and ("default" in settings or choices):
+                inputs[name] = settings["default"] if "default" in settings else choices[0]
+        filled[node] = {**content, "inputs": inputs}
+    return filled
+
+
+def seconds(entry: dict[str, Any]) -> float:
+    """How long a finished prompt ran, by the server's clock."""
+    times = {kind: report["timestamp"] for kind, report in entry["status"]["messages"]}
+    return (times["execution_success"] - times["execution_start"]) / 1000
+
+
 class ComfyServer(ComfyClient):
     """A ComfyUI process with one pack linked into a base directory of its own.
 

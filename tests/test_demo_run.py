@@ -1,0 +1,85 @@
+"""The demo command: its fixed prompts, its report and its files."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foresight.demo import graphs, media, run
+from foresight.demo.captions import prompt
+from foresight.demo.world import render
+from foresight.evaluation.server import ComfyServer, with_defaults
+
+KEYS = {
+    "prompt", "seed", "accepted", "predicted_score", "stop_step", "rule", "trial", "final_score", "judge_base",
+    "judge_final", "nfe", "nfe_plain", "seconds", "seconds_plain",
+}  # fmt: skip
+
+
+def clip_of(scene, seconds: float, outputs: dict | None = None) -> run.Clip:
+    frames = render(scene, generator=torch.Generator().manual_seed(0)).numpy()
+    return run.Clip(frames, seconds, outputs or {})
+
+
+def report(accepted: bool, trial: str) -> dict:
+    verdict = {"accepted": accepted, "predicted_score": 0.31, "stop_step": 10, "rule": "early_reject"}
+    return {
+        "report": {
+            "foresight_report": [
+                {"trials": [{"verdict": verdict}], "trial": trial, "final_score": 0.4, "nfe": 70, "nfe_plain": 50}
+            ]
+        }
+    }
+
+
+def test_prompts_are_fixed_by_index():
+    pairs = [run.fixed_pair(index, 0) for index in range(12)]
+    assert pairs == [run.fixed_pair(index, 0) for index in range(12)]
+    assert [seed for *_, seed in pairs] == list(range(12))
+    assert len({text for text, *_ in pairs}) == 12
+
+
+def test_an_entry_compares_the_first_verdict_with_what_came_out():
+    (text, right), (_, wrong) = prompt("test", "easy", 0), prompt("test", "easy", 1)
+    entry = run.run_entry(text, 3, right, clip_of(wrong, 1.0), clip_of(right, 1.5, report(False, "1")))
+    assert entry.keys() == KEYS
+    assert entry["judge_base"] is False and entry["judge_final"] is True
+    assert (entry["accepted"], entry["trial"], entry["nfe"], entry["seconds_plain"]) == (False, "1", 70, 1.0)
+    summary = run.summarise([entry])
+    assert (summary["repaired"], summary["spoiled"], summary["rejected"]) == (1, 0, 1)
+    assert "wrong, right" in run.line(0, entry)
+    assert "1 repaired" in run.total(summary)
+
+
+def test_clips_without_a_scene_are_not_judged():
+    _, scene = prompt("test", "easy", 0)
+    entry = run.run_entry("a cat", 0, None, clip_of(scene, 1.0), clip_of(scene, 1.0, report(True, "0")))
+    assert entry["judge_base"] is None and entry["judge_final"] is None
+    assert run.summarise([entry])["judged"] == 0
+    assert "-, -" in run.line(0, entry)
+
+
+def test_clips_are_written_whole(tmp_path):
+    frames = render(prompt("test", "hard", 0)[1], generator=torch.Generator().manual_seed(0)).numpy()
+    media.write_clip(frames, tmp_path / "clip")
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    big = frames.repeat(media.ENLARGE, 1).repeat(media.ENLARGE, 2)
+    assert decoded.shape == big.shape
+    assert np.abs(decoded.astype(int) - big).mean() < 6
+    with Image.open(tmp_path / "clip.webp") as animation:
+        assert animation.is_animated and animation.size == (256, 256)
+    media.contact_sheet([("plain", frames), ("preview", frames[::4])], [f"line {n}" for n in range(2)], tmp_path / "s.png")
+    assert Image.open(tmp_path / "s.png").width > 9 * 128
+
+
+@pytest.mark.parametrize("graph", [graphs.plain, graphs.foresight])
+def test_graphs_name_only_inputs_that_exist(comfy_server: ComfyServer, graph):
+    nodes = comfy_server.object_info()
+    for content in with_defaults(graph("a red circle", 0), nodes).values():
+        known = nodes[content["class_type"]]["input"]
+        assert content["inputs"].keys() <= known.get("required", {}).keys() | known.get("optional", {}).keys()
+        assert content["inputs"].keys() >= known.get("required", {}).keys()
