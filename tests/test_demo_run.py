@@ -72,8 +72,8 @@ def test_clips_are_written_whole(tmp_path):
     assert np.abs(decoded.astype(int) - big).mean() < 6
     with Image.open(tmp_path / "clip.webp") as animation:
         assert animation.is_animated and animation.size == (256, 256)
-    media.contact_sheet([("plain", frames), ("preview", frames[::4])], [f"line {n}" for n in range(2)], tmp_path / "s.png")
-    assert Image.open(tmp_path / "s.png").width > 9 * 128
+    media.contact_sheet([("plain", frames), ("preview", frames[::4])], ["one", "two"], tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").width > 9 * 128
 
 
 @pytest.mark.parametrize("graph", [graphs.plain, graphs.foresight])
