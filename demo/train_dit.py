@@ -9,7 +9,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -35,14 +39,13 @@ from .train_common import (
 from .train_vae import EXPORT as VAE_EXPORT
 from .wan_dit import WanTransformer, load_transformer
 from .wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
-from .world import DIFFICULTIES, render_batch
+from .world import DIFFICULTIES, FRAMES, Scene, render_batch
 
 EXPORT = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"
 SHARES = {"easy": 0.25, "medium": 0.35, "hard": 0.4}
 IMAGES_FIRST = 0.25  # of the time; real models learn images first, which is why their single frames are better
 IMAGES_MIXED = 0.3  # of the batches after that
 CLIP_BATCH, IMAGE_BATCH = 40, 112
-IMAGES_PER_CAPTION = 3
 LR = 2e-3
 DROPOUT = 0.1  # of the captions, for classifier-free guidance
 # Noise levels are those that the low shifts of the demo workflows visit, and some high ones, where composition starts.
@@ -50,38 +53,32 @@ SHIFTS, HIGH_SHARE = (0.5, 1.8), 0.3
 
 
 @torch.no_grad()
-def encode_images(vae: WanVAE, clips: Tensor) -> Tensor:
-    """uint8 clips -> model-space latents in fp16."""
-    return to_model_space(vae.encode(to_network(clips))).half()
+def encode_scenes(vae_path: Path, scenes: Sequence[Scene], seed: int, frames: int) -> Tensor:
+    """Render scenes with `frames` frames and encode them to model-space latents, fp16 [scenes, 16, F, 8, 8]."""
+    vae = load_vae(vae_path)
+    clips = render_batch(scenes, torch.Generator().manual_seed(seed), frames)
+    return torch.cat([to_model_space(vae.encode(to_network(part))).half() for part in clips.split(8)])
 
 
 def training_data(vae_path: Path, captions: int, clips: int, seed: int) -> dict:
     """Latents of rendered training prompts, made once and kept on disk.
 
-    captions: list of texts; images: [captions, IMAGES_PER_CAPTION, 16, 1, 8, 8]; clips: [clips, 16, 5, 8, 8] of the
-    first `clips` captions.
+    captions: list of texts; images: [captions, 16, 1, 8, 8]; clips: [clips, 16, 5, 8, 8] of the first captions.
     """
-    vae = load_vae(vae_path)
-    digest = hashlib.sha256(vae.encoder.conv1.weight.detach().numpy().tobytes()).hexdigest()[:8]
+    digest = hashlib.sha256(load_vae(vae_path).encoder.conv1.weight.detach().numpy().tobytes()).hexdigest()[:8]
     path = STATE / f"latents_{digest}_{captions}_{clips}_{seed}.pt"
     if data := load_checkpoint(path):
         return data
-    generator = torch.Generator().manual_seed(seed)
     pairs = [pair for name in DIFFICULTIES for pair in prompts("train", name, round(captions * SHARES[name]))]
-    pairs = [pairs[i] for i in torch.randperm(len(pairs), generator=generator)]
-    scenes = [scene for _, scene in pairs]
-    images = [
-        encode_images(vae, render_batch(scenes[i : i + 64] * IMAGES_PER_CAPTION, generator, 1))
-        .unflatten(0, (IMAGES_PER_CAPTION, -1)).transpose(0, 1)
-        for i in range(0, len(scenes), 64)
-    ]
-    print(f"{len(scenes) * IMAGES_PER_CAPTION} images encoded", flush=True)
-    videos = []
-    for i in range(0, clips, 64):
-        videos.append(encode_images(vae, render_batch(scenes[i : min(i + 64, clips)], generator)))
-        if i % 2048 == 0:
-            print(f"{i} clips encoded", flush=True)
-    data = {"captions": [text for text, _ in pairs], "images": torch.cat(images), "clips": torch.cat(videos)}
+    pairs = [pairs[i] for i in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))]
+    data: dict = {"captions": [text for text, _ in pairs]}
+    # Small convolutions gain nothing from a second thread: one process per core is twice as fast.
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for name, count, frames in (("images", len(pairs), 1), ("clips", clips, FRAMES)):
+            chunks = [[scene for _, scene in pairs[i : min(i + 64, count)]] for i in range(0, count, 64)]
+            seeds = range(seed * 10**6 + frames * 10**5, seed * 10**6 + frames * 10**5 + len(chunks))
+            data[name] = torch.cat(list(pool.map(encode_scenes, repeat(vae_path), chunks, seeds, repeat(frames))))
+            print(f"{count} {name} encoded", flush=True)
     save_checkpoint(path, data)
     return data
 
@@ -147,9 +144,7 @@ def validation_loss(model, data: dict, table: TextTable) -> float:
 
 def held_out(vae_path: Path, count: int = 96) -> tuple[dict, TextTable]:
     pairs = [pair for name in DIFFICULTIES for pair in prompts("validation", name, count // 3)]
-    clips = render_batch([scene for _, scene in pairs], torch.Generator().manual_seed(1))
-    vae = load_vae(vae_path)
-    latents = torch.cat([encode_images(vae, part) for part in clips.split(16)])
+    latents = encode_scenes(vae_path, [scene for _, scene in pairs], 1, FRAMES)
     return {"clips": latents}, TextTable([text for text, _ in pairs])
 
 
@@ -186,8 +181,7 @@ def train(minutes: float, dim: int, layers: int, ffn_dim: int, seed: int, captio
         for block in model.blocks:  # one graph serves all blocks, so this costs seconds, not minutes
             block.compile(dynamic=False)
     recipe = {"recipe": "foresight.demo.train_dit", "date": today(), "torch": torch.__version__, "dim": dim,
-              "layers": layers, "ffn_dim": ffn_dim, "seed": seed, "captions": captions, "clips": clip_count,
-              "images": captions * IMAGES_PER_CAPTION}
+              "layers": layers, "ffn_dim": ffn_dim, "seed": seed, "images": captions, "clips": clip_count}
     reported = saved_at = budget.spent
     running = None
     done = budget.progress == 1
@@ -198,11 +192,9 @@ def train(minutes: float, dim: int, layers: int, ffn_dim: int, seed: int, captio
                 group["lr"] = LR * trapezoid(progress, decay=0.5)
         images = progress < IMAGES_FIRST or torch.rand((), generator=generator) < IMAGES_MIXED
         count = IMAGE_BATCH if images else CLIP_BATCH
-        chosen = torch.randint(len(data["images"]) if images else len(data["clips"]), (count,), generator=generator)
-        if images:
-            x0 = data["images"][chosen, torch.randint(IMAGES_PER_CAPTION, (count,), generator=generator)].float()
-        else:
-            x0 = data["clips"][chosen].float()
+        latents = data["images" if images else "clips"]
+        chosen = torch.randint(len(latents), (count,), generator=generator)
+        x0 = latents[chosen].float()
         chosen[torch.rand(count, generator=generator) < DROPOUT] = -1
         noise = torch.randn(x0.shape, generator=generator)
         loss = velocity_loss(model, x0, table.batch(chosen.tolist()), draw_sigma(count, generator), noise).mean()
@@ -287,8 +279,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--ffn-dim", type=int, default=512)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--captions", type=int, default=16000)
-    parser.add_argument("--clips", type=int, default=10000)
+    parser.add_argument("--captions", type=int, default=12000)
+    parser.add_argument("--clips", type=int, default=3000)
     parser.add_argument("--export", type=Path, default=EXPORT)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--evaluate", action="store_true", help="measure the shipped weights instead of training")
