@@ -132,9 +132,12 @@ class TrialSwitch(io.ComfyNode):
                 types.Verdict.Input("verdict"),
                 AnyType.Input("on_accept", lazy=True),
                 AnyType.Input("on_reject", lazy=True),
-                types.Verdict.Input(
-                    "reject_verdict", optional=True, lazy=True,
-                    tooltip="The verdict of the on_reject branch, so that the report at the end tells the whole story.",
+                *(
+                    types.Verdict.Input(
+                        name, optional=True, lazy=True,
+                        tooltip=f"The verdict of the {branch} branch, so that the report at the end tells the whole story.",
+                    )
+                    for name, branch in (("accept_verdict", "on_accept"), ("reject_verdict", "on_reject"))
                 ),
             ],
             outputs=[AnyType.Output(display_name="value"), types.Verdict.Output(display_name="verdict")],
@@ -143,11 +146,11 @@ class TrialSwitch(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, verdict, **branches):
         # An input that nothing is connected to is missing here; one that has not run yet is None.
-        wanted = ["on_accept"] if verdict.accepted else ["on_reject", "reject_verdict"]
+        wanted = ["on_accept", "accept_verdict"] if verdict.accepted else ["on_reject", "reject_verdict"]
         return [name for name in wanted if name in branches and branches[name] is None]
 
     @classmethod
-    def execute(cls, verdict, on_accept=None, on_reject=None, reject_verdict=None):
+    def execute(cls, verdict, on_accept=None, on_reject=None, accept_verdict=None, reject_verdict=None):
         if verdict.accepted:
-            return io.NodeOutput(on_accept, verdict)
+            return io.NodeOutput(on_accept, accept_verdict or verdict)
         return io.NodeOutput(on_reject, reject_verdict or verdict)

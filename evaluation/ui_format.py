@@ -1,0 +1,300 @@
+"""Graphs as the files that ComfyUI's frontend opens: workflows and subgraph blueprints, laid out from left to right.
+
+What a node looks like (its sockets, its widgets and their order) is taken from a server's object_info.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .server import Prompt
+
+ObjectInfo = Mapping[str, Mapping[str, Any]]
+
+# Who offers a node where it is missing: our registry name and version, and the oldest ComfyUI that is supported.
+PACK, CORE = {"cnr_id": "foresight-video", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.3.75"}
+COLOURS = {"green": ("#232", "#353"), "red": ("#322", "#533")}  # as core's templates mark their prompts
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+BOX, BOX_OUT = -10, -20  # the frontend's ids of a subgraph's own ends
+WIDTH, GAP, TITLE, SLOT, WIDGET, TEXT = 340, 50, 30, 20, 26, 110  # pixels
+
+
+@dataclass
+class Node:
+    """inputs: by name; a Link, or the value of a widget. size: None is computed."""
+
+    id: int
+    type: str
+    inputs: dict[str, Any]
+    title: str | None = None
+    colour: str | None = None
+    size: tuple[int, int | None] = (WIDTH, None)
+
+    def __getitem__(self, slot: int) -> Link:
+        return Link(self, slot)
+
+
+@dataclass(frozen=True)
+class Link:
+    """An output of a node, or an input of the box around the graph (node None)."""
+
+    node: Node | None
+    slot: int
+
+
+@dataclass
+class Group:
+    title: str
+    column: int
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class Graph:
+    """Nodes in groups; groups of one column stand below each other. note: Markdown, left of everything."""
+
+    note: str = ""
+    groups: list[Group] = field(default_factory=list)
+
+    @property
+    def nodes(self) -> list[Node]:
+        return sorted((node for group in self.groups for node in group.nodes), key=lambda node: node.id)
+
+    def group(self, title: str, column: int) -> None:
+        """Nodes that are added from now on belong to this group."""
+        self.groups.append(Group(title, column))
+
+    def add(
+        self, class_type: str, /, *, title: str | None = None, colour: str | None = None,
+        size: tuple[int, int | None] = (WIDTH, None), **inputs: Any,
+    ) -> Node:  # fmt: skip
+        node = Node(len(self.nodes) + 1, class_type, inputs, title, colour, size)
+        self.groups[-1].nodes.append(node)
+        return node
+
+    def prompt(self) -> Prompt:
+        """The API form."""
+        return {
+            str(node.id): {
+                "class_type": node.type,
+                "inputs": {
+                    name: [str(value.node.id), value.slot] if isinstance(value, Link) else value
+                    for name, value in node.inputs.items()
+                },
+            }
+            for node in self.nodes
+        }
+
+
+@dataclass(frozen=True)
+class _Input:
+    name: str
+    type: str
+    optional: bool
+    options: Mapping[str, Any]
+
+    @property
+    def is_widget(self) -> bool:
+        return self.type in WIDGETS and not self.options.get("forceInput")
+
+    @property
+    def default(self) -> Any:
+        """What the frontend would put into the widget."""
+        if self.type == "COMBO":
+            return self.options.get("default", next(iter(self.options["options"]), None))
+        return self.options.get("default", {"STRING": "", "BOOLEAN": False}.get(self.type, self.options.get("min", 0)))
+
+
+def _inputs(info: Mapping[str, Any]) -> Iterator[_Input]:
+    for kind in ("required", "optional"):
+        for name, (type, *options) in info["input"].get(kind, {}).items():
+            found = options[0] if options else {}
+            if isinstance(type, list):  # V1 nodes put a combo's choices where its type would be
+                type, found = "COMBO", {**found, "options": type}
+            yield _Input(name, type, kind == "optional", found)
+
+
+def fill_defaults(prompt: Prompt, object_info: ObjectInfo) -> Prompt:
+    """The prompt with every open widget at its default, as the frontend sends it."""
+    return {
+        id: {
+            "class_type": node["class_type"],
+            "inputs": {
+                given.name: node["inputs"].get(given.name, given.default)
+                for given in _inputs(object_info[node["class_type"]])
+                if given.is_widget or given.name in node["inputs"]
+            },
+        }
+        for id, node in prompt.items()
+    }
+
+
+class _Writer:
+    """Turns a Graph into nodes, links and groups."""
+
+    def __init__(self, graph: Graph, object_info: ObjectInfo, downloads: Mapping[str, tuple[str, str]]):
+        self.graph, self.info, self.downloads = graph, object_info, downloads
+        self.links: list[dict[str, Any]] = []
+        self.bounding: list[dict[str, Any]] = []
+        for node in graph.nodes:
+            self._link(node)
+        self.nodes = self._place()
+
+    def _link(self, node: Node) -> None:
+        for slot, given in enumerate(_inputs(self.info[node.type])):
+            if isinstance(source := node.inputs.get(given.name), Link):
+                origin = (source.node.id, source.slot) if source.node else (BOX, source.slot)
+                self.connect(*origin, node.id, slot, given.type)
+
+    def connect(self, origin: int, origin_slot: int, target: int, target_slot: int, type: str) -> int:
+        ends = {"origin_id": origin, "origin_slot": origin_slot, "target_id": target, "target_slot": target_slot}
+        self.links.append({"id": len(self.links) + 1, **ends, "type": type})
+        return self.links[-1]["id"]
+
+    def from_(self, id: int, slot: int) -> list[int]:
+        return [link["id"] for link in self.links if (link["origin_id"], link["origin_slot"]) == (id, slot)]
+
+    def _height(self, node: Node) -> int:
+        if node.size[1]:
+            return node.size[1]
+        info, inputs = self.info[node.type], list(_inputs(self.info[node.type]))
+        widgets = [given for given in inputs if given.is_widget and not given.options.get("advanced")]
+        height = max(sum(not given.is_widget for given in inputs), len(info["output"])) * SLOT + 12
+        height += sum(TEXT if given.options.get("multiline") else WIDGET for given in widgets)
+        return height + WIDGET * sum("control_after_generate" in given.options for given in widgets)
+
+    def _place(self) -> list[dict[str, Any]]:
+        made, x = [], 0
+        for column in sorted({group.column for group in self.graph.groups}):
+            groups = [group for group in self.graph.groups if group.column == column]
+            width = max(node.size[0] for group in groups for node in group.nodes)
+            y = 0
+            for group in groups:
+                top, y = y, y + 50
+                for node in group.nodes:
+                    y += TITLE
+                    made.append(self._node(node, [x, y], [width, self._height(node)]))
+                    y += self._height(node) + 20
+                box = [x - 15, top, width + 30, y - top]
+                self.bounding.append({"id": len(self.bounding) + 1, "title": group.title, "bounding": box,
+                                      "color": "#3f789e", "font_size": 24, "flags": {}})  # fmt: skip
+                y += GAP
+            x += width + GAP + 30
+        return sorted(made, key=lambda node: node["id"])
+
+    def _node(self, node: Node, position: list[int], size: list[int]) -> dict[str, Any]:
+        info, inputs = self.info[node.type], list(_inputs(self.info[node.type]))
+        into = {(link["target_id"], link["target_slot"]): link["id"] for link in self.links}
+        values = []
+        for given in inputs:
+            if given.is_widget:
+                value = node.inputs.get(given.name, given.default)
+                # A widget that something is connected to keeps a value of its own under the connection.
+                values.append(given.default if isinstance(value, Link) else value)
+                if given.options.get("control_after_generate"):
+                    values.append("fixed")
+        source = PACK if node.type.startswith("Foresight") else CORE
+        models = [
+            {"name": value, "url": self.downloads[value][1], "directory": self.downloads[value][0]}
+            for value in values
+            if value in self.downloads
+        ]
+        made = {
+            "id": node.id, "type": node.type, "pos": position, "size": size, "flags": {}, "order": node.id - 1,
+            "mode": 0,
+            "inputs": [
+                {"name": given.name, "type": given.type}
+                | ({"shape": 7} if given.optional else {})
+                | ({"widget": {"name": given.name}} if given.is_widget else {})
+                | {"link": into.get((node.id, slot))}
+                for slot, given in enumerate(inputs)
+            ],
+            "outputs": [
+                {"name": name, "type": type, "links": self.from_(node.id, slot) or None}
+                for slot, (name, type) in enumerate(zip(info["output_name"], info["output"], strict=True))
+            ],
+            "properties": {**source, "Node name for S&R": node.type} | ({"models": models} if models else {}),
+            "widgets_values": values,
+        }  # fmt: skip
+        if node.title:
+            made["title"] = node.title
+        if node.colour:
+            made["color"], made["bgcolor"] = COLOURS[node.colour]
+        return made
+
+
+def ui_workflow(
+    graph: Graph, object_info: ObjectInfo, downloads: Mapping[str, tuple[str, str]] | None = None
+) -> dict[str, Any]:
+    """The workflow file. downloads: file name -> (model folder, address), offered where a widget's file is missing."""
+    writer = _Writer(graph, object_info, downloads or {})
+    note = {
+        "id": len(writer.nodes) + 1, "type": "MarkdownNote", "pos": [-460, 30], "size": [400, 420], "flags": {},
+        "order": len(writer.nodes), "mode": 0, "inputs": [], "outputs": [], "properties": {},
+        "widgets_values": [graph.note], "color": "#432", "bgcolor": "#653",
+    }  # fmt: skip
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, graph.note + str(len(writer.nodes)))),
+        "revision": 0,
+        "last_node_id": note["id"],
+        "last_link_id": len(writer.links),
+        "nodes": [*writer.nodes, note],
+        "links": [list(link.values()) for link in writer.links],
+        "groups": writer.bounding,
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def blueprint(
+    name: str, graph: Graph, inputs: Mapping[str, str], outputs: Mapping[str, tuple[str, Link]],
+    defaults: Mapping[str, Any], object_info: ObjectInfo,
+) -> dict[str, Any]:  # fmt: skip
+    """A subgraph blueprint: `graph` in a box with `inputs` (name -> type) and `outputs` (name -> type and source).
+
+    Inputs of `defaults` are widgets of the box.
+    """
+    writer = _Writer(graph, object_info, {})
+    box_outputs = []
+    for slot, (title, (type, source)) in enumerate(outputs.items()):
+        link = writer.connect(source.node.id, source.slot, BOX_OUT, slot, type)
+        box_outputs.append({"id": _id(name, "out", title), "name": title, "type": type, "linkIds": [link]})
+    for node in writer.nodes:
+        for slot, output in enumerate(node["outputs"]):
+            output["links"] = writer.from_(node["id"], slot) or None
+    right = max(node["pos"][0] + node["size"][0] for node in writer.nodes)
+    box = {
+        "id": _id(name), "version": 1, "revision": 0, "config": {}, "name": name,
+        "state": {"lastGroupId": len(writer.bounding), "lastNodeId": len(writer.nodes),
+                  "lastLinkId": len(writer.links), "lastRerouteId": 0},
+        "inputNode": {"id": BOX, "bounding": [-220, 60, 140, 20 * len(inputs) + 40]},
+        "outputNode": {"id": BOX_OUT, "bounding": [right + 80, 60, 140, 20 * len(outputs) + 40]},
+        "inputs": [
+            {"id": _id(name, "in", title), "name": title, "type": type, "linkIds": writer.from_(BOX, slot)}
+            for slot, (title, type) in enumerate(inputs.items())
+        ],
+        "outputs": box_outputs, "widgets": [], "nodes": writer.nodes, "links": writer.links,
+        "groups": writer.bounding, "extra": {},
+    }  # fmt: skip
+    outer = {
+        "id": 1, "type": box["id"], "pos": [0, 0], "size": [400, 480], "flags": {}, "order": 0, "mode": 0,
+        "inputs": [
+            {"name": title, "type": type} | ({"widget": {"name": title}} if title in defaults else {}) | {"link": None}
+            for title, type in inputs.items()
+        ],
+        "outputs": [{"name": title, "type": type, "links": None} for title, (type, _) in outputs.items()],
+        "properties": {**PACK}, "widgets_values": list(defaults.values()),
+    }  # fmt: skip
+    return {
+        "id": _id(name, "file"), "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [outer], "links": [],
+        "groups": [], "definitions": {"subgraphs": [box]}, "config": {}, "extra": {}, "version": 0.4,
+    }  # fmt: skip
+
+
+def _id(*names: str) -> str:
+    """The frontend wants UUIDs; made from names they are the same at every writing."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, "/".join(names)))

@@ -1,0 +1,303 @@
+"""The example graphs, written once: as prompts for ComfyUI's API and as the files in workflows/ and subgraphs/.
+
+    api_graph("demo_one_node", client.object_info(), prompt="a red circle moves left on a white background", seed=7)
+    python -m foresight.evaluation.workflows --server http://127.0.0.1:8188     writes the files anew
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..demo import preset
+from ..demo.world import FRAMES, SIZE
+from .server import ComfyClient, Prompt
+from .ui_format import WIDTH, Graph, Link, Node, ObjectInfo, blueprint, fill_defaults, ui_workflow
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the graphs of one model family have in common. gate, injection: other widgets of those nodes, by name.
+
+    text_encoder: None is the demo's own. shift: of core's ModelSamplingSD3. width, height, length: pixels and frames.
+    """
+
+    model: str
+    vae: str
+    scorer: str
+    prompt: str
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    shift: float
+    width: int
+    height: int
+    length: int
+    fps: float
+    note: str
+    text_encoder: str | None = None
+    converter: str = "auto"
+    negative: str = ""
+    seed: int = 0
+    tau: float = -1.0
+    delta: float = -1.0
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    injection: Mapping[str, Any] = field(default_factory=dict)
+
+
+DEMO = Settings(
+    model=preset.TRANSFORMER, vae=preset.VAE, scorer=preset.SCORER, converter=preset.CONVERTER,
+    prompt="one yellow ring glides upwards on a brown background",
+    steps=preset.STEPS, cfg=preset.CFG, sampler=preset.SAMPLER, scheduler=preset.SCHEDULER, shift=preset.SHIFT,
+    width=SIZE, height=SIZE, length=FRAMES, fps=8,
+    note="""## Foresight: the demo family
+
+Small models that come with Foresight draw coloured shapes that move. Nothing has to be downloaded, no GPU is needed.
+Press **Run**.
+
+Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, a direction and a background:
+"a red circle moves left on a white background", "a green square under a blue ring, both standing still".
+
+**Run Report** tells what was seen and done. Set **tau** to 1 to see every trial; -1 is the scorer's own threshold.""",
+)  # fmt: skip
+
+WAN = Settings(
+    model="wan2.1_t2v_1.3B_fp16.safetensors", vae="wan_2.1_vae.safetensors",
+    text_encoder="umt5_xxl_fp8_e4m3fn_scaled.safetensors", scorer="ViCLIP-L-14.safetensors",
+    prompt="a fox moving quickly in a beautiful winter scenery nature trees mountains daytime tracking camera",
+    negative="色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+    "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走",
+    # 50 steps and 480p with 49 frames are the paper's; shift, cfg, sampler, scheduler those of ComfyUI's own template.
+    steps=50, cfg=6.0, sampler="uni_pc", scheduler="simple", shift=8.0, width=832, height=480, length=49, fps=16,
+    note="""## Foresight with Wan 2.1 T2V 1.3B
+
+A clip that is going to miss its prompt is stopped near step 10 of 50 and repaired; one that passes is not touched.
+
+Put these files here:
+
+- ComfyUI/models/diffusion_models: [wan2.1_t2v_1.3B_fp16.safetensors](https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/blob/main/split_files/diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors)
+- ComfyUI/models/text_encoders: [umt5_xxl_fp8_e4m3fn_scaled.safetensors](https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/blob/main/split_files/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors)
+- ComfyUI/models/vae: [wan_2.1_vae.safetensors](https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/blob/main/split_files/vae/wan_2.1_vae.safetensors)
+- ComfyUI/models/foresight: [ViCLIP-L-14's model.safetensors](https://huggingface.co/OpenGVLab/ViCLIP-L-14-hf/blob/main/model.safetensors), saved as ViCLIP-L-14.safetensors
+
+Size, length and step count are the paper's (480p, 49 frames, 50 steps).""",  # noqa: E501
+)  # fmt: skip
+
+_HUB = "https://huggingface.co"
+_WAN_HUB = f"{_HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+# What the frontend offers when a file is missing: name -> folder and address.
+DOWNLOADS = {
+    WAN.model: ("diffusion_models", f"{_WAN_HUB}/diffusion_models/{WAN.model}"),
+    WAN.text_encoder: ("text_encoders", f"{_WAN_HUB}/text_encoders/{WAN.text_encoder}"),
+    WAN.vae: ("vae", f"{_WAN_HUB}/vae/{WAN.vae}"),
+    WAN.scorer: ("foresight", f"{_HUB}/OpenGVLab/ViCLIP-L-14-hf/resolve/main/model.safetensors"),
+}
+
+
+@dataclass(frozen=True)
+class _Family:
+    model: Link
+    vae: Link
+    clip: Link
+
+
+def _family(graph: Graph, s: Settings) -> _Family:
+    graph.group("Models", column=1)
+    model = graph.add("UNETLoader", unet_name=s.model, weight_dtype="default")
+    shifted = graph.add("ModelSamplingSD3", model=model[0], shift=s.shift)
+    if s.text_encoder:
+        clip = graph.add("CLIPLoader", clip_name=s.text_encoder, type="wan", device="default")
+    else:
+        clip = graph.add("ForesightDemoTextEncoder")
+    vae = graph.add("VAELoader", vae_name=s.vae)
+    return _Family(shifted[0], vae[0], clip[0])
+
+
+def _inspector(graph: Graph, s: Settings, model: Link, column: int) -> tuple[Link, Link]:
+    graph.group("Inspector", column)
+    # "auto" asks the model for its latent format; a converter chosen by name knows its own.
+    by_model = {"model": model} if s.converter == "auto" else {}
+    l2r = graph.add("ForesightL2RPreview", converter=s.converter, **by_model)
+    scorer = graph.add("ForesightViCLIPScore", weights=s.scorer)
+    return l2r[0], scorer[0]
+
+
+def _clip_size(graph: Graph, s: Settings, column: int) -> Link:
+    graph.group("Clip size", column)
+    size = {"width": s.width, "height": s.height, "length": s.length}
+    return graph.add("EmptyHunyuanLatentVideo", **size, batch_size=1)[0]
+
+
+def _result(graph: Graph, s: Settings, column: int, latent: Link, verdict: Link, vae: Link, scorer: Link) -> None:
+    graph.group("Result", column)
+    frames = graph.add("VAEDecode", samples=latent, vae=vae)[0]
+    graph.add("SaveAnimatedWEBP", images=frames, filename_prefix="foresight", fps=s.fps, lossless=False, quality=90,
+              method="default", size=(WIDTH, 400))  # fmt: skip
+    report = graph.add("ForesightRunReport", verdict=verdict, images=frames, scorer=scorer)
+    graph.group("Report", column + 1)
+    graph.add("SaveImage", images=report[0], filename_prefix="foresight_report", size=(620, 480))
+    graph.add("PreviewAny", source=report[1], size=(620, 330))
+
+
+def one_node(s: Settings) -> Graph:
+    graph = Graph(s.note)
+    family = _family(graph, s)
+    l2r, scorer = _inspector(graph, s, family.model, column=2)
+    latent = _clip_size(graph, s, column=2)
+    graph.group("Sample, watch, repair", column=3)
+    sampler = graph.add(
+        "ForesightSampler", model=family.model, clip=family.clip, prompt=s.prompt, negative=s.negative, seed=s.seed,
+        steps=s.steps, cfg=s.cfg, sampler_name=s.sampler, scheduler=s.scheduler, latent_image=latent, scorer=scorer,
+        l2r=l2r, tau=s.tau, delta=s.delta, **s.gate, **s.injection, size=(420, None),
+    )  # fmt: skip
+    _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
+    return graph
+
+
+def hierarchy(
+    graph: Graph, s: Settings, column: int, *, model: Link, clip: Link, noise: Link, sampler: Link, sigmas: Link,
+    latent_image: Link, l2r: Link, scorer: Link, prompt: Link | str, negative: Link | str, cfg: Link | float,
+    tau: Link | float, delta: Link | float,
+) -> tuple[Node, Node]:  # fmt: skip
+    """The paper's trials as nodes. Returns the first Trial Switch (latent, verdict) and the base run (preview)."""
+    graph.group("Prompt and gate", column)
+    texts = [
+        graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name} Prompt)", clip=clip, text=text, colour=colour)
+        for name, text, colour in (("Positive", prompt, "green"), ("Negative", negative, "red"))
+    ]
+    guider = graph.add("CFGGuider", model=model, positive=texts[0][0], negative=texts[1][0], cfg=cfg)[0]
+    gate = graph.add("ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=prompt, tau=tau, delta=delta, **s.gate)[0]
+    inputs = {"noise": noise, "sampler": sampler, "sigmas": sigmas, "latent_image": latent_image}
+
+    def sample(title: str, **connected: Link) -> Node:
+        return graph.add("ForesightMonitoredSampler", title=f"Monitored Sampler ({title})", **inputs, **connected)
+
+    def probe(title: str, **connected: Link) -> Node:
+        title = f"Single-Frame Probe ({title})"
+        return graph.add("ForesightSingleFrameProbe", title=title, **inputs, gate=gate, **connected)
+
+    def inject(title: str, anchor: Link) -> Link:
+        return graph.add("ForesightLatentInjector", title=f"Latent Injector ({title})", anchor=anchor, **s.injection)[0]
+
+    def switch(title: str, verdict: Link, accepted: Node, rejected: Node, slots: tuple[int, int]) -> Node:
+        """`slots`: where `rejected` gives its latent and its verdict."""
+        latent, story = slots
+        return graph.add(
+            "ForesightTrialSwitch", title=f"Trial Switch {title}", verdict=verdict, on_accept=accepted[0],
+            on_reject=rejected[latent], accept_verdict=accepted[3], reject_verdict=rejected[story],
+        )  # fmt: skip
+
+    graph.group("Trial 0: sample and watch", column + 1)
+    base = sample("base", guider=guider, gate=gate)
+    graph.group("Trial 1: start again from a single frame", column + 2)
+    first = probe("1", guider=guider, verdict=base[3])
+    injected = sample("1", guider=guider, injection=inject("1", first[0]))
+    graph.group("Trial 2: refine the prompt", column + 3)
+    refined = graph.add(
+        "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
+        scorer=scorer, back_end="ablation",
+    )  # fmt: skip
+    guider = graph.add(
+        "CFGGuider", title="CFGGuider (refined)", model=model, positive=refined[2], negative=refined[3], cfg=cfg
+    )[0]
+    again = sample("2", guider=guider, gate=gate, previous=refined[5])
+    graph.group("Trial 2→1: single frame of the refined prompt", column + 4)
+    second = probe("2→1", guider=guider, verdict=again[3])
+    last = sample("2→1", guider=guider, injection=inject("2→1", second[0]))
+    graph.group("Which trial's clip", column + 5)
+    third = switch("3: refined clip passed?", again[3], again, last, (0, 3))
+    second_switch = switch("2: single frame better?", first[1], injected, third, (0, 1))
+    return switch("1: base clip passed?", base[3], base, second_switch, (0, 1)), base
+
+
+def visual_hierarchy(s: Settings) -> Graph:
+    graph = Graph(s.note)
+    family = _family(graph, s)
+    l2r, scorer = _inspector(graph, s, family.model, column=1)
+    graph.group("Prompt", column=2)
+    words = [
+        graph.add("PrimitiveStringMultiline", title=title, value=text, colour=colour)[0]
+        for title, text, colour in (("Prompt", s.prompt, "green"), ("Negative prompt", s.negative, "red"))
+    ]
+    latent = _clip_size(graph, s, column=2)
+    graph.group("Sampling", column=2)
+    inputs = {
+        "noise": graph.add("RandomNoise", noise_seed=s.seed)[0],
+        "sampler": graph.add("KSamplerSelect", sampler_name=s.sampler)[0],
+        "sigmas": graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0],
+    }
+    switch, _ = hierarchy(
+        graph, s, 3, model=family.model, clip=family.clip, **inputs, latent_image=latent, l2r=l2r, scorer=scorer,
+        prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta,
+    )  # fmt: skip
+    _result(graph, s, 9, switch[0], switch[1], family.vae, scorer)
+    return graph
+
+
+GRAPHS: dict[str, tuple[Callable[[Settings], Graph], Settings]] = {
+    "demo_one_node": (one_node, DEMO),
+    "demo_visual_hierarchy": (visual_hierarchy, DEMO),
+    "wan2.1_t2v_1.3b_one_node": (one_node, WAN),
+    "wan2.1_t2v_1.3b_visual_hierarchy": (visual_hierarchy, WAN),
+}
+BLUEPRINT = "Sample, Watch and Repair (Foresight)"
+BOX_INPUTS = {
+    "model": "MODEL", "clip": "CLIP", "noise": "NOISE", "sampler": "SAMPLER", "sigmas": "SIGMAS",
+    "latent_image": "LATENT", "l2r": "FORESIGHT_L2R", "scorer": "FORESIGHT_SCORER", "prompt": "STRING",
+    "negative": "STRING", "cfg": "FLOAT", "tau": "FLOAT", "delta": "FLOAT",
+}  # fmt: skip
+
+
+def graph(name: str, **overrides: Any) -> Graph:
+    """A graph of GRAPHS with other Settings."""
+    build, settings = GRAPHS[name]
+    return build(replace(settings, **overrides))
+
+
+def api_graph(name: str, object_info: ObjectInfo, **overrides: Any) -> Prompt:
+    """The prompt for ComfyUI's API: widgets that the graph leaves open stand at the server's defaults."""
+    return fill_defaults(graph(name, **overrides).prompt(), object_info)
+
+
+def node_of(prompt: Prompt, class_type: str, nth: int = 0) -> str:
+    """The id of the nth node of a type, in the order in which the graph was built."""
+    return [id for id, node in prompt.items() if node["class_type"] == class_type][nth]
+
+
+def box(object_info: ObjectInfo) -> dict[str, Any]:
+    """The hierarchy as a subgraph blueprint: one box with the inputs of BOX_INPUTS."""
+    inner = Graph()
+    links = {name: Link(None, slot) for slot, name in enumerate(BOX_INPUTS)}
+    switch, base = hierarchy(inner, WAN, 0, **links)
+    outputs = {"latent": ("LATENT", switch[0]), "verdict": ("FORESIGHT_VERDICT", switch[1]),
+               "preview": ("IMAGE", base[4])}  # fmt: skip
+    defaults = {"prompt": "", "negative": "", "cfg": WAN.cfg, "tau": WAN.tau, "delta": WAN.delta}
+    return blueprint(BLUEPRINT, inner, BOX_INPUTS, outputs, defaults, object_info)
+
+
+def files(object_info: ObjectInfo) -> dict[str, str]:
+    """Path below the project's root -> text, of every file that is written from here."""
+    made = {f"workflows/{name}.json": ui_workflow(graph(name), object_info, DOWNLOADS) for name in GRAPHS}
+    made[f"subgraphs/{BLUEPRINT}.json"] = box(object_info)
+    return {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in made.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", required=True, help="a running ComfyUI 0.3.75 with this pack (python dev.py serve)")
+    for path, text in files(ComfyClient(parser.parse_args().server).object_info()).items():
+        target = ROOT / path
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
