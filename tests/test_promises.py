@@ -1,0 +1,91 @@
+"""Promise 5 and the house plan, read off the source: what the pack never does, and which room may import which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Downward only: a room may import the rooms that stand after it, and itself.
+ROOMS = ["nodes", "sampling", "refiner", "scoring", "l2r", "trials", "demo"]
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "server", "folder_paths", "nodes", "latent_preview"}
+FORBIDDEN_MODULES = {
+    "requests", "urllib", "http", "socket", "aiohttp", "subprocess", "pickle", "dill", "ctypes", "multiprocessing",
+    "importlib", "shutil", "tempfile",
+}  # fmt: skip
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print"}
+# Commands that people run themselves; the nodes import none of them (tested below).
+COMMANDS = {"train_vae", "train_dit", "train_l2r", "train_scorer", "train_common", "run", "media", "scorer_figures"}
+
+
+def sources():
+    """(room, path, tree) of every module that ComfyUI can end up importing."""
+    yield "", ROOT / "__init__.py", ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    for room in ROOMS:
+        for path in sorted((ROOT / room).glob("*.py")):
+            if path.stem not in COMMANDS and not path.stem.startswith("scorer_"):
+                yield room, path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+SOURCES = list(sources())
+NAMES = [f"{room}/{path.name}" for room, path, _ in SOURCES]
+
+
+def imports(tree):
+    """(level, dotted name) of every import; level 0 is absolute."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{node.module}." if node.module else ""
+            yield from ((node.level, base + alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("room, path, tree", SOURCES, ids=NAMES)
+def test_the_pack_reaches_no_network_process_or_interpreter(room, path, tree):
+    for _, name in imports(tree):
+        assert name.split(".")[0] not in FORBIDDEN_MODULES, f"{path.name} imports {name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in ("os.environ", "os.system", "os.popen", "os.putenv"), path.name
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in FORBIDDEN_CALLS, f"{path.name} calls {called}"
+        if called == "torch.load":
+            safe = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}.get("weights_only")
+            assert safe == "True", f"{path.name}: torch.load without weights_only=True"
+
+
+@pytest.mark.parametrize("room, path, tree", SOURCES, ids=NAMES)
+def test_imports_run_down_the_house_plan(room, path, tree):
+    for level, name in imports(tree):
+        first = name.split(".")[0]
+        if level == 0 and room in ROOMS[2:]:
+            assert first not in COMFYUI, f"{room}/{path.name} imports {name}: this room must work without ComfyUI"
+        if level == 2 and first in ROOMS:
+            assert ROOMS.index(first) >= ROOMS.index(room), f"{room}/{path.name} imports upward: {name}"
+        if room != "demo":
+            assert not (set(name.split(".")) & COMMANDS and "demo" in name), f"{path.name} imports a command"
+
+
+@pytest.mark.parametrize("room, path, tree", SOURCES, ids=NAMES)
+def test_no_global_random_state(room, path, tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("torch.manual_seed", "torch.seed", "random.seed", "np.random.seed")
+    assert not any(name.split(".")[0] == "random" for level, name in imports(tree) if level == 0), path.name
+
+
+def test_no_widget_takes_a_path_a_url_or_a_key(comfyui):
+    import asyncio
+
+    from foresight import comfy_entrypoint
+
+    extension = asyncio.run(comfy_entrypoint())
+    for node in asyncio.run(extension.get_node_list()):
+        for given in node.GET_SCHEMA().inputs:
+            if given.io_type == "STRING":
+                assert given.id in ("prompt", "negative"), f"{node.__name__}.{given.id}: free text that is no prompt"
