@@ -15,8 +15,10 @@ import datetime
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from tqdm import tqdm
 
 from ..demo.captions import prompts
 from ..demo.judge import judge
+from ..demo.world import Scene
+from ..scoring.inspector import Gate
 from .demo_family import ROOT, DemoFamily, load_comfyui
 from .statistics import auc, bootstrap, bootstrap_within, text_only_scores
 
@@ -34,62 +38,63 @@ FIRST_SEED = 1000
 RESEED_STEP = 100_000  # seeds of the rival: far from the ones that are evaluated
 
 
-def evaluate_one(family: DemoFamily, prompt: str, scene: Any, seed: int) -> dict[str, Any]:
-    """One prompt and seed: base, hierarchy and rival, judged."""
+def evaluate_one(family: DemoFamily, prompt: str, scene: Scene, seed: int) -> dict[str, Any]:
+    """One prompt and seed: base, hierarchy and rival, judged.
+
+    The base clip comes from the watched run, which is the plain one to the last bit (promise 1, tested); a run that the
+    detector accepts is therefore its own hierarchy and its own rival.
+    """
     from ..refiner.ablation import AblationRefiner
     from ..sampling.hierarchy import run_hierarchy
     from ..sampling.injection import InjectionSettings
     from ..sampling.run import monitored_sample
     from ..trials.report import run_report
 
-    gate = family.gate(prompt)
-
     def right(latent) -> bool:
         return bool(judge(family.decode(latent), scene).right)
 
-    begin = time.perf_counter()
-    base = monitored_sample(family.inputs(prompt, seed))
-    seconds_plain = time.perf_counter() - begin
-    watched = monitored_sample(family.inputs(prompt, seed), gate, stop="never").verdict
-    item = watched.record.best
+    gate = family.gate(prompt)
+    base = monitored_sample(family.inputs(prompt, seed), gate, stop="never")
+    record = base.verdict.record
     run = {
-        "right_base": right(base.latent), "accepted": watched.accepted, "predicted_score": watched.predicted_score,
-        "stop_step": item.stop_step, "rule": item.rule, "trace": [list(point) for point in item.trace],
-        "seconds_plain": seconds_plain, "nfe_plain": base.verdict.record.nfe_video,
+        "right_base": right(base.latent), "accepted": record.accepted, "predicted_score": record.best.predicted_score,
+        "stop_step": record.best.stop_step, "rule": record.best.rule,
+        "trace": [list(point) for point in record.best.trace],
+        "nfe_plain": record.nfe_video, "seconds_plain": record.seconds["sampling"],
     }  # fmt: skip
-    begin = time.perf_counter()
+    if record.accepted:
+        return run | {
+            "trial": "0", "right_final": run["right_base"], "nfe": record.nfe_video, "nfe_single_frame": 0,
+            "seconds": sum(record.seconds.values()), "refined_prompt": None, "probe_scores": [], "notes": [],
+            "right_reseed": run["right_base"], "nfe_reseed": record.nfe_video, "reseeds": 0,
+        }  # fmt: skip
     result = run_hierarchy(
         family.inputs(prompt, seed), gate, family.guider, prompt=prompt, negative="",
         refiner=AblationRefiner(family.scorer), injection=InjectionSettings(),
     )  # fmt: skip
-    seconds = time.perf_counter() - begin
     report = run_report(result.verdict)
-    run |= {
-        "trial": report["trial"], "right_final": right(result.latent), "refined_prompt": report["refined_prompt"],
-        "nfe": report["nfe"], "nfe_video": report["nfe_video"], "nfe_single_frame": report["nfe_single_frame"],
-        "seconds": seconds, "notes": report["notes"],
-        "probe_scores": [
-            trial["verdict"] and trial["verdict"]["predicted_score"]
-            for trial in report["trials"] if trial["kind"] == "probe"
-        ],
+    probes = [trial["verdict"] for trial in report["trials"] if trial["kind"] == "probe"]
+    spent = report["trials"][0]["nfe_video"]
+    return run | {
+        "trial": report["trial"], "right_final": right(result.latent), "nfe": report["nfe"],
+        "nfe_single_frame": report["nfe_single_frame"], "seconds": report["seconds"],
+        "refined_prompt": report["refined_prompt"], "notes": report["notes"],
+        "probe_scores": [probe and probe["predicted_score"] for probe in probes],
+        **reseed(family, prompt, gate, seed, spent, budget=report["nfe"], right=right),
     }  # fmt: skip
-    run |= reseed(family, prompt, gate, seed, budget=report["nfe"], right=right) if not watched.accepted else {
-        "right_reseed": run["right_base"], "nfe_reseed": run["nfe_plain"], "reseeds": 0
-    }  # fmt: skip
-    return run
 
 
 def reseed(
-    family: DemoFamily, prompt: str, gate, seed: int, *, budget: int, right: Callable[[Any], bool]
+    family: DemoFamily, prompt: str, gate: Gate, seed: int, spent: int, *, budget: int, right: Callable[[Any], bool]
 ) -> dict[str, Any]:
-    """The plainest rival: stop where the detector stops, take another seed, within the hierarchy's own NFE.
+    """The plainest rival: after a rejection take another seed, within the hierarchy's own model evaluations.
 
-    While the budget allows a further attempt after a rejected one, attempts are watched; the last runs to its end.
+    spent: evaluations of the rejected run. While the budget allows a further attempt after a rejected one, attempts are
+    watched; the last one runs to its end.
     """
     from ..sampling.run import monitored_sample
 
     window_end = gate.video.window(family.steps)[1]
-    spent = monitored_sample(family.inputs(prompt, seed), gate).verdict.record.nfe_video
     attempt = 0
     while True:
         attempt += 1
@@ -242,34 +247,63 @@ def environment(command: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Job:
+    prompt_index: int
+    difficulty: str
+    prompt: str
+    scene: Scene
+    seed: int
+
+
+_family: DemoFamily | None = None  # of a worker process
+
+
+def start_worker() -> None:
+    global _family
+    torch.set_num_threads(1)
+    load_comfyui()
+    _family = DemoFamily()
+
+
+@torch.inference_mode()
+def run_job(job: Job) -> dict[str, Any]:
+    run = evaluate_one(_family, job.prompt, job.scene, job.seed)
+    described = {field: getattr(job, field) for field in ("prompt_index", "difficulty", "prompt", "seed")}
+    return described | run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=60, help="test prompts, a third of each difficulty")
     parser.add_argument("--seeds", type=int, default=6, help="seeds a prompt")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "main_job.jsonl", help="finished runs")
     arguments = parser.parse_args()
-    load_comfyui()
-    family = DemoFamily()
     count = arguments.prompts // len(DIFFICULTIES)
     chosen = [(name, *entry) for name in DIFFICULTIES for entry in prompts("test", name, count)]
+    jobs = [
+        Job(index, difficulty, prompt, scene, FIRST_SEED + seed)
+        for seed in range(arguments.seeds)
+        for index, (difficulty, prompt, scene) in enumerate(chosen)
+    ]
     arguments.work.parent.mkdir(parents=True, exist_ok=True)
-    done = {}
-    if arguments.work.exists():
-        for line in arguments.work.read_text().splitlines():
-            run = json.loads(line)
+    lines = arguments.work.read_text().splitlines() if arguments.work.exists() else []
+    done = {(run["prompt"], run["prompt_index"], run["seed"]): run for run in map(json.loads, lines)}
+    left = [job for job in jobs if (job.prompt, job.prompt_index, job.seed) not in done]
+    # The demo model is too small for several threads, so cores are used by running several clips at once.
+    with (
+        arguments.work.open("a") as log,
+        ProcessPoolExecutor(arguments.workers, get_context("spawn"), start_worker) as pool,
+    ):
+        for run in tqdm(pool.map(run_job, left), total=len(left)):
             done[run["prompt"], run["prompt_index"], run["seed"]] = run
-    jobs = [(index, *entry, FIRST_SEED + seed) for seed in range(arguments.seeds) for index, entry in enumerate(chosen)]
-    with arguments.work.open("a") as log, torch.inference_mode():
-        for index, difficulty, prompt, scene, seed in tqdm(jobs):
-            if (prompt, index, seed) in done:
-                continue
-            run = {"prompt_index": index, "difficulty": difficulty, "prompt": prompt, "seed": seed}
-            run |= evaluate_one(family, prompt, scene, seed)
-            done[prompt, index, seed] = run
             log.write(json.dumps(run) + "\n")
             log.flush()
-    runs = [done[prompt, index, seed] for index, _, prompt, _, seed in jobs]
+    runs = [done[job.prompt, job.prompt_index, job.seed] for job in jobs]
+    load_comfyui()
+    family = DemoFamily()
     command = f"python -m foresight.evaluation.main_job --prompts {arguments.prompts} --seeds {arguments.seeds}"
     gate = family.gate("any")
     document = {
