@@ -156,18 +156,23 @@ def _find_blobs(pixels: np.ndarray, grounds: np.ndarray) -> _Blobs:
 
 
 def _measure(pixels: np.ndarray, weight: np.ndarray, owner: np.ndarray, count: int) -> _Blobs:
-    ids = np.arange(1, count + 1)
-    inner = np.where(_neighbours(owner, np.minimum) == owner, owner, 0)
-    colour = np.stack([ndimage.median(pixels[..., c], inner, ids) for c in range(3)], 1)
-    plateau = ndimage.median(weight, inner, ids)
+    def mean(values: np.ndarray, where: tuple[np.ndarray, ...], weights: np.ndarray | None = None) -> np.ndarray:
+        """Over each blob's pixels `where`, values [n] -> [count]."""
+        ids = owner[where] - 1
+        weights = np.ones(len(ids), np.float32) if weights is None else weights
+        return np.bincount(ids, values * weights, count) / np.bincount(ids, weights, count)
+
+    inner = np.nonzero((owner > 0) & (_neighbours(owner, np.minimum) == owner))
+    frame = mean(inner[0], inner).round().astype(int)
+    colour = np.stack([mean(pixels[..., c][inner], inner) for c in range(3)], 1)
+    plateau = mean(weight[inner], inner)
     for _ in range(3):  # three pixels beyond the opened mask hold a blurred outline
         owner = np.where(owner > 0, owner, _neighbours(owner, np.maximum))
     scale = np.concatenate([[0], 1 / np.clip(plateau, 0.5, 1)]).astype(np.float32)
     weight = np.minimum(weight * scale[owner], 1)
-    centres = np.array(ndimage.center_of_mass(weight, owner, ids))
-    frame = np.round(centres[:, 0]).astype(int)
-    place = centres[:, :0:-1] + 0.5
-    area = ndimage.sum_labels(weight, owner, ids)
+    grown = np.nonzero(owner)
+    place = np.stack([mean(grown[axis] + 0.5, grown, weight[grown]) for axis in (2, 1)], 1)
+    area = np.bincount(owner[grown] - 1, weight[grown], count)
 
     half = _WINDOW // 2
     corners = np.round(place).astype(int) - half
@@ -176,7 +181,7 @@ def _measure(pixels: np.ndarray, weight: np.ndarray, owner: np.ndarray, count: i
     rows = (corners[:, 1] + _WINDOW)[:, None, None] + np.arange(_WINDOW)[:, None]
     columns = (corners[:, 0] + _WINDOW)[:, None, None] + np.arange(_WINDOW)
     index = frame[:, None, None], rows, columns
-    crops = torch.from_numpy(np.where(owner[index] == ids[:, None, None], weight[index], 0))
+    crops = torch.from_numpy(np.where(owner[index] == np.arange(1, count + 1)[:, None, None], weight[index], 0))
     grid = torch.arange(_WINDOW) + 0.5
     shift = torch.from_numpy((corners - place).astype(np.float32))
     x, y = (grid + shift[:, :1])[:, None, :], (grid + shift[:, 1:])[:, :, None]
@@ -187,8 +192,7 @@ def _measure(pixels: np.ndarray, weight: np.ndarray, owner: np.ndarray, count: i
         overlaps.append(torch.minimum(crops, template).sum((1, 2)) / torch.maximum(crops, template).sum((1, 2)))
         sizes.append(size)
     overlap = torch.stack(overlaps, 1).numpy()
-    rivals = np.sort(overlap, 1)[:, [-1]].repeat(len(SHAPES), 1)
-    np.put_along_axis(rivals, overlap.argmax(1)[:, None], np.sort(overlap, 1)[:, [-2]], 1)
+    rivals = np.stack([np.delete(overlap, k, 1).max(1) for k in range(len(SHAPES))], 1)
     shape_lead = np.minimum((overlap - rivals) / _CLEAR_OVERLAP, (overlap - _LEAST_OVERLAP) / (0.9 - _LEAST_OVERLAP))
     colour_lead = np.stack([_lead(colour, _PALETTE, k) for k in range(len(_NAMES))], 1)
     return _Blobs(frame, place, colour_lead, np.clip(shape_lead, -1, 1), torch.stack(sizes, 1).numpy())
@@ -274,7 +278,9 @@ def _direction_margin(places: np.ndarray, stated: str) -> float:
     travel = (stop - start) * (FRAMES - 1) / (end - begin)
     step = np.array(MOTIONS[stated], np.float32)
     if stated == "still":
-        margin = 1 - np.hypot(*travel) / _LEAST_TRAVEL
+        # Also against an object that wanders off and comes back.
+        strayed = np.nanmax(np.hypot(*(places - np.nanmean(places, 0)).T))
+        margin = 1 - max(np.hypot(*travel), strayed) / _LEAST_TRAVEL
     else:
         along, across = travel @ step, abs(travel[0] * step[1] - travel[1] * step[0])
         margin = min(along / _LEAST_TRAVEL - 1, (0.7 * along - across) / _LEAST_TRAVEL)
