@@ -1,57 +1,38 @@
-"""The demo as API prompts, in core's and this pack's nodes. Widgets that are left out stand at their defaults."""
+"""The demo workflow as an API prompt, with a plain branch beside it and the frames of both saved."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .preset import CFG, CONVERTER, SAMPLER, SCHEDULER, SCORER, SHIFT, STEPS, TRANSFORMER, VAE
-from .world import FRAMES, SIZE
+from ..evaluation.server import Prompt
+from ..evaluation.ui_format import ObjectInfo
+from ..evaluation.workflows import api_graph, node_of
 
-Prompt = dict[str, dict[str, Any]]
-
-def _family() -> Prompt:
-    return {
-        "model": _node("UNETLoader", unet_name=TRANSFORMER, weight_dtype="default"),
-        "shifted": _node("ModelSamplingSD3", model=["model", 0], shift=SHIFT),
-        "vae": _node("VAELoader", vae_name=VAE),
-        "clip": _node("ForesightDemoTextEncoder"),
-        "latent": _node("EmptyHunyuanLatentVideo", width=SIZE, height=SIZE, length=FRAMES, batch_size=1),
-    }
+# Output nodes to run one at a time: the others' nodes stay in the prompt, so that ComfyUI keeps what they have loaded.
+PLAIN, FORESIGHT, PREVIEW = "save_plain", "save", "save_preview"
+REPORT = "ForesightRunReport"
+_SHARED = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "latent_image")
 
 
-def plain(prompt: str, seed: int, steps: int = STEPS) -> Prompt:
-    """A clip by core nodes alone; its frames are the images of node "save"."""
-    return _family() | {
-        "positive": _node("CLIPTextEncode", clip=["clip", 0], text=prompt),
-        "negative": _node("CLIPTextEncode", clip=["clip", 0], text=""),
-        "sampled": _node(
-            "KSampler", model=["shifted", 0], seed=seed, steps=steps, cfg=CFG, sampler_name=SAMPLER,
-            scheduler=SCHEDULER, positive=["positive", 0], negative=["negative", 0], latent_image=["latent", 0],
+def demo_graph(object_info: ObjectInfo, prompt: str, seed: int, **settings: Any) -> Prompt:
+    """workflows/demo_one_node.json with this prompt and seed, and the same clip by core's KSampler.
+
+    settings: of evaluation.workflows.Settings. Frames are the images of the output nodes PLAIN, FORESIGHT and PREVIEW.
+    """
+    graph = api_graph("demo_one_node", object_info, prompt=prompt, seed=seed, **settings)
+    sampled, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
+    given = graph[sampled]["inputs"]
+    return graph | {
+        "positive": _node("CLIPTextEncode", clip=given["clip"], text=given["prompt"]),
+        "negative": _node("CLIPTextEncode", clip=given["clip"], text=given["negative"]),
+        "plain": _node(
+            "KSampler", **{name: given[name] for name in _SHARED}, positive=["positive", 0], negative=["negative", 0],
             denoise=1.0,
         ),
-        "decoded": _node("VAEDecode", samples=["sampled", 0], vae=["vae", 0]),
-        "save": _node("SaveImage", images=["decoded", 0], filename_prefix="foresight_demo_plain"),
-    }  # fmt: skip
-
-
-def foresight(prompt: str, seed: int, steps: int = STEPS, **settings: Any) -> Prompt:
-    """The same clip watched and repaired by the Foresight Sampler, whose other widgets `settings` names.
-
-    Frames: the images of node "save"; preview of the first run at its decision: node "save_preview"; run report: node
-    "report".
-    """
-    return _family() | {
-        "scorer": _node("ForesightViCLIPScore", weights=SCORER),
-        "l2r": _node("ForesightL2RPreview", converter=CONVERTER),
-        "sampled": _node(
-            "ForesightSampler", model=["shifted", 0], clip=["clip", 0], prompt=prompt, negative="", seed=seed,
-            steps=steps, cfg=CFG, sampler_name=SAMPLER, scheduler=SCHEDULER, latent_image=["latent", 0],
-            scorer=["scorer", 0], l2r=["l2r", 0], **settings,
-        ),
-        "decoded": _node("VAEDecode", samples=["sampled", 0], vae=["vae", 0]),
-        "save": _node("SaveImage", images=["decoded", 0], filename_prefix="foresight_demo"),
-        "save_preview": _node("SaveImage", images=["sampled", 2], filename_prefix="foresight_demo_preview"),
-        "report": _node("ForesightRunReport", verdict=["sampled", 1], images=["decoded", 0], scorer=["scorer", 0]),
+        "plain_frames": _node("VAEDecode", samples=["plain", 0], vae=graph[decoded]["inputs"]["vae"]),
+        PLAIN: _node("SaveImage", images=["plain_frames", 0], filename_prefix="foresight_demo_plain"),
+        FORESIGHT: _node("SaveImage", images=[decoded, 0], filename_prefix="foresight_demo"),
+        PREVIEW: _node("SaveImage", images=[sampled, 2], filename_prefix="foresight_demo_preview"),
     }  # fmt: skip
 
 

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..evaluation.server import ComfyClient, seconds, with_defaults
-from . import graphs, preset
+from ..evaluation.server import ComfyClient, Prompt, seconds
+from ..evaluation.workflows import node_of
+from . import preset
 from .captions import parse_caption, prompt
+from .graphs import FORESIGHT, PLAIN, PREVIEW, REPORT, demo_graph
 from .judge import judge
 from .media import contact_sheet, write_clip
 from .world import DIFFICULTIES, Scene
@@ -29,11 +31,21 @@ from .world import DIFFICULTIES, Scene
 
 @dataclass(frozen=True)
 class Clip:
-    """frames: [F,H,W,3] uint8. seconds: the whole prompt, from text to frames, by the server's clock."""
+    """frames: [F,H,W,3] uint8. seconds: from text to saved frames, by the server's clock."""
 
     frames: np.ndarray
     seconds: float
-    outputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt and seed without and with Foresight. preview: [F,H,W,3] uint8, of the first run when it was
+    decided on; None when it was not inspected."""
+
+    plain: Clip
+    final: Clip
+    preview: np.ndarray | None
+    report: dict[str, Any]
 
 
 def fixed_pair(index: int, first_seed: int) -> tuple[str, Scene, int]:
@@ -41,9 +53,18 @@ def fixed_pair(index: int, first_seed: int) -> tuple[str, Scene, int]:
     return *prompt("test", difficulty, index // len(DIFFICULTIES)), first_seed + index
 
 
-def generate(client: ComfyClient, graph: graphs.Prompt, nodes: dict[str, Any]) -> Clip:
-    entry = client.queue(with_defaults(graph, nodes))
-    return Clip(read_frames(client, entry["outputs"]["save"]["images"]), seconds(entry), entry["outputs"])
+def generate(client: ComfyClient, graph: Prompt) -> Pair:
+    plain = clip_of(client, client.queue(graph, targets=[PLAIN]), PLAIN)
+    final = clip_of(client, client.queue(graph, targets=[FORESIGHT]), FORESIGHT)
+    # Drawing the report is no part of the run's time; the sampler's results are still there.
+    report = node_of(graph, REPORT)
+    outputs = client.queue(graph, targets=[report, PREVIEW])["outputs"]
+    preview = read_frames(client, outputs[PREVIEW]["images"]) if PREVIEW in outputs else None
+    return Pair(plain, final, preview, outputs[report]["foresight_report"][0])
+
+
+def clip_of(client: ComfyClient, entry: dict[str, Any], node: str) -> Clip:
+    return Clip(read_frames(client, entry["outputs"][node]["images"]), seconds(entry))
 
 
 def read_frames(client: ComfyClient, files: list[dict[str, str]]) -> np.ndarray:
@@ -55,9 +76,9 @@ def judged(frames: np.ndarray, scene: Scene | None) -> bool | None:
     return None if scene is None else judge(torch.from_numpy(frames), scene).right
 
 
-def run_entry(text: str, seed: int, scene: Scene | None, base: Clip, final: Clip) -> dict[str, Any]:
+def run_entry(text: str, seed: int, scene: Scene | None, pair: Pair) -> dict[str, Any]:
     """One entry of report.json: the first verdict (on the base run) and what came out of the trials."""
-    report = final.outputs["report"]["foresight_report"][0]
+    report = pair.report
     first = report["trials"][0]["verdict"] or {}
     return {
         "prompt": text,
@@ -68,12 +89,12 @@ def run_entry(text: str, seed: int, scene: Scene | None, base: Clip, final: Clip
         "rule": first.get("rule"),
         "trial": report["trial"],
         "final_score": report["final_score"],
-        "judge_base": judged(base.frames, scene),
-        "judge_final": judged(final.frames, scene),
+        "judge_base": judged(pair.plain.frames, scene),
+        "judge_final": judged(pair.final.frames, scene),
         "nfe": report["nfe"],
         "nfe_plain": report["nfe_plain"],
-        "seconds": round(final.seconds, 3),
-        "seconds_plain": round(base.seconds, 3),
+        "seconds": round(pair.final.seconds, 3),
+        "seconds_plain": round(pair.plain.seconds, 3),
     }
 
 
@@ -137,12 +158,11 @@ def total(summary: dict[str, Any]) -> str:
     )
 
 
-def write_sheet(client: ComfyClient, run: dict[str, Any], base: Clip, final: Clip, path: Path) -> None:
-    rows = [(f"plain:\n{WORDS[run['judge_base']]}", base.frames)]
-    if "save_preview" in final.outputs:
-        preview = read_frames(client, final.outputs["save_preview"]["images"])
-        rows.append((f"preview at\nstep {run['stop_step']}", preview))
-    rows.append((f"with Foresight:\n{WORDS[run['judge_final']]}", final.frames))
+def write_sheet(run: dict[str, Any], pair: Pair, path: Path) -> None:
+    rows = [(f"plain:\n{WORDS[run['judge_base']]}", pair.plain.frames)]
+    if pair.preview is not None:
+        rows.append((f"preview at\nstep {run['stop_step']}", pair.preview))
+    rows.append((f"with Foresight:\n{WORDS[run['judge_final']]}", pair.final.frames))
     decision = "not inspected" if run["accepted"] is None else "accepted" if run["accepted"] else "rejected"
     text = [
         f"{run['prompt']}   (seed {run['seed']})",
@@ -175,20 +195,18 @@ def main(arguments: list[str] | None = None) -> None:
     nodes = client.object_info()
     text, _, seed = pairs[0]
     # Loads the models, so that no run's time holds it.
-    for graph in (graphs.plain, graphs.foresight):
-        generate(client, graph(text, seed + count, steps=2), nodes)
+    generate(client, demo_graph(nodes, text, seed + count, steps=2))
 
     print(HEADER)
     runs = []
     for index, (text, scene, seed) in enumerate(pairs):
-        base = generate(client, graphs.plain(text, seed), nodes)
-        final = generate(client, graphs.foresight(text, seed), nodes)
-        run = run_entry(text, seed, scene, base, final)
+        pair = generate(client, demo_graph(nodes, text, seed))
+        run = run_entry(text, seed, scene, pair)
         runs.append(run)
         print(line(index, run), flush=True)
-        write_clip(base.frames, options.out / f"{index + 1:02}_plain")
-        write_clip(final.frames, options.out / f"{index + 1:02}_foresight")
-        write_sheet(client, run, base, final, options.out / f"{index + 1:02}_sheet.png")
+        write_clip(pair.plain.frames, options.out / f"{index + 1:02}_plain")
+        write_clip(pair.final.frames, options.out / f"{index + 1:02}_foresight")
+        write_sheet(run, pair, options.out / f"{index + 1:02}_sheet.png")
 
     summary = summarise(runs)
     report = {"runs": runs, "summary": summary, "environment": environment(client)}

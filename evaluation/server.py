@@ -14,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
 from types import TracebackType
@@ -72,10 +73,16 @@ class ComfyClient:
     def object_info(self) -> dict[str, Any]:
         return json.loads(self.get("/object_info"))
 
-    def submit(self, prompt: Prompt) -> str:
-        """Queue a prompt (API form) and return its id at once. Raises PromptRejected."""
+    def submit(self, prompt: Prompt, targets: Sequence[str] = ()) -> str:
+        """Queue a prompt (API form) and return its id at once. Raises PromptRejected.
+
+        targets: the output nodes to run, where not all of them.
+        """
+        body = {"prompt": prompt, "client_id": uuid.uuid4().hex}
+        if targets:
+            body["partial_execution_targets"] = list(targets)
         try:
-            return json.loads(self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex}))["prompt_id"]
+            return json.loads(self.post("/prompt", body))["prompt_id"]
         except urllib.error.HTTPError as error:
             if error.code != 400:
                 raise
@@ -96,9 +103,9 @@ class ComfyClient:
                 raise Interrupted(f"cancelled in node {report.get('node_id')} ({report.get('node_type')})")
         return entry
 
-    def queue(self, prompt: Prompt, timeout: float = 600.0) -> dict[str, Any]:
+    def queue(self, prompt: Prompt, timeout: float = 600.0, targets: Sequence[str] = ()) -> dict[str, Any]:
         """Run a prompt to its end and return its history entry; `entry["outputs"]` maps node id to its ui outputs."""
-        return self.wait(self.submit(prompt), timeout)
+        return self.wait(self.submit(prompt, targets), timeout)
 
     def interrupt(self) -> None:
         """Cancel what is running now."""
@@ -107,20 +114,6 @@ class ComfyClient:
     def view(self, file: dict[str, str]) -> bytes:
         """The bytes of an output file as the history names it: {"filename", "subfolder", "type"}."""
         return self.get("/view", **{key: file[key] for key in ("filename", "subfolder", "type")})
-
-
-def with_defaults(prompt: Prompt, object_info: dict[str, Any]) -> Prompt:
-    """The prompt with every required widget that it leaves out at its default, as the browser would send it."""
-    filled = {}
-    for node, content in prompt.items():
-        inputs = dict(content["inputs"])
-        for name, (kind, *options) in object_info[content["class_type"]]["input"].get("required", {}).items():
-            settings = options[0] if options else {}
-            choices = kind if isinstance(kind, list) else settings.get("options")
-            if name not in inputs and ("default" in settings or choices):
-                inputs[name] = settings["default"] if "default" in settings else choices[0]
-        filled[node] = {**content, "inputs": inputs}
-    return filled
 
 
 def seconds(entry: dict[str, Any]) -> float:

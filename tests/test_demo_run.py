@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import av
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from foresight.demo import graphs, media, run
+from foresight.demo import media, preset, run
 from foresight.demo.captions import prompt
-from foresight.demo.world import render
-from foresight.evaluation.server import ComfyServer, with_defaults
+from foresight.demo.world import Scene, render
+from foresight.evaluation.server import ComfyServer
 
 KEYS = {
     "prompt", "seed", "accepted", "predicted_score", "stop_step", "rule", "trial", "final_score", "judge_base",
@@ -19,20 +20,13 @@ KEYS = {
 }  # fmt: skip
 
 
-def clip_of(scene, seconds: float, outputs: dict | None = None) -> run.Clip:
-    frames = render(scene, generator=torch.Generator().manual_seed(0)).numpy()
-    return run.Clip(frames, seconds, outputs or {})
+def clip_of(scene: Scene, seconds: float) -> run.Clip:
+    return run.Clip(render(scene, generator=torch.Generator().manual_seed(0)).numpy(), seconds)
 
 
 def report(accepted: bool, trial: str) -> dict:
     verdict = {"accepted": accepted, "predicted_score": 0.31, "stop_step": 10, "rule": "early_reject"}
-    return {
-        "report": {
-            "foresight_report": [
-                {"trials": [{"verdict": verdict}], "trial": trial, "final_score": 0.4, "nfe": 70, "nfe_plain": 50}
-            ]
-        }
-    }
+    return {"trials": [{"verdict": verdict}], "trial": trial, "final_score": 0.4, "nfe": 70, "nfe_plain": 50}
 
 
 def test_prompts_are_fixed_by_index():
@@ -44,7 +38,9 @@ def test_prompts_are_fixed_by_index():
 
 def test_an_entry_compares_the_first_verdict_with_what_came_out():
     (text, right), (_, wrong) = prompt("test", "easy", 0), prompt("test", "easy", 1)
-    entry = run.run_entry(text, 3, right, clip_of(wrong, 1.0), clip_of(right, 1.5, report(False, "1")))
+    entry = run.run_entry(
+        text, 3, right, run.Pair(clip_of(wrong, 1.0), clip_of(right, 1.5), None, report(False, "1"))
+    )
     assert entry.keys() == KEYS
     assert entry["judge_base"] is False and entry["judge_final"] is True
     assert (entry["accepted"], entry["trial"], entry["nfe"], entry["seconds_plain"]) == (False, "1", 70, 1.0)
@@ -56,7 +52,8 @@ def test_an_entry_compares_the_first_verdict_with_what_came_out():
 
 def test_clips_without_a_scene_are_not_judged():
     _, scene = prompt("test", "easy", 0)
-    entry = run.run_entry("a cat", 0, None, clip_of(scene, 1.0), clip_of(scene, 1.0, report(True, "0")))
+    pair = run.Pair(clip_of(scene, 1.0), clip_of(scene, 1.0), None, report(True, "0"))
+    entry = run.run_entry("a cat", 0, None, pair)
     assert entry["judge_base"] is None and entry["judge_final"] is None
     assert run.summarise([entry])["judged"] == 0
     assert "-, -" in run.line(0, entry)
@@ -76,10 +73,20 @@ def test_clips_are_written_whole(tmp_path):
     assert Image.open(tmp_path / "sheet.png").width > 9 * 128
 
 
-@pytest.mark.parametrize("graph", [graphs.plain, graphs.foresight])
-def test_graphs_name_only_inputs_that_exist(comfy_server: ComfyServer, graph):
-    nodes = comfy_server.object_info()
-    for content in with_defaults(graph("a red circle", 0), nodes).values():
-        known = nodes[content["class_type"]]["input"]
-        assert content["inputs"].keys() <= known.get("required", {}).keys() | known.get("optional", {}).keys()
-        assert content["inputs"].keys() >= known.get("required", {}).keys()
+def test_the_demo_writes_what_it_promises(comfy_server: ComfyServer, tmp_path, capsys):
+    run.main(["--server", comfy_server.url, "--count", "2", "--seed", "5", "--out", str(tmp_path)])
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert written.keys() == {"runs", "summary", "environment"}
+    assert [entry.keys() for entry in written["runs"]] == [KEYS] * 2
+    assert [entry["seed"] for entry in written["runs"]] == [5, 6]
+    for entry in written["runs"]:
+        assert entry["nfe_plain"] == preset.STEPS
+        assert isinstance(entry["judge_base"], bool) and isinstance(entry["judge_final"], bool)
+        if entry["accepted"]:
+            assert (entry["trial"], entry["nfe"]) == ("0", preset.STEPS)
+            assert entry["judge_base"] == entry["judge_final"]
+    names = {f"{n:02}_{what}" for n in (1, 2) for what in ("plain.mp4", "plain.webp", "foresight.mp4", "foresight.webp",
+             "sheet.png")}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == names | {"report.json"}
+    said = capsys.readouterr().out
+    assert "2 runs" in said and written["runs"][0]["prompt"][:40] in said
