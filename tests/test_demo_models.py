@@ -4,10 +4,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foresight.demo.train_common import Average, Muon, orthogonalise
+from foresight.demo.flow import sample
+from foresight.demo.text import encode_text
+from foresight.demo.train_common import WEIGHTS, Average, Muon, orthogonalise, to_network
 from foresight.demo.train_vae import initialise, reconstruction_loss
 from foresight.demo.wan_dit import WanTransformer, load_transformer
 from foresight.demo.wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
+from foresight.demo.world import Scene, Thing, render
+
+VAE_WEIGHTS = WEIGHTS / "vae" / "foresight_demo_wan_vae.safetensors"
+TRANSFORMER_WEIGHTS = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"
 
 
 def randomise(module: torch.nn.Module, seed: int = 0, scale: float = 0.15) -> None:
@@ -141,8 +147,8 @@ def test_muon_lowers_a_loss_and_average_follows():
     x, target = torch.randn(64, 8, generator=generator), torch.randn(8, 8, generator=generator)
     optimiser, average = Muon([layer.weight], lr=0.1), Average(layer, 0.9)
     losses = []
-    for k in range(300):
-        optimiser.param_groups[0]["lr"] = 0.1 * (1 - k / 300)
+    for k in range(150):
+        optimiser.param_groups[0]["lr"] = 0.1 * (1 - k / 150)
         loss = (layer(x) - x @ target).square().mean()
         losses.append(loss.item())
         optimiser.zero_grad()
@@ -151,3 +157,55 @@ def test_muon_lowers_a_loss_and_average_follows():
         average.update(layer)
     assert losses[-1] < 0.05 * losses[0]
     assert (average.model.weight - layer.weight).abs().max() < 0.2
+
+
+@pytest.fixture(scope="module")
+def demo_clip() -> torch.Tensor:
+    """A rendered clip [17, 64, 64, 3] in 0..1."""
+    return render(Scene((Thing("square", "red", None, "right"),), None, "white")).float() / 255
+
+
+@torch.no_grad()
+def test_shipped_vae_through_comfyuis_loader(comfyui, demo_clip):
+    import comfy.sd
+    import comfy.utils
+
+    theirs = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS)))
+    ours = load_vae(VAE_WEIGHTS)
+    latent = theirs.encode(demo_clip)
+    torch.testing.assert_close(latent, ours.encode(to_network(demo_clip[None] * 255)), atol=0.05, rtol=0.01)
+    decoded = theirs.decode(latent)[0]
+    expected = ours.decode(latent)[0].movedim(0, -1).add(1).div(2).clamp(0, 1)
+    torch.testing.assert_close(decoded, expected, atol=0.02, rtol=0)
+    assert -10 * (decoded - demo_clip).square().mean().log10() > 26
+
+
+@torch.no_grad()
+def test_shipped_transformer_through_comfyuis_loader(comfyui):
+    import comfy.model_management
+    import comfy.sd
+
+    patcher = comfy.sd.load_diffusion_model(str(TRANSFORMER_WEIGHTS))
+    comfy.model_management.load_models_gpu([patcher])
+    model = patcher.model
+    ours = load_transformer(TRANSFORMER_WEIGHTS)
+    generator = torch.Generator().manual_seed(0)
+    x, sigma = torch.randn(1, 16, 5, 8, 8, generator=generator), torch.tensor([0.6])
+    context = encode_text("a red square moves right on a white background")[None]
+    x0 = model.apply_model(x, sigma, c_crossattn=context)
+    torch.testing.assert_close(x0, x - 0.6 * ours(x, sigma * 1000, context), atol=0.02, rtol=0.01)
+
+
+@torch.no_grad()
+def test_sampling_follows_the_flow_to_the_only_target():
+    target = torch.full((2, 16, 1, 4, 4), 0.5)
+
+    def to_target(x, timestep, context):
+        return (x - target.repeat(2, 1, 1, 1, 1)) / (timestep / 1000).view(-1, 1, 1, 1, 1)
+
+    seen = []
+    out = sample(to_target, torch.zeros(2, 3, 8), torch.randn(2, 16, 1, 4, 4), steps=4, shift=0.4,
+                 callback=lambda step, sigma, x0: seen.append((step, sigma)))
+    torch.testing.assert_close(out, target)
+    assert [step for step, _ in seen] == [1, 2, 3, 4] and seen[0][1] == pytest.approx(1)
+    assert seen[1][1] == pytest.approx(0.4 * 0.75 / (1 - 0.6 * 0.75))
