@@ -1,0 +1,166 @@
+"""A run report as a picture: score curves, filmstrips, a table of the trials, the prompt before and after.
+
+Drawn with matplotlib's objects on an Agg canvas; pyplot and its global state stay out of the server process.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .summary import COLUMNS, headline, rows, score, totals
+
+_WIDTH, _HEIGHT, _DPI = 1200, 800, 100  # pixels
+_COLOURS = {"0": "#2563ab", "1": "#d97706", "2": "#15803d", "2->1": "#8b3fa8"}
+_VIDEO_WINDOW, _FRAME_WINDOW, _INK, _FAINT = "#cfe0f3", "#fbe5c8", "#1f2933", "#8a94a0"
+_FRAMES = 6  # of a filmstrip
+_LINE = 165  # characters of a prompt line
+
+
+def report_figure(report: dict[str, Any], previews: Mapping[str, Any]) -> np.ndarray:
+    """[800, 1200, 3] uint8 RGB.
+
+    report: what trials.report.run_report gives. previews: trial -> [F, H, W, 3], uint8 or float in 0..1, an array or a
+    CPU tensor; trials without one are left out.
+    """
+    figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    bottom = _table(figure, report)
+    top = _header(figure, report)
+    previews = {trial: preview for trial, preview in previews.items() if len(preview)}
+    _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if previews else 0.91, top - bottom - 0.11)), report)
+    _filmstrips(figure, report, previews, bottom + 0.03, top)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _text(figure: Figure, x: float, y: float, text: str, **style):
+    # parse_math off: a prompt with two dollar signs is not a formula.
+    return figure.text(x, y, text, parse_math=False, va="top", **{"color": _INK, "fontsize": 9.5, **style})
+
+
+def _wrapped(label: str, text: str, lines: int = 2) -> list[str]:
+    return textwrap.wrap(f"{label}: {text}", _LINE, max_lines=lines, placeholder=" ...", subsequent_indent="    ")
+
+
+def _header(figure: Figure, report: dict[str, Any]) -> float:
+    """Draws outcome and prompts; gives the y where they end."""
+    _text(figure, 0.025, 0.978, headline(report), fontsize=15, fontweight="bold")
+    lines = _wrapped("Prompt", report["prompt"] or "-")
+    if report["refined_prompt"]:
+        lines += _wrapped("Refined", report["refined_prompt"])
+    line_height = 0.0225
+    _text(figure, 0.025, 0.932, "\n".join(lines), linespacing=1.35)
+    return 0.932 - line_height * len(lines) - 0.035
+
+
+def _curves(axes, report: dict[str, Any]) -> None:
+    settings = report["settings"]
+    tau, last = settings.get("tau"), 1
+    for key, colour, label in (
+        ("video_window", _VIDEO_WINDOW, "decision window, video"),
+        ("single_frame_window", _FRAME_WINDOW, "decision window, single frame"),
+    ):
+        probed = any(trial["kind"] == "probe" for trial in report["trials"])
+        if window := settings.get(key) if key == "video_window" or probed else None:
+            axes.axvspan(window[0] - 0.5, window[1] + 0.5, color=colour, lw=0, label=label)
+            last = max(last, window[1])
+    levels = [] if tau is None else [tau]
+    for trial in report["trials"]:
+        verdict = trial["verdict"]
+        if not verdict or not verdict["trace"]:
+            continue
+        steps, scores = np.array(verdict["trace"], dtype=float).T  # None becomes nan, which leaves a gap
+        colour, dashes = _COLOURS[trial["trial"]], "--" if trial["kind"] == "probe" else "-"
+        axes.plot(steps, scores, dashes, color=colour, lw=1.8, marker=".", ms=4, label=_curve_label(trial))
+        levels += scores[np.isfinite(scores)].tolist()
+        last = max(last, steps[-1])
+        if verdict["stop_step"] is not None and verdict["predicted_score"] is not None:
+            marker = "o" if verdict["accepted"] else "X"
+            axes.plot(
+                verdict["stop_step"], verdict["predicted_score"], marker, color=colour, ms=11, mec="white", mew=1.2
+            )
+    if tau is not None:
+        axes.axhline(tau, color=_INK, lw=1, ls=":", label=f"tau {tau:g}")
+    if levels:
+        low, high = min(levels), max(levels)
+        spread = max(high - low, 0.02)
+        axes.set_ylim(low - 0.12 * spread, high + 0.75 * spread)  # room for the legend
+    axes.set_xlim(0.4, last + 0.6)
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel("alignment score of the preview", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=2 if last > 1 else 1, borderaxespad=0.2)
+    if not any(trial["verdict"] and trial["verdict"]["trace"] for trial in report["trials"]):
+        axes.text(0.5, 0.4, "not inspected", transform=axes.transAxes, ha="center", color=_FAINT, fontsize=12)
+
+
+def _curve_label(trial: dict[str, Any]) -> str:
+    verdict = trial["verdict"]
+    return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {verdict['rule'].replace('_', ' ')}"
+
+
+def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: float, top: float) -> None:
+    height = (top - bottom) / max(2, len(previews))
+    judged = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
+    for row, (trial, preview) in enumerate(previews.items()):
+        y = top - row * height
+        source = judged.get(trial)
+        title = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
+        if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
+            title += f", preview at step {source['verdict']['stop_step']}"
+        _text(figure, 0.625, y, title, fontsize=9, color=_COLOURS.get(trial, _INK), fontweight="bold")
+        box = (0.625, y - height + 0.012, 0.35, height - 0.038)
+        axes = figure.add_axes(box)
+        axes.imshow(_filmstrip(preview, box[2] * _WIDTH / (box[3] * _HEIGHT)), aspect="equal")
+        axes.set_anchor("NW")
+        axes.set_axis_off()
+
+
+def _filmstrip(preview: Any, aspect: float) -> np.ndarray:
+    """[H', W', 3] uint8: up to _FRAMES frames, evenly spread, in the rows that fill a box of this aspect best."""
+    frames = np.asarray(preview)
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"a preview has shape {tuple(frames.shape)}; it should be [frames, height, width, 3]")
+    frames = frames[np.unique(np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int))]
+    if frames.dtype != np.uint8:
+        frames = (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)
+    count, height, width, _ = frames.shape
+    columns = max(range(1, count + 1), key=lambda n: min(aspect / (n * width), 1 / (-(-count // n) * height)))
+    gap = max(1, width // 32)
+    sheet = np.full((-(-count // columns) * (height + gap), columns * (width + gap), 3), 255, np.uint8)
+    for i, frame in enumerate(frames):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[y : y + height, x : x + width] = frame
+    return sheet[:-gap, :-gap]
+
+
+def _table(figure: Figure, report: dict[str, Any]) -> float:
+    """Draws the trials and the totals at the bottom; gives the y where they begin."""
+    cells = rows(report)
+    row_height, base = 0.031, 0.028
+    for note in textwrap.wrap("; ".join(report["notes"]), 185, max_lines=1, placeholder=" ..."):
+        _text(figure, 0.025, base + 0.005, note, fontsize=8.5, color="#a33a1f")
+        base += 0.024
+    final = f"   final score {score(report['final_score'])}" if report["final_score"] is not None else ""
+    _text(figure, 0.025, base + 0.01, totals(report) + final, fontsize=10, fontweight="bold")
+    height = row_height * (len(cells) + 1)
+    axes = figure.add_axes((0.025, base + 0.022, 0.95, height))
+    axes.set_axis_off()
+    table = axes.table(
+        cellText=cells, colLabels=COLUMNS, bbox=(0, 0, 1, 1), cellLoc="left", colLoc="left", edges="horizontal",
+        colWidths=(0.08, 0.22, 0.14, 0.11, 0.1, 0.16, 0.09, 0.1),
+    )  # fmt: skip
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    for (row, column), cell in table.get_celld().items():
+        cell.set_edgecolor("#d8dee4")
+        cell.get_text().set_color(_FAINT if row == 0 else _COLOURS[cells[row - 1][0]] if column == 0 else _INK)
+    return base + 0.022 + height

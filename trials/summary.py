@@ -1,0 +1,98 @@
+"""A run report in words: what the text widget shows, and the lines the picture shares with it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+# Trial and kind of the last record -> what became of the run.
+_OUTCOMES = {
+    ("1", "inject"): "Rejected, then redone by Trial 1 from a single frame",
+    ("2", "sample"): "Rejected, then redone by Trial 2 with a refined prompt",
+    ("2->1", "inject"): "Rejected twice, then redone by Trial 2->1 with a refined prompt, from a single frame",
+    ("0", "plain"): "Rejected, then sampled plainly: no trial could help",
+    ("2", "plain"): "Rejected twice, then sampled plainly with the refined prompt",
+}
+_KINDS = {
+    "sample": "video",
+    "probe": "single frame",
+    "refine": "prompt refinement",
+    "inject": "video from the anchor",
+    "plain": "video, not inspected",
+}
+COLUMNS = ("Trial", "What", "Verdict", "Predicted", "Stop step", "Rule", "NFE", "Seconds")
+
+
+def headline(report: dict[str, Any]) -> str:
+    """One line: what became of the run."""
+    last = report["trials"][-1]
+    trial, kind, verdict = last["trial"], last["kind"], last["verdict"]
+    if kind == "sample" and verdict and not verdict["accepted"]:
+        return f"Trial {trial} was rejected: this video is predicted to fail"
+    if kind == "probe":
+        found = "gives an anchor" if verdict and verdict["accepted"] else "is not better than the video by delta"
+        return f"Trial {trial}: the single frame {found}"
+    if kind == "refine":
+        return f"Trial 2: the prompt {'was' if report['refined_prompt'] else 'could not be'} refined"
+    if (trial, kind) == ("0", "plain") and len(report["trials"]) == 1:
+        return "Sampled plainly, without inspection"
+    if (trial, kind) == ("0", "sample"):
+        judged = verdict and verdict["predicted_score"] is not None
+        return "Passed: the run was not touched" if judged else "Passed without a score: the run was not touched"
+    return _OUTCOMES[trial, kind]
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row of COLUMNS for each executed trial, in order."""
+    return [_row(trial) for trial in report["trials"]]
+
+
+def totals(report: dict[str, Any]) -> str:
+    """One line: model evaluations and time, beside those of a plain run."""
+    plain = [f"plain {report['nfe_plain']}"] if report["nfe_plain"] else []
+    worst = [f"at most {report['nfe_worst_case']}"] if report["nfe_worst_case"] else []
+    compared = f" ({', '.join(plain + worst)})" if plain or worst else ""
+    estimate = report["seconds_plain_estimate"]
+    about = "" if estimate is None else f" (plain about {estimate:.1f} s)"
+    return f"{report['nfe']} NFE{compared}, {report['seconds']:.1f} s{about}"
+
+
+def score(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """The report as plain text, a line for each trial. `report` is what trials.report.run_report gives."""
+    lines = [headline(report)]
+    if report["prompt"]:
+        lines.append(f"Prompt: {report['prompt']}")
+    if report["refined_prompt"]:
+        lines.append(f"Refined: {report['refined_prompt']}")
+    if report["refined_negative"] and report["refined_negative"] != report["negative"]:
+        lines.append(f"Refined negative: {report['refined_negative']}")
+    for trial, what, verdict, predicted, stop, rule, nfe, seconds in rows(report):
+        judged = f": {verdict}" if verdict != "-" else ""
+        if predicted != "-":
+            judged += f", predicted {predicted} at step {stop} ({rule})"
+        lines.append(f"Trial {trial}, {what}{judged}; {nfe} NFE, {seconds} s")
+    if report["final_score"] is not None:
+        lines.append(f"Final score: {score(report['final_score'])}")
+    lines.append(totals(report))
+    lines += [f"Note: {note}" for note in report["notes"]]
+    return "\n".join(lines)
+
+
+def _row(trial: dict[str, Any]) -> tuple[str, ...]:
+    verdict = trial["verdict"]
+    judged = ("-", "-", "-", "-")
+    if verdict:
+        step = verdict["stop_step"]
+        accepted, rejected = ("used", "not used") if trial["kind"] == "probe" else ("accepted", "rejected")
+        judged = (
+            accepted if verdict["accepted"] else rejected,
+            score(verdict["predicted_score"]),
+            "-" if step is None else str(step),
+            verdict["rule"].replace("_", " "),
+        )
+    nfe = trial["nfe_video"] + trial["nfe_single_frame"]
+    return trial["trial"], _KINDS[trial["kind"]], *judged, str(nfe), f"{sum(trial['seconds'].values()):.1f}"
