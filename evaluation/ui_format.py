@@ -161,7 +161,7 @@ class _Writer:
         if node.size[1]:
             return node.size[1]
         info, inputs = self.info[node.type], list(_inputs(self.info[node.type]))
-        widgets = [given for given in inputs if given.is_widget and not given.options.get("advanced")]
+        widgets = [given for given in inputs if given.is_widget]
         height = max(sum(not given.is_widget for given in inputs), len(info["output"])) * SLOT + 12
         height += sum(TEXT if given.options.get("multiline") else WIDGET for given in widgets)
         return height + WIDGET * sum("control_after_generate" in given.options for given in widgets)

@@ -196,10 +196,10 @@ def hierarchy(
 
     graph.group("Trial 0: sample and watch", column + 1)
     base = sample("base", guider=guider, gate=gate)
-    graph.group("Trial 1: start again from a single frame", column + 2)
+    graph.group("Trial 1: a single frame", column + 2)
     first = probe("1", guider=guider, verdict=base[3])
     injected = sample("1", guider=guider, injection=inject("1", first[0]))
-    graph.group("Trial 2: refine the prompt", column + 3)
+    graph.group("Trial 2: a refined prompt", column + 3)
     refined = graph.add(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
         scorer=scorer, back_end="ablation",
@@ -208,7 +208,7 @@ def hierarchy(
         "CFGGuider", title="CFGGuider (refined)", model=model, positive=refined[2], negative=refined[3], cfg=cfg
     )[0]
     again = sample("2", guider=guider, gate=gate, previous=refined[5])
-    graph.group("Trial 2→1: single frame of the refined prompt", column + 4)
+    graph.group("Trial 2→1: both", column + 4)
     second = probe("2→1", guider=guider, verdict=again[3])
     last = sample("2→1", guider=guider, injection=inject("2→1", second[0]))
     graph.group("Which trial's clip", column + 5)

@@ -1,5 +1,7 @@
 """Every difference between ComfyUI versions that the nodes have to know, and nothing else."""
 
+from collections.abc import Iterable
+
 import comfy.model_patcher
 from comfy.comfy_types import IO
 from comfy_api.latest import io
@@ -14,6 +16,12 @@ def advanced(*inputs):
     for given in inputs:
         given.extra_dict = {**(getattr(given, "extra_dict", None) or {}), "advanced": True}
     return list(inputs)
+
+
+def check_choice(name: str, value: str, options: Iterable[str]) -> None:
+    """0.3.75 does not hold a V3 combo's value against its options."""
+    if value not in options:
+        raise ValueError(f"{name} is '{value}': choose one of {', '.join(options)}.")
 
 
 def model_patcher(model, load_device, offload_device):

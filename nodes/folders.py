@@ -24,3 +24,12 @@ def register() -> None:
 
 def files(folder: str) -> list[str]:
     return folder_paths.get_filename_list(folder)
+
+
+def path_of(folder: str, name: str) -> str:
+    """The full path of a file that `files` lists. Raises ValueError for any other name."""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        there = ", ".join(files(folder)) or "nothing"
+        raise ValueError(f"'{name}' is not in models/{folder}: put it there, or choose another file (there: {there}).")
+    return path

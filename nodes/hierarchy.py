@@ -11,6 +11,7 @@ from ..sampling.run import Inputs
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
+from .compat import check_choice
 from .inspection import build_gate
 from .refinement import ABLATION, OFF, encode, make_refiner
 from .sampling import preview_or_block
@@ -41,15 +42,20 @@ class ForesightSampler(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Clip.Input("clip"),
                 io.String.Input("prompt", multiline=True, tooltip="What the clip should show; previews are scored against it."),
-                io.String.Input("negative", multiline=True, default=""),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
-                io.Int.Input("steps", default=50, min=1, max=10000),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01),
-                io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES),
-                io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES),
+                io.String.Input("negative", multiline=True, default="", tooltip="What the clip should not show."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="Of the noise; every trial starts from the same.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Of the schedule; windows are shares of it."),
+                io.Float.Input(
+                    "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance scale."
+                ),
+                io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, tooltip="As in KSampler."),
+                io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES, tooltip="As in KSampler."),
                 io.Latent.Input("latent_image"),
-                types.Scorer.Input("scorer"),
-                types.L2R.Input("l2r"),
+                types.Scorer.Input("scorer", tooltip="Scores the previews: from ViCLIP Score."),
+                types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
                 io.Combo.Input(
                     "refiner", options=[ABLATION, OFF], default=ABLATION,
                     tooltip="Who states the prompt better in Trial 2. off: only single frames are tried.",
@@ -74,6 +80,8 @@ class ForesightSampler(io.ComfyNode):
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
         inject, **settings,
     ):  # fmt: skip
+        check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
+        check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
         injection = injection_settings(**{k: settings.pop(k) for k in list(settings) if k.startswith("injection_")})
         gate = build_gate(l2r, scorer, prompt, **settings)
 

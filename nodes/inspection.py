@@ -9,7 +9,7 @@ from ..scoring.inspector import Gate
 from . import types
 from .compat import advanced
 from .folders import L2R, VICLIP, files
-from .loaders import AUTO, LINEAR, latent_format_of, load_converter, load_scorer
+from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer
 from .widgets import OWN, detector_widgets, threshold_widgets
 
 SCORER_HELP = (
@@ -60,7 +60,7 @@ class ViCLIPScore(io.ComfyNode):
                 io.Combo.Input("weights", options=files(VICLIP), tooltip=SCORER_HELP),
                 *advanced(
                     io.Combo.Input(
-                        "precision", options=["fp32", "fp16"], default="fp32",
+                        "precision", options=list(PRECISIONS), default="fp32",
                         tooltip="fp32 equals VBench; fp16 halves the memory (1.7 to 0.9 GB) and moves scores by about 0.001.",
                     )
                 ),
@@ -108,8 +108,8 @@ class FailureGate(io.ComfyNode):
             category="Foresight",
             description="Decides early, from the scores of the first steps, whether a clip will match its prompt.",
             inputs=[
-                types.L2R.Input("l2r"),
-                types.Scorer.Input("scorer"),
+                types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
+                types.Scorer.Input("scorer", tooltip="Scores the previews: from ViCLIP Score."),
                 io.String.Input("prompt", multiline=True, tooltip="What previews are scored against: the user's own words."),
                 *threshold_widgets(),
                 *detector_widgets(),

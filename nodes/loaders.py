@@ -7,7 +7,6 @@ import comfy.latent_formats
 import comfy.model_management
 import comfy.ops
 import comfy.sd1_clip
-import folder_paths
 import torch
 from transformers import CLIPTokenizer
 
@@ -15,16 +14,17 @@ from ..l2r.checkpoint import load_l2r
 from ..l2r.linear import LinearL2R
 from ..scoring.viclip import load_viclip
 from ..scoring.viclip_scorer import ViCLIPScorer
-from .compat import model_patcher
-from .folders import L2R, VICLIP, files
+from .compat import check_choice, model_patcher
+from .folders import L2R, VICLIP, files, path_of
 
 AUTO, LINEAR = "auto", "latent_rgb_factors"
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def load_converter(name: str, model) -> torch.nn.Module:
     """The converter by file name; "auto" is the trained one for the model's latent format, else the linear one."""
     if name not in (AUTO, LINEAR):
-        return load_l2r(folder_paths.get_full_path_or_raise(L2R, name))
+        return load_l2r(path_of(L2R, name))
     if model is None:
         raise ValueError(
             f"L2R Preview: converter is '{name}', which is chosen by the model: connect MODEL, or choose a converter file."
@@ -33,7 +33,7 @@ def load_converter(name: str, model) -> torch.nn.Module:
     if name == AUTO:
         for file in files(L2R):
             # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
-            converter = None if file.startswith("foresight_demo") else load_l2r(folder_paths.get_full_path(L2R, file))
+            converter = None if file.startswith("foresight_demo") else load_l2r(path_of(L2R, file))
             if converter is not None and converter.metadata.get("latent_format") == type(latent_format).__name__:
                 return converter
     if latent_format.latent_rgb_factors is None:
@@ -56,8 +56,9 @@ def latent_format_of(converter: torch.nn.Module, model):
 
 
 def load_scorer(name: str, precision: str) -> ViCLIPScorer:
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
-    return scorer_from_file(folder_paths.get_full_path_or_raise(VICLIP, name), dtype)
+    check_choice("precision", precision, PRECISIONS)
+    dtype = PRECISIONS[precision]
+    return scorer_from_file(path_of(VICLIP, name), dtype)
 
 
 def scorer_from_file(path: str | Path, dtype: torch.dtype = torch.float32) -> ViCLIPScorer:

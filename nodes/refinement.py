@@ -6,12 +6,14 @@ from ..refiner.ablation import AblationRefiner
 from ..refiner.base import RefinementRequest
 from ..sampling.hierarchy import refine
 from . import types
+from .compat import check_choice
 
 ABLATION, OFF = "ablation", "off"
 
 
 def make_refiner(back_end: str, scorer):
     """The refiner by its name in the widget; None when it is off."""
+    check_choice("refiner", back_end, (ABLATION, OFF))
     return AblationRefiner(scorer) if back_end == ABLATION else None
 
 
@@ -31,12 +33,14 @@ class PromptRefiner(io.ComfyNode):
             "no network: it finds the phrase that the preview lacks, puts it first and weights it.",
             inputs=[
                 io.Clip.Input("clip"),
-                io.String.Input("prompt", multiline=True),
-                io.String.Input("negative", multiline=True, default=""),
+                io.String.Input("prompt", multiline=True, tooltip="The prompt that failed."),
+                io.String.Input("negative", multiline=True, default="", tooltip="The negative prompt that went with it."),
                 io.Image.Input("preview", tooltip="Of the rejected run."),
                 types.Verdict.Input("verdict", tooltip="Of the probe or of the rejected run: what has happened so far."),
-                types.Scorer.Input("scorer"),
-                io.Combo.Input("back_end", options=[ABLATION], default=ABLATION),
+                types.Scorer.Input("scorer", tooltip="Says how well the preview fits each wording."),
+                io.Combo.Input(
+                    "back_end", options=[ABLATION], default=ABLATION, tooltip="ablation: asks the scorer alone, no other model."
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="prompt"),

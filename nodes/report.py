@@ -19,9 +19,9 @@ class RunReport(io.ComfyNode):
             category="Foresight",
             description="The trials of a run with their scores, rules and cost.",
             inputs=[
-                types.Verdict.Input("verdict"),
+                types.Verdict.Input("verdict", tooltip="Of the last node of the run: it brings the whole history."),
                 io.Image.Input("images", optional=True, tooltip="The finished clip, to be scored as well (needs a scorer)."),
-                types.Scorer.Input("scorer", optional=True),
+                types.Scorer.Input("scorer", optional=True, tooltip="Scores the finished clip; connect images as well."),
             ],
             outputs=[
                 io.Image.Output(display_name="picture"),

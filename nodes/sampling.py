@@ -6,7 +6,7 @@ from comfy_execution.graph import ExecutionBlocker
 from ..sampling.injection import Injection
 from ..sampling.run import Inputs, monitored_sample, single_frame_probe
 from . import types
-from .compat import AnyType
+from .compat import AnyType, check_choice
 from .widgets import injection_settings, injection_widgets
 
 STOP, REPORT_ONLY = "stop", "report only"
@@ -66,6 +66,7 @@ class MonitoredSampler(io.ComfyNode):
         cls, noise, guider, sampler, sigmas, latent_image, gate=None, injection=None, previous=None, on_reject=STOP,
         keep_steps=False,
     ):  # fmt: skip
+        check_choice("on_reject", on_reject, (STOP, REPORT_ONLY))
         result = monitored_sample(
             Inputs(noise, guider, sampler, sigmas, latent_image), gate, injection, previous=previous,
             stop="rejected" if on_reject == STOP else "never", keep_steps=keep_steps,
@@ -85,7 +86,7 @@ class SingleFrameProbe(io.ComfyNode):
             "beats the rejected clip by the gate's delta; after a refinement, whenever there is a frame at all.",
             inputs=[
                 *sampling_inputs(),
-                types.Gate.Input("gate"),
+                types.Gate.Input("gate", tooltip="The gate that rejected the run; it has the probe's own window."),
                 types.Verdict.Input("verdict", tooltip="Of the run that was rejected."),
             ],
             outputs=[
@@ -111,7 +112,7 @@ class LatentInjector(io.ComfyNode):
             display_name="Latent Injector",
             category="Foresight",
             description="Starts a clip from a probed frame instead of from pure noise (the paper's Algorithm 1).",
-            inputs=[types.Anchor.Input("anchor"), *injection_widgets()],
+            inputs=[types.Anchor.Input("anchor", tooltip="From Single-Frame Probe."), *injection_widgets()],
             outputs=[types.Injection.Output(display_name="injection")],
         )
 
@@ -129,9 +130,9 @@ class TrialSwitch(io.ComfyNode):
             category="Foresight",
             description="Passes on what the verdict asks for. The other branch never runs.",
             inputs=[
-                types.Verdict.Input("verdict"),
-                AnyType.Input("on_accept", lazy=True),
-                AnyType.Input("on_reject", lazy=True),
+                types.Verdict.Input("verdict", tooltip="Decides which branch is needed."),
+                AnyType.Input("on_accept", lazy=True, tooltip="Passed on when the verdict is accepted."),
+                AnyType.Input("on_reject", lazy=True, tooltip="Passed on when the verdict is rejected."),
                 *(
                     types.Verdict.Input(
                         name, optional=True, lazy=True,

@@ -1,0 +1,180 @@
+"""The nodes as a real ComfyUI sees them: what is registered, what it says of itself, and what bad input leads to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_weights
+
+from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
+from foresight.evaluation.workflows import api_graph, node_of
+from foresight.l2r.checkpoint import save_l2r
+from foresight.l2r.model import L2R
+
+ROOT = Path(__file__).resolve().parent.parent
+NODES = {
+    "ForesightL2RPreview": "L2R Preview",
+    "ForesightViCLIPScore": "ViCLIP Score",
+    "ForesightFailureGate": "Dynamic Failure Gate",
+    "ForesightMonitoredSampler": "Monitored Sampler",
+    "ForesightSingleFrameProbe": "Single-Frame Probe",
+    "ForesightLatentInjector": "Latent Injector",
+    "ForesightPromptRefiner": "VLM Prompt Refiner",
+    "ForesightTrialSwitch": "Trial Switch",
+    "ForesightSampler": "Foresight Sampler",
+    "ForesightRunReport": "Run Report",
+    "ForesightDemoTextEncoder": "Demo Text Encoder",
+}
+# Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
+CORES = {"model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image"}
+TINY = {"model": "bad_wan.safetensors", "vae": "bad_vae.safetensors", "scorer": "bad_viclip.safetensors",
+        "converter": "bad_l2r.safetensors", "steps": 6, "width": 32, "height": 32, "length": 9}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(comfy_server: ComfyServer) -> ComfyServer:
+    models = comfy_server.base / "models"
+    tiny_weights.write(models, *(TINY[key] for key in ("model", "vae", "scorer", "converter")))
+    save_l2r(L2R(4), models / "foresight_l2r" / "four_channels.safetensors")
+    return comfy_server
+
+
+@pytest.fixture(scope="module")
+def info(server) -> dict[str, Any]:
+    return server.object_info()
+
+
+def test_the_nodes_are_designs(info):
+    ours = {id: node for id, node in info.items() if node["python_module"] == "custom_nodes.foresight"}
+    assert {id: node["display_name"] for id, node in ours.items()} == NODES
+    assert json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")) == NODES
+    assert all(node["category"].startswith("Foresight") and node["description"] for node in ours.values())
+
+
+@pytest.mark.parametrize("id", NODES)
+def test_every_input_explains_itself(info, id):
+    silent = [
+        name
+        for kind in ("required", "optional")
+        for name, (_, *options) in info[id]["input"].get(kind, {}).items()
+        if name not in CORES and not (options and options[0].get("tooltip"))
+    ]
+    assert not silent
+
+
+def changed(prompt: Prompt, class_type: str, **inputs: Any) -> Prompt:
+    prompt[node_of(prompt, class_type)]["inputs"] |= inputs
+    return prompt
+
+
+def one_node(info, **settings: Any) -> Prompt:
+    return api_graph("demo_one_node", info, **{**TINY, **settings})
+
+
+def visual(info, **settings: Any) -> Prompt:
+    return api_graph("demo_visual_hierarchy", info, **{**TINY, **settings})
+
+
+def test_unknown_weights(server, info):
+    # Newer versions of ComfyUI refuse the value themselves.
+    message = r"(?s)\(ForesightViCLIPScore\).*'nothing.safetensors'.*bad_viclip.safetensors"
+    with pytest.raises((PromptRejected, ExecutionFailed), match=message):
+        server.queue(one_node(info, scorer="nothing.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "class_type, widget",
+    [
+        ("ForesightSampler", "refiner"), ("ForesightSampler", "sampler_name"), ("ForesightSampler", "injection_mask"),
+        ("ForesightViCLIPScore", "precision"), ("ForesightL2RPreview", "converter"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_there_is_not(server, info, class_type, widget):
+    prompt = changed(one_node(info, tau=-0.99, seed=1), class_type, **{widget: "nonsense"})
+    with pytest.raises((PromptRejected, ExecutionFailed), match=rf"(?s)\({class_type}\).*'nonsense'"):
+        server.queue(prompt)
+
+
+@pytest.mark.parametrize("tau", [-1.1, 1.5])
+def test_tau_out_of_range(server, info, tau):
+    with pytest.raises(PromptRejected, match=r"ForesightSampler.*tau"):
+        server.queue(one_node(info, tau=tau))
+
+
+@pytest.mark.parametrize("missing", ["l2r", "scorer"])
+def test_a_gate_without_its_parts(server, info, missing):
+    prompt = visual(info)
+    del prompt[node_of(prompt, "ForesightFailureGate")]["inputs"][missing]
+    with pytest.raises(PromptRejected, match=rf"ForesightFailureGate.*[Rr]equired input is missing.*{missing}"):
+        server.queue(prompt)
+
+
+@pytest.mark.parametrize("graph, node", [(one_node, "ForesightSampler"), (visual, "ForesightFailureGate")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"prompt": " \n"}, "prompt is empty.*Enter"),
+        ({"gate": {"start": 0.5, "end": 0.2}}, r"end = 0.2.*start = 0.5.*raise end or lower start"),
+        ({"gate": {"single_start": 0.9, "single_end": 0.1}}, r"end = 0.1.*start = 0.9.*raise end or lower start"),
+    ],
+)
+def test_a_gate_that_makes_no_sense(server, info, graph, node, settings, message):
+    with pytest.raises(ExecutionFailed, match=rf"(?s)\({node}\).*{message}"):
+        server.queue(graph(info, **settings))
+
+
+@pytest.mark.parametrize(
+    "between, message",
+    [
+        ({"class_type": "FlipSigmas", "inputs": {}}, "sigmas do not decrease.*not flipped"),
+        ({"class_type": "SplitSigmas", "inputs": {"step": 0}}, r"sigmas has 1 value.*Raise steps"),
+    ],
+)
+def test_a_schedule_that_is_none(server, info, between, message):
+    prompt = visual(info)
+    scheduler = node_of(prompt, "BasicScheduler")
+    prompt["between"] = {**between, "inputs": {**between["inputs"], "sigmas": [scheduler, 0]}}
+    changed(prompt, "ForesightMonitoredSampler", sigmas=["between", 0])
+    with pytest.raises(ExecutionFailed, match=rf"(?s)\(ForesightMonitoredSampler\).*{message}"):
+        server.queue(prompt)
+
+
+def report(server, prompt: Prompt) -> dict[str, Any]:
+    (found,) = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
+    return found
+
+
+def test_a_schedule_of_one_step_is_sampled(server, info):
+    found = report(server, one_node(info, tau=-0.99, steps=1))
+    assert (found["trial"], found["nfe"], found["accepted"]) == ("0", 1, True)
+
+
+def test_a_converter_for_other_latents_leaves_plain_sampling(server, info):
+    found = report(server, one_node(info, tau=1.0, seed=3, converter="four_channels.safetensors"))
+    assert (found["trial"], found["accepted"], found["nfe"]) == ("0", True, 6)
+    (note,) = found["notes"]
+    assert "4" in note and "16" in note and "channels" in note
+
+
+def test_a_preview_of_other_latents(server, info):
+    prompt = one_node(info)
+    model, latent = (prompt[node_of(prompt, "ForesightSampler")]["inputs"][name] for name in ("model", "latent_image"))
+    look = {"converter": "four_channels.safetensors", "model": model, "latent": latent}
+    prompt = {id: prompt[id] for id in ("1", "2", latent[0])}
+    prompt["look"] = {"class_type": "ForesightL2RPreview", "inputs": look}
+    prompt["save"] = {"class_type": "PreviewImage", "inputs": {"images": ["look", 1]}}
+    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightL2RPreview\).*16.*4|\(ForesightL2RPreview\).*4.*16"):
+        server.queue(prompt)
+
+
+def test_an_injection_that_starts_after_the_end(server, info):
+    late = {"injection_start": 7}
+    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightMonitoredSampler\).*step 7.*6 steps.*start earlier"):
+        server.queue(visual(info, tau=1.0, delta=1.0, seed=5, injection=late))
+
+
+def test_a_graph_that_ends_in_a_refusal_leaves_the_server_usable(server, info):
+    assert report(server, visual(info, tau=-0.99, seed=9))["accepted"]
