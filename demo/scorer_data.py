@@ -113,26 +113,20 @@ def network_frames(clips: Tensor, count: int) -> Tensor:
 
 
 def scene_pairs(
-    scenes: Sequence[Scene], generator: torch.Generator, still: bool, split: str = "train"
+    scenes: Sequence[Scene], generator: torch.Generator, split: str = "train"
 ) -> tuple[list[Scene], Tensor, Tensor]:
-    """Each scene followed by a near miss of it, both of `split`; their clips, uint8 [2N, 17, 64, 64, 3]; and the
-    statements that each clip shows."""
+    """Each scene followed by a near miss of it, both of `split`, leaving out scenes that have none; their clips, uint8
+    [2N, 17, 64, 64, 3]; and the statements that each clip shows."""
     both, layouts = [], []
     for scene in scenes:
-        missed = next_miss(scene, generator, still, split)
-        both += [scene, missed[0]]
-        layouts += [arrange(scene, generator), missed[1]]
+        for missed in (near_miss(scene, generator) for _ in range(30)):
+            # Some have no room, e.g. two big objects that part.
+            if split_of(missed) == split and (layout := _place(missed, generator)):
+                both += [scene, missed]
+                layouts += [arrange(scene, generator), layout]
+                break
     shown = torch.stack([statements(seen(*pair)) for pair in zip(both, layouts, strict=True)])
     return both, draw(layouts), shown
-
-
-def next_miss(scene: Scene, generator: torch.Generator, still: bool, split: str) -> tuple[Scene, Layout]:
-    """A near miss of the same split that has room in the frame."""
-    while True:
-        missed = near_miss(scene, generator, still)
-        layout = split_of(missed) == split and _place(missed, generator)
-        if layout:  # some have no room, e.g. two big objects that part
-            return missed, layout
 
 
 def soften(clips: Tensor, generator: torch.Generator) -> Tensor:

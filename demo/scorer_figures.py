@@ -25,10 +25,10 @@ from .wan_vae import load_vae
 
 FIGURES = WEIGHTS / "scorer_figures.json"
 TRAIN, STILLS, VALIDATION, TEST = (
-    {"name": "train", "split": "train", "count": 96, "seeds": 5},
-    {"name": "stills", "split": "train", "count": 48, "seeds": 4},
-    {"name": "validation", "split": "validation", "count": 40, "seeds": 5},
-    {"name": "test", "split": "test", "count": 60, "seeds": 6},
+    {"name": "train", "split": "train", "count": 72, "seeds": 5},
+    {"name": "stills", "split": "train", "count": 24, "seeds": 4},
+    {"name": "validation", "split": "validation", "count": 30, "seeds": 5},
+    {"name": "test", "split": "test", "count": 40, "seeds": 6},
 )
 # Steps of the schedule; the training samples take every other step of 50, which costs half.
 MOMENTS = {"train": [2, 3, 4, 5, 6, 7, 10], "stills": [6, 10, 12, 15], "validation": [4, 5, 6, 7],

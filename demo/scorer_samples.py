@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,8 +34,19 @@ class Samples:
     scenes: list[Scene]
     prompt: Tensor  # [N], index into captions
     right: Tensor  # [N], the judge's verdict on the finished clip
+    share: Tensor  # [N], share of the stated attributes that hold in it
     steps: list[int]
     previews: Tensor  # [N, K, frames the scorer sees, 64, 64, 3] uint8
+
+    @cached_property
+    def ranked(self) -> list[tuple[int, int]]:
+        """Pairs of samples of one prompt, the first of which keeps more of it."""
+        return [
+            (a, b)
+            for p in self.prompt.unique().tolist()
+            for members in [(self.prompt == p).nonzero()[:, 0].tolist()]
+            for a in members for b in members if self.share[a] > self.share[b]
+        ]
 
     def mixed(self) -> list[int]:
         """Prompts with both outcomes: only they tell a look at the clip from a guess at the caption."""
@@ -59,7 +71,8 @@ def generate(
     transformer, vae = models
     pairs = split_prompts(split, count)
     order = [(p, first_seed + s) for p in range(len(pairs)) for s in range(seeds)]
-    data = load_checkpoint(path) or {"x0": [], "right": [], "steps": steps, "moments": moments, "frames": frames}
+    data = load_checkpoint(path) or {"x0": [], "right": [], "share": []}
+    data |= {"steps": steps, "moments": moments, "frames": frames}
     done = sum(len(part) for part in data["right"])
     for start in range(done, len(order), CHUNK):
         part = order[start : start + CHUNK]
@@ -76,9 +89,11 @@ def generate(
 
         final = sample(transformer, context, noise, steps, CFG, SHIFT, keep)
         clips = vae.decode(to_vae_space(final)).movedim(1, -1).add(1).div(2)
-        right = [judge(clip, pairs[p][1]).right for clip, (p, _) in zip(clips, part, strict=True)]
+        verdicts = [judge(clip, pairs[p][1]) for clip, (p, _) in zip(clips, part, strict=True)]
         data["x0"].append(torch.stack([*(kept[step] for step in moments), final.half()], 1))
-        data["right"].append(torch.tensor(right))
+        data["right"].append(torch.tensor([verdict.right for verdict in verdicts]))
+        holds = [list(verdict.attributes.values()) for verdict in verdicts]
+        data["share"].append(torch.tensor([sum(held) / len(held) for held in holds]))
         save_checkpoint(path, data)
         rate = torch.cat(data["right"]).float().mean()
         logging.info("%s: %d of %d samples, %.3f right", name, start + len(part), len(order), rate)
@@ -98,4 +113,5 @@ def load_samples(name: str, split: str, l2r: L2R, count: int, seeds: int, shown:
     ], 1)
     steps = [round(step * STEPS / data["steps"]) for step in (*data["moments"], data["steps"])]
     prompt = torch.arange(len(right)) // seeds
-    return Samples([text for text, _ in pairs], [scene for _, scene in pairs], prompt, right, steps, previews)
+    texts, scenes = zip(*pairs, strict=True)
+    return Samples(list(texts), list(scenes), prompt, right, torch.cat(data["share"]), steps, previews)

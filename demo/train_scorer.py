@@ -8,7 +8,7 @@ Stages, each going on from the one before (and from itself after a stop):
 Loss: contrastive over the batch (InfoNCE both ways, near misses as hard negatives), a sigmoid loss with one threshold
 for all captions (Zhai et al. 2023), and the statements of clip and caption read off both features by one linear layer,
 without which the contrast learns too slowly. Samples of the transformer add the sigmoid loss and a ranking loss between
-a right and a wrong sample of one prompt. `--evaluate` measures the exported scorer on prompts no training has seen.
+a better and a worse sample of one prompt. `--evaluate` measures the exported scorer on prompts no training has seen.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from ..l2r.checkpoint import load_l2r
+from ..scoring.preprocess import middle_frames
 from ..scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
-from .captions import caption, split_of
-from .scorer_data import STATEMENTS, Captions, network_frames, next_miss, scene_pairs, soften, statements
+from .captions import caption, parse_caption, prompts, split_of
+from .scorer_data import STATEMENTS, Captions, near_miss, network_frames, scene_pairs, soften, statements
 from .scorer_figures import STILLS as STILL_SET
 from .scorer_figures import TRAIN, VALIDATION, auc, evaluate, make_samples, scores, within
 from .scorer_samples import Samples, load_samples
@@ -42,25 +43,27 @@ from .train_common import (
     to_network,
     trapezoid,
 )
+from .train_dit import training_data
 from .train_l2r import EXPORT as L2R_FILE
 from .train_l2r import VAE, CpuBudget
 from .wan_vae import load_vae, to_model_space
-from .world import Scene
+from .world import FRAMES, Scene, render_batch
 
 EXPORT = WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors"
 STAGES = ("renders", "previews", "generated")
-# A clip has 5 latent frames; 3 of them show a motion and cost half of what 5 do. The text tower is mostly vocabulary.
+# Two frames show a motion, and each costs 64 tokens. The text tower is mostly vocabulary.
 CONFIG = ViCLIPConfig(
-    image_size=64, patch_size=8, frames=3, vision_width=128, vision_layers=4, vision_heads=4,
+    image_size=64, patch_size=8, frames=2, vision_width=128, vision_layers=3, vision_heads=4,
     text_width=64, text_layers=2, text_heads=2, embed_dim=128, name="foresight-demo-viclip",
 )
 PAIRS = 16  # scenes a batch, each with its near miss
 LR, MUON_LR = 1.5e-3, 2e-3
 SHARES = {"easy": 0.3, "medium": 0.3, "hard": 0.4}
 STILLS = 0.15  # share of batches that show one frame, as the single-frame probe does
-POOL = 3072  # latents kept for the later stages
-RANKED, RANDOM = 12, 8  # prompts with a right and a wrong sample, and further samples, a batch
-MIX, NOISE = 0.35, 0.3  # largest share of the near miss in a latent, and of noise
+POOL, HELD_OUT = 3072, 256  # rendered pairs
+LATENTS = (12000, 3000, 1)  # captions, clips and seed of train_dit's data
+RANKED, RANDOM = 12, 8  # pairs of a better and a worse sample of one prompt, and further samples, a batch
+MIX, NOISE = 0.35, 0.3  # largest share of another clip in a latent, and of noise
 
 
 class Trainer(nn.Module):
@@ -103,23 +106,20 @@ class Trainer(nn.Module):
         judged = F.binary_cross_entropy_with_logits(logits + self.bias, truth, weight, reduction="sum") / count
         read = sum(
             F.binary_cross_entropy_with_logits(self.head(feature), target, reduction="sum") / len(feature)
-            for feature, target in ((seen, batch.shown), (said, batch.stated))
+            for feature, target in ((seen, batch.shown), (said, batch.stated)) if target is not None
         )
         return contrast + judged + 0.2 * read, {
             "contrast": contrast.item(), "judged": judged.item(), "read": read.item(),
-            "near": (cosines[own, own] > cosines[own, own ^ 1]).float().mean().item(),
+            "near": (cosines[own, own] > cosines[own, own + count]).float().mean().item(),
         }
 
     def samples_loss(self, samples: Samples, generator: torch.Generator, captions: Captions) -> tuple[Tensor, dict]:
-        """One moment of a right and a wrong sample of each of several prompts, and of a few samples at random."""
+        """One moment of a better and a worse sample of each of several prompts, and of a few samples at random."""
 
-        def any_of(options: list[int]) -> int:
+        def any_of(options: list):
             return options[int(torch.randint(len(options), (), generator=generator))]
 
-        mixed, chosen = samples.mixed(), []
-        for p in (any_of(mixed) for _ in range(RANKED)):
-            chosen += [any_of(((samples.prompt == p) & (samples.right == verdict)).nonzero()[:, 0].tolist())
-                       for verdict in (True, False)]
+        chosen = [i for _ in range(RANKED) for i in any_of(samples.ranked)]
         chosen += torch.randint(len(samples.right), (RANDOM,), generator=generator).tolist()
         moment = any_of(list(range(samples.previews.shape[1])))
         seen = self.viclip.encode_vision(network_frames(samples.previews[chosen, moment], CONFIG.frames))
@@ -137,72 +137,68 @@ class Batch:
 
     frames: Tensor  # [N, T, 3, 64, 64]
     ids: Tensor  # [2N, context]
-    shown: Tensor  # [N, statements]: what the clip shows
+    shown: Tensor | None  # [N, statements]: what the clip shows, where that is known
     stated: Tensor  # [2N, statements]: what the caption says
 
 
 class Source:
-    """Draws batches of rendered clips, and of latents seen through L2R once `previews` was called."""
+    """Draws batches of rendered clips, and of latents seen through L2R once `add_previews` was called.
 
-    def __init__(self, captions: Captions, generator: torch.Generator, pairs: int = PAIRS, split: str = "train"):
-        self.captions, self.generator, self.pairs, self.split = captions, generator, pairs, split
-        self.pool: tuple[list[Scene], Tensor, Tensor] | None = None
+    Clips are rendered once, as the frames that the scorer picks from a clip or a preview; wordings, blur and the second
+    near miss are drawn anew each time.
+    """
 
-    def scenes(self, count: int) -> list[Scene]:
-        found: list[Scene] = []
-        while len(found) < count:
-            drawn = random_scenes(self.generator, count, SHARES)
-            found += [scene for scene in drawn if split_of(scene) == self.split]
-        return found[:count]
+    def __init__(self, captions: Captions, generator: torch.Generator, pairs: int, split: str = "train"):
+        self.captions, self.generator, self.split = captions, generator, split
+        clip, preview = middle_frames(FRAMES, CONFIG.frames), middle_frames((FRAMES + 3) // 4, CONFIG.frames)
+        kept = sorted({*clip, *(4 * i for i in preview)})
+        self.views = [kept.index(i) for i in clip], [kept.index(4 * i) for i in preview]
+        self.scenes: list[Scene] = []
+        clips, shown = [], []
+        while len(self.scenes) < 2 * pairs:
+            drawn = [scene for scene in random_scenes(generator, 256, SHARES) if split_of(scene) == split]
+            some, rendered, truth = scene_pairs(drawn, generator, split)
+            self.scenes += some
+            clips.append(rendered[:, kept])
+            shown.append(truth)
+        self.clips, self.shown = torch.cat(clips), torch.cat(shown)
+        self.previews: tuple[list[Scene], Tensor] | None = None
 
     @torch.no_grad()
-    def previews(self, pool: int = POOL) -> None:
-        vae, self.l2r = load_vae(VAE), load_l2r(L2R_FILE)
-        scenes, latents, shown = [], [], []
-        for _ in range(pool // 32):
-            some, clips, truth = scene_pairs(self.scenes(16), self.generator, False, self.split)
-            scenes += some
-            latents.append(to_model_space(vae.encode(to_network(clips))))
-            shown.append(truth)
-        self.pool = scenes, torch.cat(latents), torch.cat(shown)
+    def add_previews(self, scenes: list[Scene], latents: Tensor) -> None:
+        """Model-space latents of clips of the scenes, mixed with another clip's and noised, through L2R."""
+        l2r, chosen, seen = load_l2r(L2R_FILE), middle_frames(latents.shape[2], CONFIG.frames), []
+        for part in latents.split(16):
+            share = MIX * torch.rand(len(part), 1, 1, 1, 1, generator=self.generator)
+            noise = NOISE * torch.rand(share.shape, generator=self.generator)
+            x = part.float().lerp(part.float().roll(1, 0), share)
+            x += noise * torch.randn(x.shape, generator=self.generator)
+            seen.append(l2r(x)[:, chosen].mul(255).round().byte())
+        self.previews = scenes, torch.cat(seen)
 
     def random(self) -> float:
         return float(torch.rand((), generator=self.generator))
 
     def batch(self) -> Batch:
-        still = self.random() < STILLS
-        if self.pool and not still and self.random() < 0.5:
-            scenes, clips, shown = self.from_pool()
-        else:
-            scenes, clips, shown = scene_pairs(self.scenes(self.pairs), self.generator, still, self.split)
-            if still:
-                clips = clips[:, (at := int(self.random() * clips.shape[1])) : at + 1]
-            elif self.random() < 0.5:
-                clips = clips[:, ::4]  # the frames a preview has
-            if self.random() < 0.6:
-                clips = soften(clips, self.generator)
-        return self.describe(scenes, clips, shown, still)
-
-    def describe(self, scenes: list[Scene], clips: Tensor, shown: Tensor, still: bool) -> Batch:
-        others = [next_miss(scene, self.generator, still, self.split)[0] for scene in scenes]
-        texts = [caption(scene, self.generator) for scene in scenes + others]
-        if still:  # one frame shows no motion, so nothing is asked about it
-            shown = shown.clone()
-            shown[:, MOTION] = 0
-        return Batch(network_frames(clips, CONFIG.frames), self.captions(texts), shown,
-                     torch.stack([statements(scene) for scene in scenes + others]))
-
-    @torch.no_grad()
-    def from_pool(self) -> tuple[list[Scene], Tensor, Tensor]:
-        """Latents drawn in pairs, mixed with each other and noised, as previews [N, 5, 64, 64, 3]."""
-        scenes, latents, shown = self.pool
-        first = torch.randint(len(scenes) // 2, (self.pairs,), generator=self.generator) * 2
+        if self.previews and self.random() < 0.5:
+            scenes, clips = self.previews
+            chosen = torch.randint(len(scenes), (2 * PAIRS,), generator=self.generator)
+            return self.describe([scenes[i] for i in chosen.tolist()], clips[chosen], None)
+        first = torch.randint(len(self.scenes) // 2, (PAIRS,), generator=self.generator) * 2
         chosen = torch.stack([first, first + 1], 1).flatten()
-        x = latents[chosen]
-        share = MIX * torch.rand(len(x), 1, 1, 1, 1, generator=self.generator)
-        noise = NOISE * torch.rand(share.shape, generator=self.generator)
-        x = x.lerp(latents[chosen ^ 1], share) + noise * torch.randn(x.shape, generator=self.generator)
-        return [scenes[i] for i in chosen.tolist()], self.l2r(x), shown[chosen]
+        view, shown = self.views[self.random() < 0.5], self.shown[chosen]
+        still = self.random() < STILLS
+        if still:  # one frame shows no motion, so nothing is asked about it
+            view, shown = view[:1] * CONFIG.frames, shown.index_fill(1, torch.tensor(MOTION), 0)
+        clips = self.clips[chosen][:, view]
+        if self.random() < 0.6:
+            clips = soften(clips, self.generator)
+        return self.describe([self.scenes[i] for i in chosen.tolist()], clips, shown, still)
+
+    def describe(self, scenes: list[Scene], clips: Tensor, shown: Tensor | None, still: bool = False) -> Batch:
+        said = scenes + [near_miss(scene, self.generator, still) for scene in scenes]
+        return Batch(network_frames(clips, CONFIG.frames), self.captions([caption(s, self.generator) for s in said]),
+                     shown, torch.stack([statements(scene) for scene in said]))
 
 
 MOTION = [i for i, name in enumerate(STATEMENTS) if name.split()[-1] in ("left", "right", "up", "down", "still")]
@@ -227,7 +223,7 @@ def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, 
         seen, said = viclip.encode_vision(batch.frames), viclip.encode_text(batch.ids)
         cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
         own = torch.arange(len(seen))
-        scores += [cosines[own, own], cosines[own, own ^ 1]]
+        scores += [cosines[own, own], cosines[own, own + len(seen)]]
         right += [torch.ones(len(seen)), torch.zeros(len(seen))]
         wins.append((scores[-2] > scores[-1]).float().mean())
     return torch.cat(scores), torch.cat(right), torch.stack(wins).mean().item()
@@ -251,15 +247,25 @@ def training_samples() -> Samples:
     return Samples(
         clips.captions + stills.captions, clips.scenes + stills.scenes,
         torch.cat([clips.prompt, stills.prompt + len(clips.captions)]), torch.cat([clips.right, stills.right]),
-        clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
+        torch.cat([clips.share, stills.share]), clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
     )
+
+
+@torch.no_grad()
+def validation_latents() -> tuple[list[Scene], Tensor]:
+    pairs = [pair for name in SHARES for pair in prompts("validation", name, 32)]
+    clips = render_batch([scene for _, scene in pairs], torch.Generator().manual_seed(990_004))
+    vae = load_vae(VAE)
+    latents = torch.cat([to_model_space(vae.encode(to_network(part))) for part in clips.split(16)])
+    return [scene for _, scene in pairs], latents
 
 
 def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
     path = STATE / f"scorer_{seed}.pt"
     state = load_checkpoint(path)
     resumed = state is not None and state["stage"] == stage
-    generator = torch.Generator().manual_seed(seed + STAGES.index(stage))
+    # Not resumed: after a stop other clips are rendered, which only helps.
+    generator = torch.Generator().manual_seed(1000 * seed + 100 * STAGES.index(stage) + (state["step"] if state else 0))
     captions = Captions(lambda text: tokens(text)["input_ids"], CONFIG.context)
     tokens = CLIPTokenizer.from_pretrained(str(tokenizer))
     trainer = Trainer().initialise(generator)
@@ -276,13 +282,13 @@ def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
     if resumed:
         for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        generator.set_state(state["generator"])
         budget = CpuBudget(minutes, state["spent"])
-    source = Source(captions, generator)
-    check = Source(captions, torch.Generator().manual_seed(990_003), split="validation")
+    source = Source(captions, generator, POOL)
+    check = Source(captions, torch.Generator().manual_seed(990_003), HELD_OUT, "validation")
     if stage != "renders":
-        source.previews()
-        check.previews(256)
+        data = training_data(VAE, *LATENTS)  # the transformer's, so already on disk
+        source.add_previews([parse_caption(text) for text in data["captions"][: len(data["clips"])]], data["clips"])
+        check.add_previews(*validation_latents())
     start = check.generator.get_state()
     samples = validation = None
     if stage == "generated":
@@ -292,7 +298,7 @@ def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
     def save() -> None:
         save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
                                "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
-                               "generator": generator.get_state(), "spent": budget.spent, "stage": stage})
+                               "spent": budget.spent, "stage": stage})
         viclip = average.model.viclip
         check.generator.set_state(start)
         cosines, right, near = held_out(viclip, check)

@@ -56,9 +56,10 @@ def test_clips_show_all_their_scene_states():
 
 
 def test_pairs_stay_in_their_split():
-    train = [scene for scene in scenes(30) if split_of(scene) == "train"]
-    both, clips, shown = scene_pairs(train, torch.Generator().manual_seed(4), still=False)
-    assert both[::2] == train and all(split_of(scene) == "train" for scene in both)
+    found = [scene for scene in scenes(60) if split_of(scene) == "validation"]
+    both, clips, shown = scene_pairs(found, torch.Generator().manual_seed(4), "validation")
+    assert len(both) >= 2 and set(both[::2]) <= set(found)  # a scene without a near miss in the split is left out
+    assert all(split_of(scene) == "validation" for scene in both)
     assert clips.shape == (len(both), 17, 64, 64, 3) and shown.shape == (len(both), len(STATEMENTS))
 
 
@@ -70,7 +71,8 @@ def test_the_batched_preprocessing_is_the_scorers(frames):
 
 
 def samples(prompt, right):
-    return Samples([], [], torch.tensor(prompt), torch.tensor(right), [], torch.zeros(len(right), 0))
+    right = torch.tensor(right)
+    return Samples([], [], torch.tensor(prompt), right, right.float(), [], torch.zeros(len(right), 0))
 
 
 def test_auc_is_the_mann_whitney_statistic():
@@ -86,6 +88,7 @@ def test_within_prompt_auc_ignores_what_the_caption_tells():
     values = torch.tensor([1.0] * 4 + [0.0] * 4 + [0.5] * 4)
     found = samples(prompt, right)
     assert found.mixed() == [2]
+    assert found.ranked == [(8, 10), (8, 11), (9, 10), (9, 11)]
     assert within(values, found)[0] == 0.5
     assert auc(values, found.right) > 0.8
 
