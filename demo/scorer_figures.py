@@ -82,6 +82,11 @@ def text_only(train: Samples, test: Samples) -> Tensor:
     return torch.stack([statements(test.scenes[p]) for p in test.prompt.tolist()]) @ weight
 
 
+def figure(value: float) -> float | None:
+    """Rounded for the file; None where it is undefined, e.g. the AUC when every clip is wrong."""
+    return None if math.isnan(value) else round(float(value), 4)
+
+
 def detect(trace: Tensor, settings: DetectorSettings):
     """The decision on scores of steps 1, 2, ... of 50."""
     detector = Detector(settings, STEPS)
@@ -111,18 +116,18 @@ def evaluate(tokenize, path) -> dict:
         "scorer": {"name": config.name, "tau": config.tau, "delta": config.delta, "scale": config.scale},
         "steps": STEPS, "cfg": CFG, "shift": SHIFT, "split": "test", "clips": len(right),
         "prompts": len(test.captions), "prompts_with_both_outcomes": len(test.mixed()),
-        "right": round(right.float().mean().item(), 4),
+        "right": figure(right.float().mean()),
         "auc": {
             name: dict(zip(("over_all", "within_prompt", "within_prompt_standard_error"),
-                           (round(v, 4) for v in (auc(column, right), *within(column, test))), strict=True))
+                           map(figure, (auc(column, right), *within(column, test))), strict=True))
             for name, column in looks.items()
         },
-        "auc_text_only_over_all": round(auc(text_only(train, test), right), 4),
+        "auc_text_only_over_all": figure(auc(text_only(train, test), right)),
         "detector": {
-            "accepted": round(accepted.float().mean().item(), 4),
-            "failures_rejected": round((~accepted[~right]).float().mean().item(), 4),
-            "right_ones_rejected": round((~accepted[right]).float().mean().item(), 4),
-            "mean_stop_step": round(sum(decision.step for decision in decisions) / len(decisions), 2),
+            "accepted": figure(accepted.float().mean()),
+            "failures_rejected": figure((~accepted[~right]).float().mean()),
+            "right_ones_rejected": figure((~accepted[right]).float().mean()),
+            "mean_stop_step": figure(sum(decision.step for decision in decisions) / len(decisions)),
             "rules": dict(Counter(decision.rule for decision in decisions)),
         },
     }
