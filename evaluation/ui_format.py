@@ -109,12 +109,18 @@ class _Input:
 
 
 def _inputs(info: Mapping[str, Any]) -> Iterator[_Input]:
+    """In the order of the definition, which is that of the widgets' values."""
     for kind in ("required", "optional"):
         for name, (type, *options) in info["input"].get(kind, {}).items():
             found = options[0] if options else {}
             if isinstance(type, list):  # V1 nodes put a combo's choices where its type would be
                 type, found = "COMBO", {**found, "options": type}
             yield _Input(name, type, kind == "optional", found)
+
+
+def _slots(info: Mapping[str, Any]) -> list[_Input]:
+    """In the order of a node's slots: the frontend puts sockets before widgets, and a link names its slot by number."""
+    return sorted(_inputs(info), key=lambda given: given.is_widget)
 
 
 def fill_defaults(prompt: Prompt, object_info: ObjectInfo) -> Prompt:
@@ -144,7 +150,7 @@ class _Writer:
         self.nodes = self._place()
 
     def _link(self, node: Node) -> None:
-        for slot, given in enumerate(_inputs(self.info[node.type])):
+        for slot, given in enumerate(_slots(self.info[node.type])):
             if isinstance(source := node.inputs.get(given.name), Link):
                 origin = (source.node.id, source.slot) if source.node else (BOX, source.slot)
                 self.connect(*origin, node.id, slot, given.type)
@@ -210,7 +216,7 @@ class _Writer:
                 | ({"shape": 7} if given.optional else {})
                 | ({"widget": {"name": given.name}} if given.is_widget else {})
                 | {"link": into.get((node.id, slot))}
-                for slot, given in enumerate(inputs)
+                for slot, given in enumerate(_slots(info))
             ],
             "outputs": [
                 {"name": name, "type": type, "links": self.from_(node.id, slot) or None}
@@ -281,7 +287,8 @@ def blueprint(
         "groups": writer.bounding, "extra": {},
     }  # fmt: skip
     outer = {
-        "id": 1, "type": box["id"], "pos": [0, 0], "size": [400, 480], "flags": {}, "order": 0, "mode": 0,
+        "id": len(writer.nodes) + 1, "type": box["id"], "pos": [0, 0], "size": [400, 480], "flags": {}, "order": 0,
+        "mode": 0,
         "inputs": [
             {"name": title, "type": type} | ({"widget": {"name": title}} if title in defaults else {}) | {"link": None}
             for title, type in inputs.items()
@@ -290,8 +297,8 @@ def blueprint(
         "properties": {**PACK}, "widgets_values": list(defaults.values()),
     }  # fmt: skip
     return {
-        "id": _id(name, "file"), "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [outer], "links": [],
-        "groups": [], "definitions": {"subgraphs": [box]}, "config": {}, "extra": {}, "version": 0.4,
+        "id": _id(name, "file"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0, "nodes": [outer],
+        "links": [], "groups": [], "definitions": {"subgraphs": [box]}, "config": {}, "extra": {}, "version": 0.4,
     }  # fmt: skip
 
 

@@ -196,10 +196,10 @@ def hierarchy(
 
     graph.group("Trial 0: sample and watch", column + 1)
     base = sample("base", guider=guider, gate=gate)
-    graph.group("Trial 1: a single frame", column + 2)
+    graph.group("Trial 1: a single frame", column + 1)
     first = probe("1", guider=guider, verdict=base[3])
     injected = sample("1", guider=guider, injection=inject("1", first[0]))
-    graph.group("Trial 2: a refined prompt", column + 3)
+    graph.group("Trial 2: a refined prompt", column + 2)
     refined = graph.add(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
         scorer=scorer, back_end="ablation",
@@ -208,10 +208,10 @@ def hierarchy(
         "CFGGuider", title="CFGGuider (refined)", model=model, positive=refined[2], negative=refined[3], cfg=cfg
     )[0]
     again = sample("2", guider=guider, gate=gate, previous=refined[5])
-    graph.group("Trial 2→1: both", column + 4)
+    graph.group("Trial 2→1: both", column + 2)
     second = probe("2→1", guider=guider, verdict=again[3])
     last = sample("2→1", guider=guider, injection=inject("2→1", second[0]))
-    graph.group("Which trial's clip", column + 5)
+    graph.group("Which trial's clip", column + 3)
     third = switch("3: refined clip passed?", again[3], again, last, (0, 3))
     second_switch = switch("2: single frame better?", first[1], injected, third, (0, 1))
     return switch("1: base clip passed?", base[3], base, second_switch, (0, 1)), base
@@ -237,7 +237,7 @@ def visual_hierarchy(s: Settings) -> Graph:
         graph, s, 3, model=family.model, clip=family.clip, **inputs, latent_image=latent, l2r=l2r, scorer=scorer,
         prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta,
     )  # fmt: skip
-    _result(graph, s, 9, switch[0], switch[1], family.vae, scorer)
+    _result(graph, s, 6, switch[0], switch[1], family.vae, scorer)
     return graph
 
 
