@@ -53,10 +53,9 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict) -> V
     return Verdict((*rejected.history, record), rejected.settings)
 
 
-def worst_case(steps: int, gate: Gate, injection: InjectionSettings | None) -> int:
+def worst_case(steps: int, gate: Gate) -> int:
     """The most schedule steps, video and single-frame together, that the hierarchy can execute."""
-    budgets = gate.video.window(steps)[1], gate.single_frame.window(steps)[1]
-    bound = worst_case_nfe(steps, *budgets, (injection or InjectionSettings()).start)
+    bound = worst_case_nfe(steps, gate.video.window(steps)[1], gate.single_frame.window(steps)[1])
     return bound.video + bound.single_frame
 
 
@@ -70,7 +69,7 @@ def run_hierarchy(
     both left out the run is watched and reported, never stopped.
     """
     plan = TrialPlan(injection=injection is not None, refinement=refiner is not None)
-    settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.steps, gate, injection)}
+    settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.steps, gate)}
     stop = "rejected" if plan.injection or plan.refinement else "never"
     base = result = monitored_sample(inputs, gate, stop=stop, settings=settings)
     verdict, anchor = base.verdict, None

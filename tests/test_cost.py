@@ -63,7 +63,7 @@ def test_worst_case_is_the_whole_hierarchy_at_its_budgets():
 @pytest.mark.parametrize("steps, injection_start", [(1, 1), (2, 2), (8, 1), (20, 5), (50, 2), (50, 40)])
 def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_start, injection, refinement):
     video_budget, single_frame_budget = max(1, round(0.28 * steps)), max(1, round(0.6 * steps))
-    bound = worst_case_nfe(steps, video_budget, single_frame_budget, injection_start)
+    bound = worst_case_nfe(steps, video_budget, single_frame_budget)
 
     def spend(outcomes):
         plan, video, single_frame = TrialPlan(injection=injection, refinement=refinement), 0, 0

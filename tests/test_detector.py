@@ -2,9 +2,10 @@ import math
 from dataclasses import replace
 
 import pytest
-from foresight.scoring.detector import Detector, DetectorSettings
 from hypothesis import given
 from hypothesis import strategies as st
+
+from foresight.scoring.detector import Detector, DetectorSettings
 
 VIDEO = DetectorSettings.video()
 

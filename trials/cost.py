@@ -91,10 +91,10 @@ def overall_overhead(
     return sum(count * branch_overhead(branch, *run) for branch, count in samples.items()) / total
 
 
-def worst_case_nfe(steps: int, video_budget: int, single_frame_budget: int, injection_start: int = 2) -> Evaluations:
+def worst_case_nfe(steps: int, video_budget: int, single_frame_budget: int) -> Evaluations:
     """The most evaluations the hierarchy can spend: two videos abandoned at their budget, two probes, one whole video.
 
-    The last video of branch 2->1 starts at step `injection_start`, but it runs all its steps where a probe gave no
-    anchor, the injection is weakened or Trial 1 is switched off, so the start does not lower the bound.
+    The last video of branch 2->1 usually starts at the second step, but it runs all its steps where a probe gave no
+    anchor, the injection is weakened or Trial 1 is switched off.
     """
     return Evaluations(2 * min(video_budget, steps) + steps, 2 * min(single_frame_budget, steps))

@@ -65,6 +65,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
     return {
         "trial": record.trial,
         "kind": record.kind,
+        "succeeded": record.accepted,
         "verdict": best and {**_item(best), "accepted": record.accepted, "message": record.message},
         "items": [_item(item) for item in record.items] if len(record.items) > 1 else [],
         "nfe_video": record.nfe_video,

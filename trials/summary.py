@@ -95,4 +95,7 @@ def _row(trial: dict[str, Any]) -> tuple[str, ...]:
             verdict["rule"].replace("_", " "),
         )
     nfe = trial["nfe_video"] + trial["nfe_single_frame"]
-    return trial["trial"], _KINDS[trial["kind"]], *judged, str(nfe), f"{sum(trial['seconds'].values()):.1f}"
+    what = _KINDS[trial["kind"]]
+    if trial["kind"] == "refine" and not trial.get("succeeded", True):
+        what = "prompt not refined"
+    return trial["trial"], what, *judged, str(nfe), f"{sum(trial['seconds'].values()):.1f}"
