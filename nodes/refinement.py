@@ -1,5 +1,6 @@
 """VLM Prompt Refiner: Trial 2's better prompt."""
 
+import comfy.model_management
 from comfy_api.latest import io
 
 from ..refiner.ablation import AblationRefiner
@@ -11,10 +12,19 @@ from .compat import check_choice
 ABLATION, OFF = "ablation", "off"
 
 
+class ScoringRefiner(AblationRefiner):
+    """Brings the scorer's weights back to the device: between sampling runs ComfyUI may have unloaded them."""
+
+    def refine(self, request):
+        if hasattr(self.scorer, "patcher"):
+            comfy.model_management.load_model_gpu(self.scorer.patcher)
+        return super().refine(request)
+
+
 def make_refiner(back_end: str, scorer):
     """The refiner by its name in the widget; None when it is off."""
     check_choice("refiner", back_end, (ABLATION, OFF))
-    return AblationRefiner(scorer) if back_end == ABLATION else None
+    return ScoringRefiner(scorer) if back_end == ABLATION else None
 
 
 def encode(clip, text: str):
