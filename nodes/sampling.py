@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..sampling.injection import Injection
+from ..sampling.injection import Anchor, Injection
 from ..sampling.run import Inputs, monitored_sample, single_frame_probe
 from . import types
 from .compat import AnyType, check_choice
@@ -67,6 +67,9 @@ class MonitoredSampler(io.ComfyNode):
         keep_steps=False,
     ):  # fmt: skip
         check_choice("on_reject", on_reject, (STOP, REPORT_ONLY))
+        if injection is not None and injection.anchor.latent is None:
+            # The probe failed; what is left of its trial is the plain run, as in the all-in-one node.
+            gate, injection, previous = None, None, injection.anchor.verdict
         result = monitored_sample(
             Inputs(noise, guider, sampler, sigmas, latent_image), gate, injection, previous=previous,
             stop="rejected" if on_reject == STOP else "never", keep_steps=keep_steps,
@@ -99,9 +102,7 @@ class SingleFrameProbe(io.ComfyNode):
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, gate, verdict):
         anchor, probed = single_frame_probe(Inputs(noise, guider, sampler, sigmas, latent_image), gate, verdict)
-        if anchor is None:
-            anchor = ExecutionBlocker(f"Single-Frame Probe: {probed.record.message}")
-        return io.NodeOutput(anchor, probed, preview_or_block(probed))
+        return io.NodeOutput(anchor or Anchor(None, probed), probed, preview_or_block(probed))
 
 
 class LatentInjector(io.ComfyNode):

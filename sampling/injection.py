@@ -54,12 +54,12 @@ class InjectionSettings:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The single-frame x0 prediction at the probe's stop: latent [B, C, 1, H, W] in model space.
+    """The single-frame x0 prediction at the probe's stop: latent [B, C, 1, H, W] in model space, None if there is none.
 
     verdict is the probe's; its history travels on into the injected run's report.
     """
 
-    latent: torch.Tensor
+    latent: torch.Tensor | None
     verdict: Any = None
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_wan
 import tiny_weights
+import torch
 
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
 from foresight.evaluation.workflows import api_graph, node_of
@@ -174,6 +176,28 @@ def test_an_injection_that_starts_after_the_end(server, info):
     late = {"injection_start": 7}
     with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightMonitoredSampler\).*step 7.*6 steps.*start earlier"):
         server.queue(visual(info, tau=1.0, delta=1.0, seed=5, injection=late))
+
+
+def test_a_probe_that_gives_no_frame_leaves_the_plain_run():
+    from foresight.nodes.sampling import LatentInjector, MonitoredSampler, SingleFrameProbe
+
+    class Broken(tiny_wan.Noise):
+        def generate_noise(self, latent):
+            return super().generate_noise(latent) * float("nan")
+
+    given = tiny_wan.inputs(tiny_wan.model())
+    rest = given.guider, given.sampler, given.sigmas, given.latent
+    gate = tiny_wan.gate(0.1)
+    rejected = MonitoredSampler.execute(given.noise, *rest, gate).args[3]
+    anchor, verdict, _ = SingleFrameProbe.execute(Broken(3), *rest, gate, rejected).args
+    assert not rejected.accepted and not verdict.accepted and "no usable frame" in verdict.record.message
+    defaults = {"injection_start": 2, "injection_steps": 2, "injection_noise": "initial", "injection_mask": "linear",
+                "injection_strength": 1.0}  # fmt: skip
+    injection = LatentInjector.execute(anchor, **defaults).args[0]
+    latent, _, _, story, _ = MonitoredSampler.execute(given.noise, *rest, injection=injection).args
+    plain = MonitoredSampler.execute(given.noise, *rest).args[0]
+    assert torch.equal(latent["samples"], plain["samples"])
+    assert [record.kind for record in story.history] == ["sample", "probe", "plain"]
 
 
 def test_a_graph_that_ends_in_a_refusal_leaves_the_server_usable(server, info):
