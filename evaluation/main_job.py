@@ -263,6 +263,9 @@ def start_worker() -> None:
     global _family
     torch.set_num_threads(1)
     load_comfyui()
+    import comfy.utils
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False  # one bar is enough
     _family = DemoFamily()
 
 
