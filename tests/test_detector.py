@@ -2,7 +2,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foresight.scoring.detector import Detector, DetectorSettings
@@ -10,9 +10,9 @@ from foresight.scoring.detector import Detector, DetectorSettings
 VIDEO = DetectorSettings.video()
 
 
-def run(trace, settings=VIDEO, steps=50, every=1):
+def run(trace, rules=VIDEO, steps=50, every=1):
     """The decision on a whole trace; trace[0] is the score of step 1."""
-    detector = Detector(settings, steps)
+    detector = Detector(rules, steps)
     for step, score in enumerate(trace, 1):
         if step % every == 0 and (decision := detector.observe(step, score)):
             return decision
@@ -129,6 +129,8 @@ def test_bad_steps_are_named():
             detector.observe(step, 0.2)
 
 
+# Time limits would make these tests fail on a busy machine and say nothing about the detector.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 scores = st.one_of(
     st.lists(st.floats(-1, 1), min_size=50, max_size=50),
     st.lists(st.sampled_from([0.17, 0.175, 0.18, 0.2, 0.22, 0.26, 0.265]), min_size=50, max_size=50),
@@ -144,26 +146,29 @@ settings_ = st.builds(
 )
 
 
+@patient
 @given(broken, settings_, st.integers(1, 50))
-def test_decides_inside_the_window_and_always(trace, settings, steps):
-    first, last = settings.window(steps)
-    decision = run(trace[:steps], settings, steps)
+def test_decides_inside_the_window_and_always(trace, rules, steps):
+    first, last = rules.window(steps)
+    decision = run(trace[:steps], rules, steps)
     assert 1 <= first <= decision.step <= last <= steps
     if decision.rule == "not_inspected":
         assert decision.accepted
     else:
-        assert decision.accepted == (decision.predicted_score >= settings.tau)
+        assert decision.accepted == (decision.predicted_score >= rules.tau)
 
 
+@patient
 @given(broken, settings_, st.floats(0, 0.3))
-def test_raising_tau_never_turns_a_rejection_into_an_acceptance(trace, settings, more):
-    if not run(trace, settings).accepted:
-        assert not run(trace, replace(settings, tau=settings.tau + more)).accepted
+def test_raising_tau_never_turns_a_rejection_into_an_acceptance(trace, rules, more):
+    if not run(trace, rules).accepted:
+        assert not run(trace, replace(rules, tau=rules.tau + more)).accepted
 
 
+@patient
 @given(scores, settings_)
-def test_rules_keep_their_side_of_tau(trace, settings):
-    decision = run(trace, settings)
+def test_rules_keep_their_side_of_tau(trace, rules):
+    decision = run(trace, rules)
     if decision.rule in ("early_reject", "give_up"):
         assert not decision.accepted
         assert decision.predicted_score == trace[decision.step - 1]
