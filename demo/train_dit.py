@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -252,6 +253,8 @@ def right_rates(model: WanTransformer, vae: WanVAE, split: str, count: int, cfg:
 def evaluate(count: int, cfg: float, shift: float, seed: int) -> None:
     """Measure the shipped weights on test prompts, and write weights/demo/figures.json."""
     vae, model = load_vae(VAE_EXPORT), load_transformer(EXPORT)
+    with safe_open(EXPORT, "pt") as file:  # not the recipe beside it, which an unfinished run has not written yet
+        transformer = file.metadata()
     clips = render_batch([s for name in DIFFICULTIES for _, s in prompts("test", name, count // 2)],
                          torch.Generator().manual_seed(seed))
     scenes = [s for name in DIFFICULTIES for _, s in prompts("test", name, count // 2)]
@@ -263,7 +266,7 @@ def evaluate(count: int, cfg: float, shift: float, seed: int) -> None:
         "command": "python -m foresight.demo.train_dit --evaluate", "date": today(), "torch": torch.__version__,
         "prompts_per_difficulty": count, "split": "test", "seed": seed, "steps": 50, "cfg": cfg, "shift": shift,
         "vae": json.loads(VAE_EXPORT.with_suffix(".json").read_text()),
-        "transformer": json.loads(EXPORT.with_suffix(".json").read_text()),
+        "transformer": transformer,
         "reconstructions_right": round(rebuilt_right, 4),
         "clips_right": right_rates(model, vae, "test", count, cfg, shift, seed, 5),
         "single_frames_right": right_rates(model, vae, "test", count, cfg, shift, seed, 1),
