@@ -26,8 +26,8 @@ _LEAST_OVERLAP = 0.72  # soft IoU with the stated shape
 _CLEAR_OVERLAP = 0.12  # lead in soft IoU over every other shape that counts as fully sure
 _LEAST_TRAVEL = 6.0  # pixels over a clip that separate moving from still
 _MISSES = 0.2  # share of frames in which an attribute may fail
-_SOFTNESS = 2.0  # pixels over which a template's outline fades, between a render's and a decoded latent's
-_WINDOW = 44
+_WINDOW = 36  # pixels around a centroid; the largest shape reaches 18
+_BLUR_WIDTH = 2.5  # pixels, that of a decoder which is not yet sharp
 
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 _GROUNDS = np.array(list(BACKGROUNDS.values()), np.float32)
@@ -185,17 +185,18 @@ def _measure(pixels: np.ndarray, weight: np.ndarray, owner: np.ndarray, count: i
     grid = torch.arange(_WINDOW) + 0.5
     shift = torch.from_numpy((corners - place).astype(np.float32))
     x, y = (grid + shift[:, :1])[:, None, :], (grid + shift[:, 1:])[:, :, None]
-    overlaps, sizes = [], []
-    for shape in SHAPES:
-        size = torch.from_numpy(np.sqrt(area / _UNIT_AREAS[shape]).astype(np.float32))
-        template = (signed_distance(shape, x, y, size[:, None, None]) / _SOFTNESS + 0.5).clamp_(0, 1)
-        overlaps.append(torch.minimum(crops, template).sum((1, 2)) / torch.maximum(crops, template).sum((1, 2)))
-        sizes.append(size)
-    overlap = torch.stack(overlaps, 1).numpy()
+    sizes = torch.from_numpy(np.sqrt(area[:, None] / _UNIT_AREAS).astype(np.float32))
+    distances = [signed_distance(shape, x, y, sizes[:, k, None, None]) for k, shape in enumerate(SHAPES)]
+    sharp = (torch.stack(distances, 1) + 0.5).clamp_(0, 1)
+    soft = _BLUR @ sharp @ _BLUR.T
+    # A decoder may blur a shape, or keep its edges but lose its corners; neither makes it another shape.
+    looks = torch.stack([sharp, soft, (4 * soft - 1.5).clamp(0, 1)])
+    crops = crops[:, None]
+    overlap = (torch.minimum(crops, looks).sum((-2, -1)) / torch.maximum(crops, looks).sum((-2, -1))).amax(0).numpy()
     rivals = np.stack([np.delete(overlap, k, 1).max(1) for k in range(len(SHAPES))], 1)
     shape_lead = np.minimum((overlap - rivals) / _CLEAR_OVERLAP, (overlap - _LEAST_OVERLAP) / (0.9 - _LEAST_OVERLAP))
     colour_lead = np.stack([_lead(colour, _PALETTE, k) for k in range(len(_NAMES))], 1)
-    return _Blobs(frame, place, colour_lead, np.clip(shape_lead, -1, 1), torch.stack(sizes, 1).numpy())
+    return _Blobs(frame, place, colour_lead, np.clip(shape_lead, -1, 1), sizes.numpy())
 
 
 def _unit_area(shape: str) -> float:
@@ -203,7 +204,17 @@ def _unit_area(shape: str) -> float:
     return float((signed_distance(shape, grid[None, :], grid[:, None], 1.0) > 0).sum()) / 1e4
 
 
-_UNIT_AREAS = {shape: _unit_area(shape) for shape in SHAPES}
+_UNIT_AREAS = np.array([_unit_area(shape) for shape in SHAPES])
+
+
+def _blur() -> Tensor:
+    """[window, window] Gaussian over rows or columns."""
+    steps = torch.arange(_WINDOW, dtype=torch.float32)
+    rows = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * _BLUR_WIDTH**2))
+    return rows / rows[_WINDOW // 2].sum()
+
+
+_BLUR = _blur()
 
 
 def _neighbours(maps: np.ndarray, extreme: np.ufunc) -> np.ndarray:
