@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import pytest
 import torch
-from tiny_wan import Conditioned, gate, inputs, model
+from tiny_wan import CancellingScorer, Conditioned, gate, inputs, model
 
 from foresight.refiner.base import Refinement, RefinementError
 from foresight.sampling.hierarchy import run_hierarchy
@@ -123,23 +123,10 @@ def test_without_refiner_and_injection_runs_are_only_watched(patcher):
 
 @pytest.mark.parametrize("at", [5, 11 + 5, 11 + 24 + 5, 61], ids=["base", "probe", "second run", "second probe"])
 def test_cancel_works_in_every_phase(patcher, at):
-    calls = []
-
-    class Cancelling:
-        name, tau, delta = "cancelling", 0.22, 0.05
-
-        def encode_text(self, prompt):
-            return torch.ones(1)
-
-        def score(self, frames, text):
-            calls.append(1)
-            if len(calls) == at:
-                comfy.model_management.interrupt_current_processing()
-            return FAIL
-
+    scorer = CancellingScorer(at, FAIL)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        run(patcher, FAIL, refiner=Rewriter(), scorer=Cancelling())
-    assert len(calls) == at
+        run(patcher, FAIL, refiner=Rewriter(), scorer=scorer)
+    assert scorer.calls == at
     assert not comfy.model_management.processing_interrupted()
 
 

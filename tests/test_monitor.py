@@ -7,9 +7,10 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-from tiny_wan import Noise, gate, inputs, model
+from tiny_wan import CancellingScorer, Noise, gate, inputs, model
 
 from foresight.sampling.run import monitored_sample
+from foresight.scoring.detector import DetectorSettings
 
 PASS, FAIL = (0.3,), (0.1,)
 
@@ -111,21 +112,9 @@ def test_nan_latents_from_the_model_are_reported_and_do_not_stop_the_run(patcher
 @pytest.mark.parametrize("at", [1, 4, 8])
 def test_cancel_stops_within_one_step_and_leaves_the_guider_as_it_was(patcher, at):
     given = inputs(patcher)
-    calls = []
-
-    class CancellingScorer:
-        name, tau, delta = "cancelling", 0.22, 0.05
-
-        def encode_text(self, prompt):
-            return torch.ones(1)
-
-        def score(self, frames, text):
-            calls.append(1)
-            if len(calls) == at:
-                comfy.model_management.interrupt_current_processing()
-            return 0.3 + 0.05 * (len(calls) % 2)  # never settles, so each step up to the budget is scored
-
-    watched = gate(*PASS, scorer=CancellingScorer(), video=gate(*PASS).video.__class__(start=0.8, end=1.0))
+    # Scores that never settle, in a window at the end: each step up to the last is scored.
+    scorer = CancellingScorer(at, *[0.3, 0.35] * 10)
+    watched = gate(*PASS, scorer=scorer, video=DetectorSettings.video(start=0.8, end=1.0))
     seen = []
     watched_model = patcher.clone()
     watched_model.set_model_sampler_post_cfg_function(lambda args: seen.append(1) or args["denoised"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.latent_formats
 import comfy.ldm.wan.model
+import comfy.model_management
 import comfy.ops
 import comfy.samplers
 import comfy.sd
@@ -83,6 +84,19 @@ class ScriptedScorer:
         if isinstance(score, BaseException):
             raise score
         return score
+
+
+class CancellingScorer(ScriptedScorer):
+    """Presses the user's cancel at its n-th call."""
+
+    def __init__(self, at, *scores):
+        super().__init__(*scores)
+        self.at = at
+
+    def score(self, frames, text):
+        if self.calls + 1 == self.at:
+            comfy.model_management.interrupt_current_processing()
+        return super().score(frames, text)
 
 
 def gate(*scores, prompt="a red circle", **changes) -> Gate:
