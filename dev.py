@@ -179,7 +179,10 @@ def demo(arguments: list[str]) -> int:
     step(f"starting ComfyUI {comfyui_version(comfyui)} (its log: {base / 'server.log'})")
     options = ("--disable-api-nodes", "--disable-metadata")
     with ComfyServer(comfyui, base, ROOT, str(python), log=base / "server.log", arguments=options) as server:
-        return call(python, "-m", "foresight.demo.run", "--server", server.url, *arguments)
+        code = call(python, "-m", "foresight.demo.run", "--server", server.url, *arguments)
+        if code:
+            step(f"the demo ended with code {code}; its messages are above, ComfyUI's in {base / 'server.log'}")
+        return code
 
 
 def main() -> int:
