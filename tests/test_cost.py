@@ -56,7 +56,7 @@ def test_unknown_branch_and_empty_average_are_named():
 
 def test_worst_case_is_the_whole_hierarchy_at_its_budgets():
     # 14 + 14 abandoned video steps and a whole video of 50, two probes of 30 single frames.
-    assert worst_case_nfe(50, 14, 30, 2) == Evaluations(video=78, single_frame=60)
+    assert worst_case_nfe(50, 14, 30) == Evaluations(video=78, single_frame=60)
 
 
 @pytest.mark.parametrize("injection, refinement", [(True, True), (True, False), (False, True), (False, False)])
