@@ -148,6 +148,12 @@ def call(*command: str | Path, **environment: str) -> int:
     return subprocess.run([str(c) for c in command], cwd=ROOT, env=os.environ | environment).returncode
 
 
+def small_models_only() -> None:
+    """One thread for each process from here on: on these small models a second one saves a quarter of the time when its
+    core is idle, and costs ten times the time when it is not (a step of the demo model: 16 ms; 12 or 180 with two)."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def lint(arguments: list[str]) -> int:
     _, python = setup()
     return call(python, "-m", "ruff", "check", ".", *arguments)
@@ -155,6 +161,7 @@ def lint(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     comfyui, python = setup()
+    small_models_only()
     style = lint([])
     tests = call(python, "-m", "pytest", *arguments, COMFYUI_PATH=str(comfyui))
     return tests or style
@@ -174,6 +181,7 @@ def serve(arguments: list[str]) -> int:
 
 def demo(arguments: list[str]) -> int:
     comfyui, python = setup()
+    small_models_only()
     base = CACHE / "demo"
     base.mkdir(parents=True, exist_ok=True)
     step(f"starting ComfyUI {comfyui_version(comfyui)} (its log: {base / 'server.log'})")

@@ -29,6 +29,7 @@ def dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "CACHE", tmp_path / ".foresight")
     monkeypatch.setattr(module, "LOCK", tmp_path / "requirements.lock")
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # dev.py sets it, and must not leave it behind here
     return module
 
 
