@@ -1,4 +1,4 @@
-"""What the demo family's training recipes share: time budget, schedule, averaging, optimisers, checkpoints."""
+"""What the demo family's training recipes share: clock, schedule, averaging, optimisers, checkpoints."""
 
 from __future__ import annotations
 
@@ -22,19 +22,16 @@ def trapezoid(progress: float, warmup: float = 0.02, decay: float = 0.4) -> floa
     return max(0.0, min(progress / warmup + 0.01, 1.0, (1.0 - progress) / decay))
 
 
-class Budget:
-    """Training time in minutes that survives a restart; schedules run on it, so a slow machine still ends annealed."""
+class Clock:
+    """Wall-clock minutes of a training over its restarts. For the record only: trainings are counted in steps, so that
+    a busy machine learns as much, only later."""
 
-    def __init__(self, minutes: float, spent: float = 0.0):
-        self.minutes, self.before, self.started = minutes, spent, time.monotonic()
+    def __init__(self, before: float = 0.0):
+        self.before, self.started = before, time.monotonic()
 
     @property
-    def spent(self) -> float:
+    def minutes(self) -> float:
         return self.before + (time.monotonic() - self.started) / 60
-
-    @property
-    def progress(self) -> float:
-        return min(self.spent / self.minutes, 1.0)
 
 
 class Average:

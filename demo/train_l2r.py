@@ -1,4 +1,4 @@
-"""Fits the L2R converter to the demo VAE: ``nice -n 5 python -m foresight.demo.train_l2r --minutes 5``.
+"""Fits the L2R converter to the demo VAE: ``python -m foresight.demo.train_l2r --steps 1500``.
 
 Needs the VAE's encoder only (paper, A.2). Latent frame i is paired with pixel frame 4i, the last one it encodes. Half
 of each batch is made to look like x0 predictions: mixtures of two clips (a prediction at high noise is a mean over what
@@ -8,7 +8,6 @@ may come) and noise. The same command resumes after a stop.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from .train_common import (
     STATE,
     WEIGHTS,
     Average,
-    Budget,
+    Clock,
     load_checkpoint,
     random_clips,
     save_checkpoint,
@@ -37,18 +36,6 @@ BATCH = 12
 LR = 4e-3
 NOISE = 0.3  # largest standard deviation of the noise on latents
 HELD_OUT_SEED = 990_002
-
-
-class CpuBudget(Budget):
-    """Counts this process's own processor time, so that beside other trainings it learns as much, only later."""
-
-    def __init__(self, minutes: float, spent: float = 0.0):
-        super().__init__(minutes, spent)
-        self.started = time.process_time()
-
-    @property
-    def spent(self) -> float:
-        return self.before + (time.process_time() - self.started) / 60
 
 
 @torch.no_grad()
@@ -75,7 +62,7 @@ def psnr(model: L2R, latents: Tensor, frames: Tensor) -> Tensor:
     return -10 * (out - frames).square().flatten(1).mean(1).log10()
 
 
-def train(minutes: float, seed: int, clip_count: int, export: Path) -> None:
+def train(steps: int, seed: int, clip_count: int, export: Path) -> None:
     path, generator = STATE / f"l2r_{seed}.pt", torch.Generator().manual_seed(seed)
     vae = load_vae(VAE)
     latents, frames = pairs(vae, random_clips(generator, clip_count))
@@ -85,17 +72,17 @@ def train(minutes: float, seed: int, clip_count: int, export: Path) -> None:
         model = L2R()
     average = Average(model, 0.99)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    budget, step, reported = CpuBudget(minutes), 0, 0.0
+    clock, step = Clock(), 0
     if state := load_checkpoint(path):
         model.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
         average.updates = step = state["step"]
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
-        budget = CpuBudget(minutes, state["spent"])
-    while budget.progress < 1:
+        clock = Clock(state["spent"])
+    while step < steps:
         for group in optimiser.param_groups:
-            group["lr"] = LR * trapezoid(budget.progress)
+            group["lr"] = LR * trapezoid(step / steps)
         chosen = torch.randint(clip_count, (BATCH,), generator=generator)
         x, target = x0_like(latents[chosen], frames[chosen], generator)
         error = model(x) - target
@@ -106,15 +93,15 @@ def train(minutes: float, seed: int, clip_count: int, export: Path) -> None:
         optimiser.step()
         average.update(model)
         step += 1
-        if budget.spent - reported > 0.5 or budget.progress == 1:
-            reported = budget.spent
-            print(f"{reported:.1f} min step {step} loss {loss.item():.4f} "
+        if step % 100 == 0 or step == steps:
+            print(f"{clock.minutes:.1f} min step {step} loss {loss.item():.4f} "
                   f"train {psnr(average.model, latents[:32], frames[:32]).mean():.2f} dB", flush=True)
             save_checkpoint(path, {"model": model.state_dict(), "average": average.model.state_dict(), "step": step,
                                    "optimiser": optimiser.state_dict(), "generator": generator.get_state(),
-                                   "spent": budget.spent})
+                                   "spent": clock.minutes})
     described = {"name": "foresight-demo-l2r", "latent_format": "Wan21", "vae": VAE.name,
-                 "recipe": "foresight.demo.train_l2r", "date": today(), "minutes": minutes, "steps": step,
+                 "recipe": "foresight.demo.train_l2r", "date": today(),
+                 "minutes": round(clock.minutes, 1), "steps": step,
                  "clips": clip_count, "seed": seed}
     export.parent.mkdir(parents=True, exist_ok=True)
     save_l2r(average.model, export, described)
@@ -137,7 +124,7 @@ def evaluate(vae: torch.nn.Module, path: Path, count: int = 128) -> dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=5, help="of processor time")
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--clips", type=int, default=1536)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--export", type=Path, default=EXPORT)
@@ -146,7 +133,7 @@ def main() -> None:
     if arguments.evaluate:
         print(evaluate(load_vae(VAE), arguments.export))
     else:
-        train(arguments.minutes, arguments.seed, arguments.clips, arguments.export)
+        train(arguments.steps, arguments.seed, arguments.clips, arguments.export)
 
 
 if __name__ == "__main__":

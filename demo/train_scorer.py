@@ -1,4 +1,4 @@
-"""Trains the demo family's small ViCLIP: ``nice -n 5 python -m foresight.demo.train_scorer --stage renders``.
+"""Trains the demo family's small ViCLIP: ``python -m foresight.demo.train_scorer --stage renders``.
 
 Stages, each going on from the one before (and from itself after a stop):
   renders     clean and blurred renders, each beside a near miss (one statement false)
@@ -36,6 +36,7 @@ from .train_common import (
     STATE,
     WEIGHTS,
     Average,
+    Clock,
     Muon,
     load_checkpoint,
     random_scenes,
@@ -43,9 +44,9 @@ from .train_common import (
     to_network,
     trapezoid,
 )
-from .train_dit import training_data
+from .train_dit import CAPTIONS, CLIPS, training_data
 from .train_l2r import EXPORT as L2R_FILE
-from .train_l2r import VAE, CpuBudget
+from .train_l2r import VAE
 from .wan_vae import load_vae, to_model_space
 from .world import FRAMES, Scene, render_batch
 
@@ -61,7 +62,6 @@ LR, MUON_LR = 1.5e-3, 2e-3
 SHARES = {"easy": 0.3, "medium": 0.3, "hard": 0.4}
 STILLS = 0.15  # share of batches that show one frame, as the single-frame probe does
 POOL, HELD_OUT = 3072, 256  # rendered pairs
-LATENTS = (12000, 3000, 1)  # captions, clips and seed of train_dit's data
 RANKED, RANDOM = 12, 8  # pairs of a better and a worse sample of one prompt, and further samples, a batch
 MIX, NOISE = 0.35, 0.3  # largest share of another clip in a latent, and of noise
 
@@ -260,7 +260,7 @@ def validation_latents() -> tuple[list[Scene], Tensor]:
     return [scene for _, scene in pairs], latents
 
 
-def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
+def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
     path = STATE / f"scorer_{seed}.pt"
     state = load_checkpoint(path)
     resumed = state is not None and state["stage"] == stage
@@ -278,31 +278,31 @@ def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
     others = [p for p in trainer.parameters() if all(p is not h for h in hidden)]
     optimisers = [(Muon(hidden, MUON_LR), MUON_LR),
                   (torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=1e-4), LR)]
-    budget, step = CpuBudget(minutes), state["step"] if state else 0
+    clock, step = Clock(state["spent"] if state else 0.0), state["step"] if state else 0
+    begun = state["begun"] if resumed else step
     if resumed:
         for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        budget = CpuBudget(minutes, state["spent"])
     source = Source(captions, generator, POOL)
     check = Source(captions, torch.Generator().manual_seed(990_003), HELD_OUT, "validation")
     if stage != "renders":
-        data = training_data(VAE, *LATENTS)  # the transformer's, so already on disk
+        data = training_data(VAE, CAPTIONS, CLIPS, seed)  # the transformer's, so already on disk
         source.add_previews([parse_caption(text) for text in data["captions"][: len(data["clips"])]], data["clips"])
         check.add_previews(*validation_latents())
     start = check.generator.get_state()
     samples = validation = None
     if stage == "generated":
         samples = training_samples()
-        validation = load_samples(**{**VALIDATION, "l2r": source.l2r, "shown": CONFIG.frames})
+        validation = load_samples(**{**VALIDATION, "l2r": load_l2r(L2R_FILE), "shown": CONFIG.frames})
 
     def save() -> None:
         save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
                                "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
-                               "spent": budget.spent, "stage": stage})
+                               "spent": clock.minutes, "begun": begun, "stage": stage})
         viclip = average.model.viclip
         check.generator.set_state(start)
         cosines, right, near = held_out(viclip, check)
-        print(f"{stage} {budget.spent:.1f} min step {step} held out: near misses {near:.3f}, AUC "
+        print(f"{stage} {clock.minutes:.1f} min step {step} held out: near misses {near:.3f}, AUC "
               f"{auc(cosines, right):.3f}, right {cosines[right.bool()].mean():.3f} wrong "
               f"{cosines[~right.bool()].mean():.3f}", flush=True)
         if validation:  # of the window in which the detector decides
@@ -313,11 +313,10 @@ def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
         save_viclip(viclip, EXPORT)
         viclip.config = CONFIG
 
-    reported = budget.spent
-    while budget.progress < 1:
+    while step < begun + steps:
         for optimiser, lr in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = lr * trapezoid(budget.progress) * (1 if stage == "renders" else 0.5)
+                group["lr"] = lr * trapezoid((step - begun) / steps) * (1 if stage == "renders" else 0.5)
         loss, parts = trainer.loss(source.batch())
         if samples:
             extra, more = trainer.samples_loss(samples, generator, captions)
@@ -331,17 +330,15 @@ def train(stage: str, minutes: float, seed: int, tokenizer: Path) -> None:
         average.update(trainer)
         step += 1
         if step % 25 == 0:
-            print(f"{budget.spent:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
-        if budget.spent - reported > 3:
-            reported = budget.spent
+            print(f"{clock.minutes:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
+        if step % 250 == 0 or step == begun + steps:
             save()
-    save()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=STAGES, default="renders")
-    parser.add_argument("--minutes", type=float, default=15, help="of processor time")
+    parser.add_argument("--steps", type=int, default=1000, help="of this stage")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer folder")
     parser.add_argument("--evaluate", action="store_true", help="measure the exported scorer on test prompts")
@@ -351,7 +348,7 @@ def main() -> None:
         tokens = CLIPTokenizer.from_pretrained(str(arguments.tokenizer))
         print(json.dumps(evaluate(lambda text: tokens(text)["input_ids"], EXPORT), indent=1))
         return
-    train(arguments.stage, arguments.minutes, arguments.seed, arguments.tokenizer)
+    train(arguments.stage, arguments.steps, arguments.seed, arguments.tokenizer)
 
 
 if __name__ == "__main__":

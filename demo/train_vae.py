@@ -1,8 +1,8 @@
-"""Trains the demo family's Wan VAE on rendered clips: ``python -m foresight.demo.train_vae --minutes 18``.
+"""Trains the demo family's Wan VAE on rendered clips: ``python -m foresight.demo.train_vae --steps 7000``.
 
 Images first (a 2-D network, the last temporal taps), then inflation to clips. The same command resumes after a stop.
 At the end the latents' statistics are folded in and an fp16 checkpoint is written that ComfyUI's VAELoader takes.
-``--decoder-minutes 8`` goes on with the decoder of the exported file alone: models trained on its latents stay valid.
+``--decoder-steps 1000`` goes on with the decoder of the exported file alone: models trained on its latents stay valid.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .train_common import (
     STATE,
     WEIGHTS,
     Average,
-    Budget,
+    Clock,
     load_checkpoint,
     psnr,
     random_clips,
@@ -31,7 +31,7 @@ from .train_common import (
 from .wan_vae import AttentionBlock, ResidualBlock, WanVAE, load_vae, to_model_space
 
 EXPORT = WEIGHTS / "vae" / "foresight_demo_wan_vae.safetensors"
-IMAGE_SHARE = 0.28  # of the time
+IMAGE_SHARE = 0.28  # of the steps
 CROP = 32
 CROP_FRAMES = 13
 IMAGE_BATCH, CLIP_BATCH = 24, 6
@@ -125,7 +125,7 @@ def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, fold: 
     return figures
 
 
-def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_count: int = 4096) -> None:
+def train(steps: int, dim: int, seed: int, export_path: Path = EXPORT, clip_count: int = 4096) -> None:
     path = STATE / f"vae_{dim}_{seed}.pt"
     generator = torch.Generator().manual_seed(seed)
     clips = random_clips(generator, clip_count)
@@ -136,24 +136,22 @@ def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_
         initialise(vae)
     average = Average(vae, 0.998)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=IMAGE_LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    budget, step, curve = Budget(minutes), 0, []
+    clock, step, curve = Clock(), 0, []
     if state := load_checkpoint(path):
         vae.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
         average.updates = state["step"]
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
-        budget, step, curve = Budget(minutes, state["spent"]), state["step"], state["curve"]
+        clock, step, curve = Clock(state["spent"]), state["step"], state["curve"]
 
     def reconstruct(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         latent = vae.encode(x)
         return vae.decode(latent + noise), latent
 
     compiled = torch.compile(reconstruct, dynamic=False)
-    reported = saved = budget.spent
-    done = budget.progress == 1
-    while not done:
-        progress = budget.progress
+    while step < steps:
+        progress = step / steps
         images = progress < IMAGE_SHARE
         stage = progress / IMAGE_SHARE if images else (progress - IMAGE_SHARE) / (1 - IMAGE_SHARE)
         for group in optimiser.param_groups:
@@ -170,26 +168,22 @@ def train(minutes: float, dim: int, seed: int, export_path: Path = EXPORT, clip_
         optimiser.step()
         average.update(vae)
         step += 1
-        done = budget.progress == 1
-        if budget.spent - reported > 1:
-            reported = budget.spent
+        if step % 200 == 0 or step == steps:
             figures = held_out_psnr(average.model, 16)
-            curve.append([round(budget.spent, 2), step, round(figures["psnr_clips"], 2),
+            curve.append([round(clock.minutes, 2), step, round(figures["psnr_clips"], 2),
                           round(figures["psnr_images"], 2)])
-            print(f"{budget.spent:.1f} min step {step} loss {loss.item():.4f} latent std {latent.std().item():.2f} "
+            print(f"{clock.minutes:.1f} min step {step} loss {loss.item():.4f} latent std {latent.std().item():.2f} "
                   f"clips {figures['psnr_clips']:.2f} dB images {figures['psnr_images']:.2f} dB", flush=True)
-        if budget.spent - saved > 3 or done:
-            saved = budget.spent
             save_checkpoint(path, {"model": vae.state_dict(), "average": average.model.state_dict(), "step": step,
                                    "optimiser": optimiser.state_dict(), "generator": generator.get_state(),
-                                   "spent": budget.spent, "curve": curve})
+                                   "spent": clock.minutes, "curve": curve})
     recipe = {"recipe": "foresight.demo.train_vae", "date": today(), "torch": torch.__version__, "dim": dim,
-              "seed": seed, "minutes": minutes, "steps": step, "clips": clip_count,
+              "seed": seed, "minutes": round(clock.minutes, 1), "steps": step, "clips": clip_count,
               "curve": curve, "curve_columns": ["minutes", "step", "psnr_clips", "psnr_images"]}
     print(export(average.model, clips, recipe, export_path))
 
 
-def train_decoder(minutes: float, seed: int, path: Path = EXPORT, clip_count: int = 2048) -> None:
+def train_decoder(steps: int, seed: int, path: Path = EXPORT, clip_count: int = 2048) -> None:
     """Go on with the decoder of an exported VAE, on whole clips, its latents unchanged. Resumes like `train`."""
     vae, generator = load_vae(path), torch.Generator().manual_seed(seed + 1000)
     recipe = json.loads(path.with_suffix(".json").read_text())
@@ -202,18 +196,14 @@ def train_decoder(minutes: float, seed: int, path: Path = EXPORT, clip_count: in
     optimiser = torch.optim.AdamW(parameters, lr=DECODER_LR, betas=(0.9, 0.98), weight_decay=1e-4)
     decode = torch.compile(vae.decode, dynamic=False)
     state_path = STATE / f"{path.stem}_decoder.pt"
-    budget, step = Budget(minutes), 0
+    step = 0
     if state := load_checkpoint(state_path):
         vae.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        budget, step = Budget(minutes, state["spent"]), state["step"]
-        average.updates = step
-    reported = budget.spent
-    done = budget.progress == 1
-    while not done:
-        progress = budget.progress
-        optimiser.param_groups[0]["lr"] = DECODER_LR * trapezoid(progress, decay=0.6)
+        average.updates = step = state["step"]
+    while step < steps:
+        optimiser.param_groups[0]["lr"] = DECODER_LR * trapezoid(step / steps, decay=0.6)
         chosen = torch.randint(clip_count, (DECODER_BATCH,), generator=generator)
         target, latent = to_network(clips[chosen]), latents[chosen]
         noise = torch.randn(latent.shape, generator=generator) * spread * DECODER_NOISE
@@ -224,30 +214,28 @@ def train_decoder(minutes: float, seed: int, path: Path = EXPORT, clip_count: in
         optimiser.step()
         average.update(vae)
         step += 1
-        done = budget.progress == 1
-        if budget.spent - reported > 1 or done:
-            reported = budget.spent
-            print(f"decoder {budget.spent:.1f} min step {step} loss {loss.item():.4f} "
+        if step % 100 == 0 or step == steps:
+            print(f"decoder step {step} loss {loss.item():.4f} "
                   f"clips {held_out_psnr(average.model, 16)['psnr_clips']:.2f} dB", flush=True)
             save_checkpoint(state_path, {"model": vae.state_dict(), "average": average.model.state_dict(), "step": step,
-                                         "optimiser": optimiser.state_dict(), "spent": budget.spent})
+                                         "optimiser": optimiser.state_dict()})
     keep = {k: v for k, v in recipe.items() if not k.startswith(("psnr", "latent", "held"))}
-    keep |= {"decoder_minutes": minutes, "decoder_steps": step}
+    keep |= {"decoder_steps": step}
     print(export(average.model, clips, keep, path, fold=False))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=18)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--dim", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--decoder-minutes", type=float, help="go on with the exported file's decoder instead")
+    parser.add_argument("--decoder-steps", type=int, help="go on with the exported file's decoder instead")
     parser.add_argument("--export", type=Path, default=EXPORT)
     arguments = parser.parse_args()
-    if arguments.decoder_minutes:
-        train_decoder(arguments.decoder_minutes, arguments.seed, arguments.export)
+    if arguments.decoder_steps:
+        train_decoder(arguments.decoder_steps, arguments.seed, arguments.export)
         return
-    train(arguments.minutes, arguments.dim, arguments.seed, arguments.export)
+    train(arguments.steps, arguments.dim, arguments.seed, arguments.export)
 
 
 if __name__ == "__main__":
