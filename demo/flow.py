@@ -23,14 +23,15 @@ def schedule(steps: int, shift: float) -> Tensor:
 @torch.no_grad()
 def sample(
     model: WanTransformer, context: Tensor, noise: Tensor, steps: int = 50, cfg: float = 4.0, shift: float = 0.4,
-    callback: Callable[[int, float, Tensor], None] | None = None,
+    callback: Callable[[int, float, Tensor], None] | None = None, sigmas: Tensor | None = None,
 ) -> Tensor:
     """Euler with classifier-free guidance against the empty caption.
 
     context: [B, tokens, text_dim]; noise: [B, C, F, h, w]. Returns x0 in model space, like noise. `callback` sees step
-    (1-based), sigma and the x0 prediction before each step is taken.
+    (1-based), sigma and the x0 prediction before each step is taken. sigmas: falling to 0, instead of steps and shift;
+    noise is then a latent at the first of them.
     """
-    sigmas = schedule(steps, shift)
+    sigmas = schedule(steps, shift) if sigmas is None else sigmas
     both = torch.cat([context, torch.zeros_like(context)])
     x = noise
     for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True), 1):

@@ -15,11 +15,17 @@ from ..demo import preset
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load_comfyui() -> None:
-    """Makes ComfyUI importable: the one in COMFYUI_PATH, or the one that `python dev.py` has set up."""
+def comfyui_path() -> Path:
+    """The ComfyUI in COMFYUI_PATH, or the one that `python dev.py` has set up."""
     path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".foresight" / "comfyui-0.3.75").resolve()
     if not (path / "main.py").exists():
         raise SystemExit(f"no ComfyUI in {path}: run `python dev.py test` once, or set COMFYUI_PATH")
+    return path
+
+
+def load_comfyui() -> None:
+    """Makes ComfyUI importable."""
+    path = comfyui_path()
     # In front: this checkout also has a folder named `nodes`, which ComfyUI's own `import nodes` must not find.
     sys.path.insert(0, str(path))
     from comfy.cli_args import args
