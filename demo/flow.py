@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ def schedule(steps: int, shift: float) -> Tensor:
     return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
+def start_noise(prompt: int, seeds: Iterable[int], frames: int) -> Tensor:
+    """The noise [seeds, 16, frames, 8, 8] that a prompt's clips start from, by the prompt's number and the seeds."""
+    return torch.stack([
+        torch.randn(16, frames, 8, 8, generator=torch.Generator().manual_seed(1_000_003 * seed + prompt))
+        for seed in seeds
+    ])
+
+
 @torch.no_grad()
 def sample(
     model: WanTransformer, context: Tensor, noise: Tensor, steps: int = 50, cfg: float = 4.0, shift: float = 0.4,
@@ -28,8 +36,8 @@ def sample(
     """Euler with classifier-free guidance against the empty caption.
 
     context: [B, tokens, text_dim]; noise: [B, C, F, h, w]. Returns x0 in model space, like noise. `callback` sees step
-    (1-based), sigma and the x0 prediction before each step is taken. sigmas: falling to 0, instead of steps and shift;
-    noise is then a latent at the first of them.
+    (1-based), sigma and the x0 prediction before each step is taken. sigmas: a falling part of a schedule,
+    instead of steps and shift; noise is then a latent at the first of them, and what comes back one at the last.
     """
     sigmas = schedule(steps, shift) if sigmas is None else sigmas
     both = torch.cat([context, torch.zeros_like(context)])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..l2r.model import L2R
 from ..scoring.preprocess import middle_frames
 from .captions import prompts
-from .flow import sample
+from .flow import sample, start_noise
 from .judge import judge
 from .preset import CFG, SHIFT, STEPS
 from .text import encode_text
@@ -77,10 +77,7 @@ def generate(
     for start in range(done, len(order), CHUNK):
         part = order[start : start + CHUNK]
         context = torch.stack([encode_text(pairs[p][0]) for p, _ in part])
-        noise = torch.stack([
-            torch.randn(16, frames, 8, 8, generator=torch.Generator().manual_seed(1_000_003 * seed + p))
-            for p, seed in part
-        ])
+        noise = torch.cat([start_noise(p, [seed], frames) for p, seed in part])
         kept: dict[int, Tensor] = {}
 
         def keep(step: int, sigma: float, x0: Tensor, kept: dict[int, Tensor] = kept) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -107,3 +108,26 @@ class DemoFamily:
     def decode(self, latent) -> torch.Tensor:
         """[17, 64, 64, 3] in 0..1."""
         return self.vae.decode(latent["samples"])[0]
+
+
+@cache
+def family() -> DemoFamily:
+    """This process's own."""
+    return DemoFamily()
+
+
+def start_worker() -> None:
+    """What a process of `results.run_jobs` needs before it can sample in ComfyUI."""
+    torch.set_num_threads(1)
+    load_comfyui()
+    import comfy.utils
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False  # one bar is enough
+
+
+def fingerprint() -> str:
+    """Eight digits that change with any of the weights: results of other weights must not be taken up again."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "weights").rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from ..demo.flow import sample, schedule
+from ..demo.flow import sample, schedule, start_noise
 from ..demo.judge import judge
-from ..demo.preset import CFG, SCORER, SHIFT, STEPS
+from ..demo.preset import CFG, SHIFT, STEPS
 from ..demo.scorer_data import Captions, network_frames
 from ..demo.text import encode_text
-from ..demo.train_common import WEIGHTS
 from ..demo.train_dit import EXPORT as TRANSFORMER
 from ..demo.train_l2r import EXPORT as CONVERTER
 from ..demo.train_l2r import VAE
+from ..demo.train_scorer import EXPORT as SCORER
 from ..demo.wan_dit import load_transformer
 from ..demo.wan_vae import load_vae, to_vae_space
 from ..demo.world import Scene
@@ -38,7 +38,7 @@ FRAMES = 5  # latent frames of a clip
 @lru_cache(maxsize=1)
 def models() -> tuple:
     """transformer, VAE, L2R, scorer and the scorer's captions; loaded once in each process."""
-    viclip = load_viclip(WEIGHTS / "viclip" / SCORER)
+    viclip = load_viclip(SCORER)
     tokens = CLIPTokenizer.from_pretrained(str(comfyui_path() / "comfy" / "sd1_tokenizer"))
     captions = Captions(lambda text: tokens(text)["input_ids"], viclip.config.context)
     return load_transformer(TRANSFORMER), load_vae(VAE), load_l2r(CONVERTER), viclip, captions
@@ -49,15 +49,10 @@ def start_worker() -> None:
     models()
 
 
-def start_noise(index: int, seeds: range, frames: int) -> Tensor:
-    return torch.stack([
-        torch.randn(16, frames, 8, 8, generator=torch.Generator().manual_seed(1_000_003 * seed + index))
-        for seed in seeds
-    ])
-
-
 @torch.inference_mode()
-def look_at(index: int, prompt: str, scene: Scene, seeds: range, branches: int) -> list[dict[str, Any]]:
+def look_at(
+    index: int, difficulty: str, prompt: str, scene: Scene, seeds: range, branches: int
+) -> list[dict[str, Any]]:
     """One prompt with all its seeds: what became of each, and what could be seen of it on the way.
 
     Each record: right; attributes; score (of the finished clip); trace (of the preview at each step); preview (the
@@ -107,7 +102,7 @@ def look_at(index: int, prompt: str, scene: Scene, seeds: range, branches: int) 
             transformer, context.expand(count, -1, -1), x, cfg=CFG, sigmas=sigmas))])
     return [
         {
-            "prompt_index": index, "prompt": prompt, "seed": seed, "right": judged[i].right,
+            "prompt_index": index, "difficulty": difficulty, "prompt": prompt, "seed": seed, "right": judged[i].right,
             "attributes": judged[i].attributes, "score": value, "trace": [round(step[i], 5) for step in trace],
             "preview": {str(step): round(margin[i], 4) for step, margin in margins.items()},
             "frame_right": frames[i].right, "branches": [verdict[i] for verdict in again],

@@ -9,17 +9,13 @@ JSON-lines file, so an interrupted command goes on where it stopped. Intervals a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..demo.captions import prompts
 from ..demo.judge import judge
@@ -29,10 +25,11 @@ from ..demo.train_l2r import VAE
 from ..demo.wan_vae import load_vae
 from ..demo.world import DIFFICULTIES, render_batch
 from ..scoring.detector import Detector, DetectorSettings
-from ..scoring.viclip import load_viclip
-from .demo_family import ROOT, load_comfyui
-from .family_data import BRANCHED, JUDGED, look_at, start_worker
-from .main_job import environment
+from ..scoring.viclip import ViCLIPConfig, load_viclip
+from . import statistics
+from .demo_family import ROOT, fingerprint, load_comfyui
+from .family_data import BRANCHED, JUDGED, SCORER, look_at, start_worker
+from .results import environment, number, percent, publish, run_jobs
 from .statistics import auc, bootstrap, bootstrap_within, text_only_scores
 
 FIRST_SEED = 5000
@@ -81,8 +78,7 @@ class Table:
         return np.asarray([of[self.prompt == index].mean() for index in np.unique(self.prompt)])
 
     def share(self, of: np.ndarray, among: np.ndarray | None = None) -> dict[str, float]:
-        among = np.ones(len(of), bool) if among is None else among
-        return bootstrap(lambda rows: of[rows][among[rows]].mean() if among[rows].any() else np.nan, self.prompt)
+        return statistics.share(of, np.ones(len(of), bool) if among is None else among, self.prompt)
 
     def over_all(self, values: np.ndarray) -> dict[str, float]:
         return bootstrap(lambda rows: auc(values[rows], self.right[rows]), self.prompt)
@@ -131,8 +127,7 @@ def convergence(trace: np.ndarray, near: float) -> np.ndarray:
     return np.where(away.any(1), trace.shape[1] - away[:, ::-1].argmax(1) + 1, 1)
 
 
-def figures(table: Table) -> dict[str, Any]:
-    config = load_viclip(WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors").config
+def figures(table: Table, config: ViCLIPConfig) -> dict[str, Any]:
     text = text_only_scores(table.captions, table.right, table.prompt)
     step10, hard = table.trace[:, 9], table.difficulty == "hard"
     judged = {step: table.within(margins) for step, margins in table.preview.items()}
@@ -164,7 +159,7 @@ def figures(table: Table) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pictures(table: Table, found: dict[str, Any], folder: Path) -> None:
+def pictures(table: Table, found: dict[str, Any], config: ViCLIPConfig, folder: Path) -> None:
     """One picture for each premise."""
     from matplotlib.figure import Figure
 
@@ -194,7 +189,6 @@ def pictures(table: Table, found: dict[str, Any], folder: Path) -> None:
         axes.legend()
 
     def by_prompt(axes) -> None:
-        config = load_viclip(WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors").config
         axes.hist(table.rates(convergence(table.trace, config.delta).astype(float)), bins=range(1, STEPS + 2, 2))
 
     def frames(axes) -> None:
@@ -216,12 +210,6 @@ def pictures(table: Table, found: dict[str, Any], folder: Path) -> None:
 def markdown(document: dict[str, Any]) -> str:
     """The same figures as a page for people."""
     made, settings = document["environment"], document["settings"]
-
-    def percent(cell: dict[str, float]) -> str:
-        return "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * cell[key] for key in ("value", "low", "high")))
-
-    def number(cell: dict[str, float]) -> str:
-        return "{:.3f} ({:.3f} to {:.3f})".format(*(cell[key] for key in ("value", "low", "high")))
 
     bars = (
         ("VAE on held-out clips", f"{document['vae_psnr_db']} dB", "33 dB"),
@@ -282,39 +270,25 @@ def main() -> None:
         for k, difficulty in enumerate(DIFFICULTIES)
         for i, entry in enumerate(prompts("test", difficulty, a.prompts // len(DIFFICULTIES)))
     ]
-    chosen.sort(key=lambda entry: entry[1])
-    a.work.parent.mkdir(parents=True, exist_ok=True)
-    records = [json.loads(line) for line in a.work.read_text().splitlines()] if a.work.exists() else []
-    done = {record["prompt_index"] for record in records}
-    seeds = range(FIRST_SEED, FIRST_SEED + a.seeds)
-    with (
-        a.work.open("a") as log,
-        ProcessPoolExecutor(a.workers, get_context("spawn"), start_worker) as pool,
-    ):
-        waiting = [
-            (difficulty, pool.submit(look_at, index, text, scene, seeds, a.branches))
-            for difficulty, index, text, scene in chosen if index not in done
-        ]  # fmt: skip
-        for difficulty, result in tqdm(waiting):
-            fresh = [record | {"difficulty": difficulty} for record in result.result()]
-            log.writelines(json.dumps(record) + "\n" for record in fresh)
-            log.flush()
-            records += fresh
+    seeds, weights = range(FIRST_SEED, FIRST_SEED + a.seeds), fingerprint()
+    jobs = {
+        f"{weights} {index} {a.seeds} {a.branches} {text}": (index, difficulty, text, scene, seeds, a.branches)
+        for difficulty, index, text, scene in chosen
+    }
+    records = sum(run_jobs(a.work, jobs, look_at, workers=a.workers, start=start_worker), [])
     load_comfyui()
     command = f"python -m foresight.evaluation.family_figures --prompts {a.prompts} --seeds {a.seeds}"
-    table = Table(sorted(records, key=lambda record: (record["prompt_index"], record["seed"])))
-    found = foundations() | figures(table)
+    config = load_viclip(SCORER).config
+    table = Table(records)
+    found = foundations() | figures(table, config)
     document = {
         "schema": "foresight.demo_family", "version": 1,
         "settings": {"steps": STEPS, "cfg": CFG, "shift": SHIFT, "first_seed": FIRST_SEED, "seeds": a.seeds,
                      "branches": a.branches},
         "environment": environment(f"{command} --branches {a.branches}"), **found,
     }  # fmt: skip
-    a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "demo_family.json").write_text(json.dumps(document, indent=1) + "\n")
-    (a.out / "demo_family.md").write_text(markdown(document))
-    pictures(table, found, a.out)
-    print(markdown(document))
+    publish(a.out, "demo_family", document, markdown(document))
+    pictures(table, found, config, a.out)
 
 
 if __name__ == "__main__":

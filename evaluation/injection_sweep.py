@@ -13,23 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..demo.captions import prompts
+from ..demo.flow import start_noise
 from ..demo.judge import judge
 from ..demo.world import Scene
-from .demo_family import ROOT, DemoFamily, load_comfyui
-from .main_job import environment
-from .statistics import bootstrap
+from . import statistics
+from .demo_family import ROOT, family, fingerprint, load_comfyui, start_worker
+from .results import environment, percent, publish, run_jobs
 
 FIRST_SEED = 9000
 PROBE_STEP = 24  # of 50, the mean stop of the paper's probes (Table S4)
@@ -45,52 +43,21 @@ GRID = (
 REDRAWS = 2  # independent draws of the rival
 
 
-@dataclass(frozen=True)
-class GivenNoise:
-    """A NOISE object with a noise tensor for each item of the batch."""
-
-    noise: Tensor
-    seed: int
-
-    def generate_noise(self, _):
-        return self.noise
-
-
-def draw(seeds: list[int], index: int) -> Tensor:
-    return torch.stack([
-        torch.randn(16, FRAMES, 8, 8, generator=torch.Generator().manual_seed(1_000_003 * seed + index))
-        for seed in seeds
-    ])
-
-
-_family: DemoFamily | None = None  # of a worker process
-
-
-def start_worker() -> None:
-    global _family
-    torch.set_num_threads(1)
-    load_comfyui()
-    import comfy.utils
-
-    comfy.utils.PROGRESS_BAR_ENABLED = False
-    _family = DemoFamily()
-
-
 @torch.inference_mode()
 def sweep_prompt(index: int, prompt: str, scene: Scene, seeds: list[int]) -> dict[str, Any]:
     """Verdicts by setting on a prompt's failed clips and as many good ones; `probe_right` says whose frame is right."""
     from ..sampling.injection import Anchor, Injection, InjectionSettings
-    from ..sampling.run import monitored_sample
+    from ..sampling.run import FixedNoise, monitored_sample
 
     def given(noise: Tensor) -> Any:
-        inputs = _family.inputs(prompt, seeds[0])
-        return replace(inputs, noise=GivenNoise(noise, seeds[0]), latent={"samples": torch.zeros_like(noise)})
+        inputs = family().inputs(prompt, seeds[0])
+        return replace(inputs, noise=FixedNoise(noise, seeds[0]), latent={"samples": torch.zeros_like(noise)})
 
     def verdicts(latent: dict[str, Tensor]) -> list[bool]:
-        items = [_family.vae.decode(latent["samples"][i : i + 1]) for i in range(len(latent["samples"]))]
+        items = [family().vae.decode(latent["samples"][i : i + 1]) for i in range(len(latent["samples"]))]
         return [judge(clip.reshape(-1, *clip.shape[-3:]), scene).right for clip in items]
 
-    noise = draw(seeds, index)
+    noise = start_noise(index, seeds, FRAMES)
     base = verdicts(monitored_sample(given(noise)).latent)
     failed, good = ([i for i, right in enumerate(base) if right == wanted] for wanted in (False, True))
     chosen = failed + good[: len(failed)]
@@ -101,13 +68,13 @@ def sweep_prompt(index: int, prompt: str, scene: Scene, seeds: list[int]) -> dic
     single = monitored_sample(given(noise[:, :, :1]), keep_steps=True)
     at_stop = single.steps_x0["samples"].unflatten(0, (-1, len(chosen)))[PROBE_STEP - 1]
     found["probe_right"] = verdicts({"samples": at_stop})
-    anchor = Anchor(_family.model.model.process_latent_in(at_stop))
+    anchor = Anchor(family().model.model.process_latent_in(at_stop))
     for start, steps, kind, mask, strength in GRID:
         settings = InjectionSettings(start, steps, kind, mask, strength)
         result = monitored_sample(given(noise), injection=Injection(anchor, settings))
         found["after"][json.dumps(asdict(settings))] = verdicts(result.latent)
     for again in range(1, REDRAWS + 1):
-        fresh = draw([seeds[i] + 100_000 * again for i in chosen], index)
+        fresh = start_noise(index, [seeds[i] + 100_000 * again for i in chosen], FRAMES)
         found["after"][f"reseed {again}"] = verdicts(monitored_sample(given(fresh)).latent)
     return found
 
@@ -123,8 +90,7 @@ def summarize(prompts_found: list[dict[str, Any]]) -> dict[str, Any]:
                    ("base", "probe_right"))  # fmt: skip
 
     def share(of: np.ndarray, among: np.ndarray) -> dict[str, float]:
-        rate = bootstrap(lambda rows: of[rows][among[rows]].mean() if among[rows].any() else np.nan, group)
-        return {**rate, "count": int((of & among).sum()), "of": int(among.sum())}
+        return statistics.share(of, among, group)
 
     table = {}
     for name in with_failures[0]["after"]:
@@ -140,12 +106,6 @@ def summarize(prompts_found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def markdown(document: dict[str, Any]) -> str:
     summary, made = document["summary"], document["environment"]
-
-    def percent(cell: dict[str, float]) -> str:
-        if not cell["of"]:
-            return "none"
-        low, high = 100 * cell["low"], 100 * cell["high"]
-        return f"{100 * cell['value']:.0f} % ({low:.0f} to {high:.0f}, {cell['count']} of {cell['of']})"
 
     def name(key: str) -> str:
         if not key.startswith("{"):
@@ -177,31 +137,17 @@ def main() -> None:
     a = parser.parse_args()
     by_difficulty = (prompts("validation", name, a.prompts // 2) for name in ("medium", "hard"))
     chosen = [entry for pair in zip(*by_difficulty, strict=True) for entry in pair]
-    a.work.parent.mkdir(parents=True, exist_ok=True)
-    lines = a.work.read_text().splitlines() if a.work.exists() else []
-    done = {found["prompt_index"]: found for found in map(json.loads, lines)}
-    seeds = list(range(FIRST_SEED, FIRST_SEED + a.seeds))
-    with (
-        a.work.open("a") as log,
-        ProcessPoolExecutor(a.workers, get_context("spawn"), start_worker) as pool,
-    ):
-        waiting = [pool.submit(sweep_prompt, i, *entry, seeds) for i, entry in enumerate(chosen) if i not in done]
-        for result in tqdm(waiting):
-            found = result.result()
-            done[found["prompt_index"]] = found
-            log.write(json.dumps(found) + "\n")
-            log.flush()
+    seeds, weights = list(range(FIRST_SEED, FIRST_SEED + a.seeds)), fingerprint()
+    jobs = {f"{weights} {i} {a.seeds} {entry[0]}": (i, *entry, seeds) for i, entry in enumerate(chosen)}
+    found = run_jobs(a.work, jobs, sweep_prompt, workers=a.workers, start=start_worker)
     load_comfyui()
     document = {
         "schema": "foresight.injection_sweep", "version": 1,
         "environment": environment(
             f"python -m foresight.evaluation.injection_sweep --prompts {a.prompts} --seeds {a.seeds}"),
-        "summary": summarize([done[i] for i in range(len(chosen))]),
+        "summary": summarize(found),
     }  # fmt: skip
-    a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "injection_sweep.json").write_text(json.dumps(document, indent=1) + "\n")
-    (a.out / "injection_sweep.md").write_text(markdown(document))
-    print(markdown(document))
+    publish(a.out, "injection_sweep", document, markdown(document))
 
 
 if __name__ == "__main__":

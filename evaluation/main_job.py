@@ -11,26 +11,22 @@ it stopped. Writes main_job.json and main_job.md.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..demo.captions import prompts
 from ..demo.judge import judge
 from ..demo.world import Scene
 from ..scoring.inspector import Gate
-from .demo_family import ROOT, DemoFamily, load_comfyui
+from . import statistics
+from .demo_family import ROOT, DemoFamily, family, fingerprint, load_comfyui, start_worker
+from .results import environment, number, percent, publish, run_jobs
 from .statistics import auc, bootstrap, bootstrap_within, text_only_scores
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -118,8 +114,7 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     step10 = np.asarray([dict(map(tuple, run["trace"])).get(10, np.nan) for run in runs])
 
     def share(of: np.ndarray, among: np.ndarray) -> dict[str, float]:
-        rate = bootstrap(lambda rows: of[rows][among[rows]].mean() if among[rows].any() else np.nan, group)
-        return {**rate, "count": int((of & among).sum()), "of": int(among.sum())}
+        return statistics.share(of, among, group)
 
     def mean(values) -> dict[str, float]:
         values = np.asarray(values, float)
@@ -186,15 +181,6 @@ def markdown(document: dict[str, Any]) -> str:
     summary, environment = document["summary"], document["environment"]
     detector, right, cost = summary["detector"], summary["right"], summary["cost"]
 
-    def percent(cell: dict[str, float], signed: bool = False) -> str:
-        form = "{:+.1f}" if signed else "{:.1f}"
-        value, low, high = (form.format(100 * cell[key]) for key in ("value", "low", "high"))
-        count = f", {cell['count']} of {cell['of']}" if "of" in cell else ""
-        return "none" if cell.get("of") == 0 else f"{value} % ({low} to {high}{count})"
-
-    def number(cell: dict[str, float]) -> str:
-        return f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
-
     rows = {**summary["trials"], "all": {"runs": detector["rejected"]["count"], **summary["all_trials"]}}
     lines = [
         "# The main job on the demo family", "",
@@ -237,16 +223,6 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def environment(command: str) -> dict[str, Any]:
-    import comfyui_version
-
-    return {
-        "command": command, "date": datetime.date.today().isoformat(), "comfyui": comfyui_version.__version__,
-        "torch": torch.__version__, "python": platform.python_version(),
-        "machine": f"{os.cpu_count()} CPU cores, {'CUDA' if torch.cuda.is_available() else 'no GPU'}",
-    }  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Job:
     prompt_index: int
@@ -256,22 +232,9 @@ class Job:
     seed: int
 
 
-_family: DemoFamily | None = None  # of a worker process
-
-
-def start_worker() -> None:
-    global _family
-    torch.set_num_threads(1)
-    load_comfyui()
-    import comfy.utils
-
-    comfy.utils.PROGRESS_BAR_ENABLED = False  # one bar is enough
-    _family = DemoFamily()
-
-
 @torch.inference_mode()
 def run_job(job: Job) -> dict[str, Any]:
-    run = evaluate_one(_family, job.prompt, job.scene, job.seed)
+    run = evaluate_one(family(), job.prompt, job.scene, job.seed)
     described = {field: getattr(job, field) for field in ("prompt_index", "difficulty", "prompt", "seed")}
     return described | run
 
@@ -291,37 +254,22 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for index, (difficulty, prompt, scene) in enumerate(chosen)
     ]
-    arguments.work.parent.mkdir(parents=True, exist_ok=True)
-    lines = arguments.work.read_text().splitlines() if arguments.work.exists() else []
-    done = {(run["prompt"], run["prompt_index"], run["seed"]): run for run in map(json.loads, lines)}
-    left = [job for job in jobs if (job.prompt, job.prompt_index, job.seed) not in done]
-    # The demo model is too small for several threads, so cores are used by running several clips at once.
-    with (
-        arguments.work.open("a") as log,
-        ProcessPoolExecutor(arguments.workers, get_context("spawn"), start_worker) as pool,
-    ):
-        for run in tqdm(pool.map(run_job, left), total=len(left)):
-            done[run["prompt"], run["prompt_index"], run["seed"]] = run
-            log.write(json.dumps(run) + "\n")
-            log.flush()
-    runs = [done[job.prompt, job.prompt_index, job.seed] for job in jobs]
+    weights = fingerprint()
+    keyed = {f"{weights} {job.prompt_index} {job.seed} {job.prompt}": (job,) for job in jobs}
+    runs = run_jobs(arguments.work, keyed, run_job, workers=arguments.workers, start=start_worker)
     load_comfyui()
-    family = DemoFamily()
     command = f"python -m foresight.evaluation.main_job --prompts {arguments.prompts} --seeds {arguments.seeds}"
-    gate = family.gate("any")
+    gate, used = family().gate("any"), family()
     document = {
         "schema": "foresight.main_job", "version": 1,
         "settings": {
-            "prompts": len(chosen), "seeds": arguments.seeds, "first_seed": FIRST_SEED, "steps": family.steps,
-            "shift": family.shift, "cfg": family.cfg, "sampler": family.sampler, "tau": gate.video.tau,
-            "delta": gate.delta, "scorer": family.scorer.name,
+            "prompts": len(chosen), "seeds": arguments.seeds, "first_seed": FIRST_SEED, "steps": used.steps,
+            "shift": used.shift, "cfg": used.cfg, "sampler": used.sampler, "tau": gate.video.tau,
+            "delta": gate.delta, "scorer": used.scorer.name,
         },
         "environment": environment(command), "summary": summarize(runs), "runs": runs,
     }  # fmt: skip
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "main_job.json").write_text(json.dumps(document, indent=1) + "\n")
-    (arguments.out / "main_job.md").write_text(markdown(document))
-    print(markdown(document))
+    publish(arguments.out, "main_job", document, markdown(document))
 
 
 if __name__ == "__main__":

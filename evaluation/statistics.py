@@ -49,6 +49,13 @@ def bootstrap(
     return _interval(statistic(np.arange(len(groups))), values)
 
 
+def share(of: Sequence[bool], among: Sequence[bool], groups: Sequence[int]) -> dict[str, float]:
+    """The share of `of` among the rows `among`, with its interval, count and number of rows."""
+    of, among = np.asarray(of, bool), np.asarray(among, bool)
+    rate = bootstrap(lambda rows: of[rows][among[rows]].mean() if among[rows].any() else np.nan, groups)
+    return {**rate, "count": int((of & among).sum()), "of": int(among.sum())}
+
+
 def bootstrap_within(
     scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], seed: int = 0, draws: int = 2000
 ) -> dict[str, float]:

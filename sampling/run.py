@@ -122,7 +122,7 @@ def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[A
     inspector = gate.inspector(inputs.steps, single_frame=True)
     monitor = MonitorSampler(inputs.sampler, inspector, stop="decided")
     begin = time.perf_counter()
-    single = replace(inputs, latent=first, noise=_Fixed(noise[:, :, :1], inputs.noise.seed))
+    single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     _guided_sample(single, monitor, _attached(inputs.guider, gate))
     seconds = time.perf_counter() - begin
     record = _record(trial, "probe", inspector, monitor, seconds, single_frame=True)
@@ -137,7 +137,7 @@ def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[A
 
 
 @dataclass(frozen=True)
-class _Fixed:
+class FixedNoise:
     """A NOISE object that gives a tensor that is already drawn."""
 
     noise: torch.Tensor
