@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .world import BACKGROUNDS, COLOURS, FRAMES, MOTIONS, RELATIONS, SHAPES, SIZE, SIZES, Scene, signed_distance
 
-# Tolerances. Objects of this world cover at least 170 pixels, travel at least 12 and differ by 110 in colour.
+# Tolerances. Objects of this world cover at least 170 pixels, travel 16 and differ by 110 in colour.
 _FAINT = 30.0  # RGB distance to the background below which a pixel is background
 _LEAST_AREA = 24  # pixels; anything larger counts as an object
 _COLOUR_LIMIT = 70.0  # RGB distance at which a colour loses its name

@@ -1,7 +1,7 @@
 """Trains the demo family's Wan VAE on rendered clips: ``python -m foresight.demo.train_vae --steps 7000``.
 
 Images first (a 2-D network, the last temporal taps), then inflation to clips. The same command resumes after a stop.
-At the end the latents' statistics are folded in and an fp16 checkpoint is written that ComfyUI's VAELoader takes.
+At the end the latents are whitened and an fp16 checkpoint is written that ComfyUI's VAELoader takes.
 ``--decoder-steps 1000`` goes on with the decoder of the exported file alone: models trained on its latents stay valid.
 """
 
@@ -105,11 +105,10 @@ def held_out_psnr(vae: WanVAE, count: int = 96) -> dict[str, float]:
 
 
 @torch.no_grad()
-def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, fold: bool = True) -> dict:
-    """Fold the latents' statistics into `vae` (in place), write fp16, and measure what was written."""
-    if fold:
-        latents = torch.cat([vae.encode(to_network(part)) for part in clips[:512].split(16)])
-        vae.fold_latent_scale(latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)))
+def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, whiten: bool = True) -> dict:
+    """Whiten the latents of `vae` (in place), write fp16, and measure what was written."""
+    if whiten:
+        vae.whiten_latents(torch.cat([vae.encode(to_network(part)) for part in clips[:512].split(16)]))
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() for k, v in vae.state_dict().items()}
     save_file(state, path)
@@ -221,7 +220,7 @@ def train_decoder(steps: int, seed: int, path: Path = EXPORT, clip_count: int = 
                                          "optimiser": optimiser.state_dict()})
     keep = {k: v for k, v in recipe.items() if not k.startswith(("psnr", "latent", "held"))}
     keep |= {"decoder_steps": step}
-    print(export(average.model, clips, keep, path, fold=False))
+    print(export(average.model, clips, keep, path, whiten=False))
 
 
 def main() -> None:

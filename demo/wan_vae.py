@@ -192,19 +192,25 @@ class WanVAE(nn.Module):
         return self.decoder(self.conv2(z))
 
     @torch.no_grad()
-    def fold_latent_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Rescale the latents so that ComfyUI's Wan21 format makes them unit normal; reconstructions stay the same.
+    def whiten_latents(self, latents: Tensor) -> None:
+        """Make this VAE's latents unit normal and uncorrelated over channels, once ComfyUI's Wan21 format has scaled
+        them. Reconstructions stay the same: the change goes into the outer 1x1 convolutions.
 
-        mean, std: [z_dim], measured on this VAE's own latents before the call. They go into the outer 1x1 convolutions.
+        Scaling each channel is not enough: most of a channel's variance is the background, and at equal noise the
+        shapes would drown first. latents: [B, z_dim, F, h, w], encoded by this VAE before the call.
         """
-        wan_mean, wan_std = mean.new_tensor(WAN21_MEAN), mean.new_tensor(WAN21_STD)
-        gain = wan_std / std
+        rows = latents.movedim(1, -1).flatten(0, -2).double()
+        values, vectors = torch.linalg.eigh(torch.cov(rows.T))
+        matrix = vectors * values.rsqrt() @ vectors.T  # the whitening that changes the latents least (ZCA)
+        scale, shift = rows.new_tensor(WAN21_STD), rows.new_tensor(WAN21_MEAN)
+        matrix, inverse = scale[:, None] * matrix, matrix.inverse() / scale
+        offset = shift - matrix @ rows.mean(0)  # z' = matrix z + offset
         n = self.z_dim
-        self.conv1.weight[:n] *= gain.view(-1, 1, 1, 1, 1)
-        self.conv1.bias[:n] = (self.conv1.bias[:n] - mean) * gain + wan_mean
-        # conv2 sees z' = (z - mean) * gain + wan_mean and must act as it did on z.
-        self.conv2.bias += self.conv2.weight[:, :, 0, 0, 0] @ (mean - wan_mean / gain)
-        self.conv2.weight /= gain.view(1, -1, 1, 1, 1)
+        encode, decode = self.conv1.weight[:, :, 0, 0, 0], self.conv2.weight[:, :, 0, 0, 0]
+        encode[:n] = (matrix @ encode[:n].double()).float()
+        self.conv1.bias[:n] = (matrix @ self.conv1.bias[:n].double() + offset).float()
+        decode.copy_(decode.double() @ inverse)  # conv2 sees z' and acts as it did on z
+        self.conv2.bias -= (decode.double() @ offset).float()
 
 
 def load_vae(path: str | Path) -> WanVAE:

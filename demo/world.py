@@ -1,7 +1,9 @@
 """The demo family's world: flat coloured shapes that move over a plain background, 17 frames of 64x64 pixels.
 
 A `Scene` says only what a caption says; what it leaves open (None) is drawn when the scene is arranged for rendering.
-Shapes are large (about 18 or 26 pixels), because the VAE sees the world through an 8x8 grid of latents.
+Shapes are large (18 or 26 pixels), because the VAE sees the world through an 8x8 grid of latents, and start at the
+centres of that grid's cells, two of which a moving one crosses: a small model then has few pictures of each shape to
+learn, and what is left to go wrong is composition, not outlines.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "sti
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
 DIFFICULTIES = ("easy", "medium", "hard")
 
-_TRAVEL = (12.0, 24.0)  # pixels an object moves over a clip; 12 are one and a half latents
+_CELL = 8  # pixels, one latent
+_TRAVEL = 16.0  # pixels a moving object covers over a clip
 _GAP = 5.0  # pixels between two objects
 _MARGIN = 1.5  # pixels between an object and the border
 # Largest offset across the relation's axis, as a share of the offset along it, in every frame.
@@ -144,17 +147,16 @@ def arrange(scene: Scene, generator: torch.Generator) -> Layout:
 def _place(scene: Scene, generator: torch.Generator) -> Layout | None:
     draws = iter(torch.rand(16, generator=generator).tolist())
 
-    def between(low: float, high: float) -> float:
-        return low + (high - low) * next(draws)
+    def cell(low: float, high: float) -> float | None:
+        """The centre of a cell between two pixels, None where none lies there."""
+        first, last = math.ceil(low / _CELL - 0.5), math.floor(high / _CELL - 0.5)
+        return (first + int((last - first + 1) * next(draws)) + 0.5) * _CELL if first <= last else None
 
     background = scene.background or choose(tuple(BACKGROUNDS), generator)
-    travels = [between(*_TRAVEL)] * 2
-    if len({thing.motion for thing in scene.objects}) > 1:
-        travels[1] = between(*_TRAVEL)
     sizes, moves, spans = [], [], []
-    for thing, travel in zip(scene.objects, travels, strict=False):
-        size = SIZES[thing.size or choose(tuple(SIZES), generator)] * between(0.96, 1.04)
-        move = [travel * step for step in MOTIONS[thing.motion or choose(tuple(MOTIONS), generator)]]
+    for thing in scene.objects:
+        size = SIZES[thing.size or choose(tuple(SIZES), generator)]
+        move = [_TRAVEL * step for step in MOTIONS[thing.motion or choose(tuple(MOTIONS), generator)]]
         side, up, down = (size * reach for reach in _REACH[thing.shape])
         borders = ((side, side), (up, down))
         spans.append([
@@ -165,29 +167,29 @@ def _place(scene: Scene, generator: torch.Generator) -> Layout | None:
         moves.append(move)
 
     if len(scene.objects) == 1:
-        starts = [[between(*span) for span in spans[0]]]
+        starts = [[cell(*span) for span in spans[0]]]
     else:
         toward = RELATIONS[scene.relation or choose(("left of", "above"), generator)]
         axis = 0 if toward[0] else 1
+        across = 1 - axis
         near, far = (0, 1) if toward[axis] > 0 else (1, 0)
         drift = [moves[far][a] - moves[near][a] for a in (0, 1)]
         need = sizes[near][1][axis][1] + sizes[far][1][axis][0] + _GAP + max(0.0, -drift[axis])
-        span = spans[near][axis][0], min(spans[near][axis][1], spans[far][axis][1] - need)
-        if span[0] > span[1]:
+        low, start = cell(spans[near][axis][0], spans[far][axis][1] - need), cell(*spans[near][across])
+        if low is None or start is None:
             return None
-        low = between(*span)
-        high = between(max(spans[far][axis][0], low + need), spans[far][axis][1])
+        high = cell(max(spans[far][axis][0], low + need), spans[far][axis][1])
+        if high is None:
+            return None
         apart = high - low
-        across = 1 - axis
-        start = between(*spans[near][across])
         bottom = max(-_SLANT * apart, -_SLANT * (apart + drift[axis]) - drift[across]) + start
         top = min(_SLANT * apart, _SLANT * (apart + drift[axis]) - drift[across]) + start
-        bottom, top = max(bottom, spans[far][across][0]), min(top, spans[far][across][1])
-        if bottom > top:
-            return None
         starts = [[0.0, 0.0], [0.0, 0.0]]
         starts[near][axis], starts[near][across] = low, start
-        starts[far][axis], starts[far][across] = high, between(bottom, top)
+        starts[far][axis] = high
+        starts[far][across] = cell(max(bottom, spans[far][across][0]), min(top, spans[far][across][1]))
+    if any(value is None for start in starts for value in start):
+        return None
 
     placed = tuple(
         Placed(thing.shape, thing.colour or choose(tuple(COLOURS), generator), size, *start, *move)

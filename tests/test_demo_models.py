@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 from foresight.demo.flow import sample
 from foresight.demo.text import encode_text
 from foresight.demo.train_common import WEIGHTS, Average, Muon, orthogonalise, to_network
+from foresight.demo.train_dit import look_at
 from foresight.demo.train_vae import initialise, reconstruction_loss
-from foresight.demo.wan_dit import WanTransformer, load_transformer
+from foresight.demo.wan_dit import Attention, WanTransformer, load_transformer, rope_angles
 from foresight.demo.wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
 from foresight.demo.world import Scene, Thing, render
 
@@ -66,22 +67,22 @@ def test_vae_names_a_wrong_frame_count(vae):
 
 
 @torch.no_grad()
-def test_folded_vae_is_unit_normal_in_comfyuis_latent_format(comfyui, vae, tmp_path):
+def test_whitened_vae_is_unit_normal_in_comfyuis_latent_format(comfyui, vae, tmp_path):
     from comfy.latent_formats import Wan21
 
     x = torch.rand(2, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = vae.encode(x)
     out = vae.decode(before)
     save_file(vae.state_dict(), tmp_path / "vae.safetensors")
-    folded = load_vae(tmp_path / "vae.safetensors")
-    folded.fold_latent_scale(before.mean((0, 2, 3, 4)), before.std((0, 2, 3, 4)))
-    latent = folded.encode(x)
+    whitened = load_vae(tmp_path / "vae.safetensors")
+    whitened.whiten_latents(before)
+    latent = whitened.encode(x)
     model_space = Wan21().process_in(latent)
     torch.testing.assert_close(model_space.mean((0, 2, 3, 4)), torch.zeros(16), atol=1e-3, rtol=0)
-    torch.testing.assert_close(model_space.std((0, 2, 3, 4)), torch.ones(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(model_space.movedim(1, -1).flatten(0, -2).T), torch.eye(16), atol=1e-3, rtol=0)
     torch.testing.assert_close(to_model_space(latent), model_space)
     torch.testing.assert_close(to_vae_space(model_space), Wan21().process_out(model_space))
-    torch.testing.assert_close(folded.decode(latent), out, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(whitened.decode(latent), out, atol=2e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -92,6 +93,23 @@ def test_inflated_vae_starts_as_its_image_network():
     still = (torch.rand(1, 3, 1, 16, 16) * 2 - 1).expand(-1, -1, 5, -1, -1)
     latent = vae.encode(still)
     torch.testing.assert_close(latent[:, :, 1], vae.encode(still[:, :, :1])[:, :, 0], atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("offset", [(0, 0, 1), (-1, 0, 0), (0, -1, 0), (-1, 0, 1)])
+def test_attention_starts_by_looking_at_a_neighbour(offset):
+    class OneHot(torch.nn.Module):
+        def forward(self, tokens):
+            return torch.eye(27, 128)[None]
+
+    attention = Attention(128)
+    look_at(attention, offset)
+    attention.v, attention.o = OneHot(), torch.nn.Identity()  # what comes out is how much of each token was seen
+    tokens = torch.randn(1, 27, 128, generator=torch.Generator().manual_seed(0))
+    angles = rope_angles((3, 3, 3))
+    seen = attention(tokens, tokens, (angles.cos(), angles.sin()))[0, 13, :27].view(3, 3, 3)
+    neighbour = tuple(1 + step for step in offset)
+    assert seen[neighbour] == seen.max() > 0.35
 
 
 def test_reconstruction_loss_looks_at_the_object():

@@ -51,6 +51,9 @@ def test_objects_stay_apart_inside_and_in_relation(seed, difficulty):
     border = torch.ones(64, 64, dtype=torch.bool)
     border[1:-1, 1:-1] = False
     assert not stray(clip, layout.background)[:, border].any()
+    for thing in layout.objects:  # the centre of a latent cell, and two cells further at the end
+        assert thing.x % 8 == thing.y % 8 == 4
+        assert {abs(thing.travel_x), abs(thing.travel_y)} <= {0, 16}
     if len(layout.objects) == 1:
         return
     a, b = layout.objects
