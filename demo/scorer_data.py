@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..scoring.preprocess import MEAN, STD, middle_frames
 from ..scoring.viclip_scorer import clean_text, context_ids
 from .captions import split_of
-from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Layout, Scene, Thing, _place, arrange, choose, draw
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, _place, arrange, choose, draw, seen
 
 MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Every statement a caption of this world can make, one output of the auxiliary loss each. Objects go by their colour,
@@ -47,19 +47,6 @@ def statements(scene: Scene) -> Tensor:
     target = torch.zeros(len(STATEMENTS))
     target[[_INDEX[name] for name in names]] = 1
     return target
-
-
-def seen(scene: Scene, layout: Layout) -> Scene:
-    """The scene with everything filled in that its rendering shows."""
-
-    def thing(stated: Thing, placed) -> Thing:
-        travel = placed.travel_x, placed.travel_y
-        motion = next(name for name, step in MOTIONS.items()
-                      if all((a > 0) - (a < 0) == b for a, b in zip(travel, step, strict=True)))
-        return Thing(placed.shape, placed.colour, "small" if placed.size < 22 else "big", motion)
-
-    return replace(scene, background=layout.background,
-                   objects=tuple(thing(*pair) for pair in zip(scene.objects, layout.objects, strict=True)))
 
 
 def near_miss(scene: Scene, generator: torch.Generator, still: bool = False) -> Scene:

@@ -20,11 +20,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .captions import prompts
 from .flow import sample, shifted
 from .judge import judge
 from .text import TOKENS, WIDTH, encode_text, split_words
+from .token_contents import CONTENTS, token_contents
 from .train_common import (
     STATE,
     WEIGHTS,
@@ -40,38 +42,42 @@ from .train_common import (
 from .train_vae import EXPORT as VAE_EXPORT
 from .wan_dit import HEAD_DIM, Attention, WanTransformer, load_transformer, rope_angles
 from .wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
-from .world import DIFFICULTIES, FRAMES, Scene, render_batch
+from .world import DIFFICULTIES, FRAMES, Scene, arrange, draw, render_batch
 
 EXPORT = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"
 SHARES = {"easy": 0.25, "medium": 0.35, "hard": 0.4}
 CAPTIONS, CLIPS = 12_000, 8_000  # latents on disk; the clips are of the first captions
-IMAGES_FIRST = 0.25  # of the steps; real models learn images first, which is why their single frames are better
+IMAGES_FIRST = 0.3  # of the steps; real models learn images first, which is why their single frames are better
 IMAGES_MIXED = 0.25  # of the batches after that
 CLIP_BATCH, IMAGE_BATCH = 40, 64
 # Found by 300 steps on images: validation loss .65 with 2e-3 for all, .52 with 8e-3 for Muon, .45 with these.
 MUON_LR, LR, TEXT_LR = 2e-2, 5e-3, 2e-3
 TAPS = ((0, 0, 1), (0, 0, -1), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0))
 TAP_STRENGTH = 4.6  # beside content of 0.3 a channel
+CONTENTS_WEIGHT = 0.1
 DROPOUT = 0.1  # of the captions, for classifier-free guidance
 # Composition is settled at high noise, details at low noise, where the demo workflows' low shift spends most steps.
 SHIFTS, HIGH_SHARE = (1.0, 5.0), 0.6
 
 
 @torch.no_grad()
-def encode_scenes(vae_path: Path, scenes: Sequence[Scene], seed: int, frames: int) -> Tensor:
-    """Render scenes with `frames` frames and encode them to model-space latents, fp16 [scenes, 16, F, 8, 8]."""
-    vae = load_vae(vae_path)
-    clips = render_batch(scenes, torch.Generator().manual_seed(seed), frames)
-    return torch.cat([to_model_space(vae.encode(to_network(part))).half() for part in clips.split(8)])
+def encode_scenes(vae_path: Path, scenes: Sequence[Scene], seed: int, frames: int) -> tuple[Tensor, Tensor]:
+    """Render scenes with `frames` frames. Gives model-space latents, fp16 [scenes, 16, F, 8, 8], and their tokens'
+    contents, fp16."""
+    vae, generator = load_vae(vae_path), torch.Generator().manual_seed(seed)
+    layouts = [arrange(scene, generator) for scene in scenes]
+    latents = [to_model_space(vae.encode(to_network(part))).half() for part in draw(layouts, frames).split(8)]
+    return torch.cat(latents), token_contents(scenes, layouts, frames).half()
 
 
 def training_data(vae_path: Path, captions: int, clips: int, seed: int) -> dict:
-    """Latents of rendered training prompts, made once and kept on disk.
+    """Latents of rendered training prompts and their tokens' contents, made once and kept on disk.
 
-    captions: list of texts; images: [captions, 16, 1, 8, 8]; clips: [clips, 16, 5, 8, 8] of the first captions.
+    captions: list of texts; images: [captions, 16, 1, 8, 8]; clips: [clips, 16, 5, 8, 8] of the first captions;
+    images_contents, clips_contents: see `token_contents`.
     """
-    sample_latents = encode_scenes(vae_path, [prompts("train", "hard", 1)[0][1]], seed, 1)
-    digest = hashlib.sha256(sample_latents.numpy().tobytes()).hexdigest()[:8]  # another VAE or world, other latents
+    latents, _ = encode_scenes(vae_path, [prompts("train", "hard", 1)[0][1]], seed, 1)
+    digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()[:8]  # another VAE or world, other latents
     path = STATE / f"latents_{digest}_{captions}_{clips}_{seed}.pt"
     if data := load_checkpoint(path):
         return data
@@ -83,7 +89,8 @@ def training_data(vae_path: Path, captions: int, clips: int, seed: int) -> dict:
         for name, count, frames in (("images", len(pairs), 1), ("clips", clips, FRAMES)):
             chunks = [[scene for _, scene in pairs[i : min(i + 64, count)]] for i in range(0, count, 64)]
             seeds = range(seed * 10**6 + frames * 10**5, seed * 10**6 + frames * 10**5 + len(chunks))
-            data[name] = torch.cat(list(pool.map(encode_scenes, repeat(vae_path), chunks, seeds, repeat(frames))))
+            encoded = list(pool.map(encode_scenes, repeat(vae_path), chunks, seeds, repeat(frames)))
+            data[name], data[f"{name}_contents"] = (torch.cat(parts) for parts in zip(*encoded, strict=True))
             print(f"{count} {name} encoded", flush=True)
     save_checkpoint(path, data)
     return data
@@ -143,12 +150,21 @@ def look_at(attention: Attention, offset: tuple[int, int, int]) -> None:
         norm.weight.fill_(1.4)  # sharper than 1: three fifths of the attention falls on the neighbour
 
 
-def optimisers(model: WanTransformer) -> list[torch.optim.Optimizer]:
+def reader(model: WanTransformer) -> nn.Module:
+    """Reads the tokens' contents half-way through the model; only training needs it."""
+    read = nn.Sequential(nn.LayerNorm(model.dim), nn.Linear(model.dim, len(CONTENTS)))
+    nn.init.zeros_(read[1].weight)
+    nn.init.constant_(read[1].bias, -3.0)  # most tokens hold nothing
+    return read
+
+
+def optimisers(model: WanTransformer, read: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the rest, its widest matrix at a lower rate."""
     named = dict(model.named_parameters())
     matrices = [p for k, p in named.items() if k.startswith("blocks.") and p.ndim == 2]
     widest = named.pop("text_embedding.0.weight")
     rest = [p for k, p in named.items() if not (k.startswith("blocks.") and p.ndim == 2)]
+    rest += read.parameters()
     groups = [{"params": rest, "lr": LR}, {"params": [widest], "lr": TEXT_LR}]
     return [Muon(matrices, MUON_LR), torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)]
 
@@ -160,10 +176,11 @@ def draw_sigma(count: int, generator: torch.Generator) -> Tensor:
     return torch.where(high, shifted(t, SHIFTS[1]), shifted(t, SHIFTS[0]))
 
 
-def velocity_loss(model, x0: Tensor, context: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the velocity noise - x0, per item [B]."""
+def velocity_loss(model, x0: Tensor, context: Tensor, sigma: Tensor, noise: Tensor,
+                  hidden: list[Tensor] | None = None) -> Tensor:
+    """Mean squared error of the velocity noise - x0, per item [B]. hidden: see WanTransformer."""
     level = sigma.view(-1, 1, 1, 1, 1)
-    velocity = model(level * noise + (1 - level) * x0, sigma * 1000, context)
+    velocity = model(level * noise + (1 - level) * x0, sigma * 1000, context, hidden)
     return (velocity - (noise - x0)).square().flatten(1).mean(1)
 
 
@@ -178,7 +195,7 @@ def validation_loss(model, data: dict, table: TextTable) -> float:
 
 def held_out(vae_path: Path, count: int = 96) -> tuple[dict, TextTable]:
     pairs = [pair for name in DIFFICULTIES for pair in prompts("validation", name, count // 3)]
-    latents = encode_scenes(vae_path, [scene for _, scene in pairs], 1, FRAMES)
+    latents, _ = encode_scenes(vae_path, [scene for _, scene in pairs], 1, FRAMES)
     return {"clips": latents}, TextTable([text for text, _ in pairs])
 
 
@@ -200,12 +217,13 @@ def train(steps: int, dim: int, layers: int, ffn_dim: int, seed: int, captions: 
         torch.manual_seed(seed)
         model = WanTransformer(dim, layers, ffn_dim)
         initialise(model)
-    average = Average(model, 0.998)
-    steppers = optimisers(model)
+    average, read = Average(model, 0.998), reader(model)
+    steppers = optimisers(model, read)
     peaks = [group["lr"] for optimiser in steppers for group in optimiser.param_groups]
     clock, step, curve = Clock(), 0, []
     if state := load_checkpoint(path):
         model.load_state_dict(state["model"])
+        read.load_state_dict(state["reader"])
         average.model.load_state_dict(state["average"])
         for optimiser, saved in zip(steppers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -225,28 +243,35 @@ def train(steps: int, dim: int, layers: int, ffn_dim: int, seed: int, captions: 
             group["lr"] = peak * trapezoid(progress, decay=0.5)
         images = progress < IMAGES_FIRST or torch.rand((), generator=generator) < IMAGES_MIXED
         count = IMAGE_BATCH if images else CLIP_BATCH
-        latents = data["images" if images else "clips"]
-        chosen = torch.randint(len(latents), (count,), generator=generator)
-        x0 = latents[chosen].float()
+        kind = "images" if images else "clips"
+        chosen = torch.randint(len(data[kind]), (count,), generator=generator)
+        x0, contents = data[kind][chosen].float(), data[f"{kind}_contents"][chosen].float()
         chosen[torch.rand(count, generator=generator) < DROPOUT] = -1
         noise = torch.randn(x0.shape, generator=generator)
-        loss = velocity_loss(model, x0, table.batch(chosen.tolist()), draw_sigma(count, generator), noise).mean()
+        hidden: list[Tensor] = []
+        loss = velocity_loss(
+            model, x0, table.batch(chosen.tolist()), draw_sigma(count, generator), noise, hidden).mean()
+        told = F.binary_cross_entropy_with_logits(read(hidden[layers // 2 - 1]), contents, reduction="none")
+        told = told.sum(2).mean()
         for optimiser in steppers:
             optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + CONTENTS_WEIGHT * told).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in steppers:
             optimiser.step()
         average.update(model)
         step += 1
         if not images or progress < IMAGES_FIRST:
-            running = loss.item() if running is None else running * 0.98 + loss.item() * 0.02
+            now = torch.stack([loss, told]).detach()
+            running = now if running is None else running.lerp(now, 0.02)
         if step % 250 == 0 or step == steps:
             held = validation_loss(average.model, validation, validation_table)
-            curve.append([round(clock.minutes, 2), step, round(running, 4), round(held, 4)])
-            print(f"{clock.minutes:.1f} min step {step} loss {running:.4f} validation {held:.4f}", flush=True)
+            curve.append([round(clock.minutes, 2), step, round(running[0].item(), 4), round(held, 4)])
+            print(f"{clock.minutes:.1f} min step {step} loss {running[0]:.4f} contents {running[1]:.3f} "
+                  f"validation {held:.4f}", flush=True)
             save_checkpoint(path, {
-                "model": model.state_dict(), "average": average.model.state_dict(), "step": step, "curve": curve,
+                "model": model.state_dict(), "reader": read.state_dict(),
+                "average": average.model.state_dict(), "step": step, "curve": curve,
                 "optimisers": [optimiser.state_dict() for optimiser in steppers],
                 "generator": generator.get_state(), "spent": clock.minutes})
             write_weights(average.model, recipe | {"minutes": round(clock.minutes, 1), "steps": step}, export_path)

@@ -107,8 +107,11 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, ffn_dim) for _ in range(layers))
         self.head = Head(dim, channels * 4)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        """x [B, C, F, h, w], timestep [B] = 1000 sigma, context [B, tokens, text_dim] -> velocity like x."""
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, hidden: list[Tensor] | None = None) -> Tensor:
+        """x [B, C, F, h, w], timestep [B] = 1000 sigma, context [B, tokens, text_dim] -> velocity like x.
+
+        hidden: takes the tokens [B, F * h/2 * w/2, dim] after each block.
+        """
         # The patches are cut by hand: as a matrix product they are several times faster on a CPU than a strided Conv3d.
         grid = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)
         patches = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
@@ -120,6 +123,8 @@ class WanTransformer(nn.Module):
         rope = angles.cos(), angles.sin()
         for block in self.blocks:
             h = block(h, e6, rope, context)
+            if hidden is not None:
+                hidden.append(h)
         out = self.head(h, e).unflatten(2, (1, 2, 2, self.channels)).unflatten(1, grid)
         return torch.einsum("bfhwpqrc->bcfphqwr", out).reshape(x.shape)
 

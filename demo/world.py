@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -214,21 +214,38 @@ def signed_distance(shape: str, x: Tensor, y: Tensor, size: Tensor | float) -> T
     raise ValueError(f"shape {shape!r} is unknown; choose one of {', '.join(SHAPES)}")
 
 
+def seen(scene: Scene, layout: Layout) -> Scene:
+    """The scene with everything filled in that its rendering shows."""
+
+    def thing(stated: Thing, placed) -> Thing:
+        travel = placed.travel_x, placed.travel_y
+        motion = next(name for name, step in MOTIONS.items()
+                      if all((a > 0) - (a < 0) == b for a, b in zip(travel, step, strict=True)))
+        return Thing(placed.shape, placed.colour, "small" if placed.size < sum(SIZES.values()) / 2 else "big", motion)
+
+    return replace(scene, background=layout.background,
+                   objects=tuple(thing(*pair) for pair in zip(scene.objects, layout.objects, strict=True)))
+
+
+def cover(thing: Placed, time: Tensor) -> Tensor:
+    """Share of each pixel that an object covers at times [F] of its travel (0 to 1), [F, 64, 64]."""
+    grid = torch.arange(SIZE) + 0.5
+    x = grid - (thing.x + thing.travel_x * time)[:, None]
+    y = grid - (thing.y + thing.travel_y * time)[:, None]
+    # A distance of half a pixel either side of the outline is the pixel's coverage.
+    return (signed_distance(thing.shape, x[:, None, :], y[:, :, None], thing.size) + 0.5).clamp_(0, 1)
+
+
 def draw(layouts: Sequence[Layout], frames: int = FRAMES) -> Tensor:
     """Renders layouts to uint8 [B, frames, 64, 64, 3]; frame f is at time f/16 of the travel."""
     time = torch.arange(frames) / (FRAMES - 1)
-    grid = torch.arange(SIZE) + 0.5
     palette = torch.tensor([BACKGROUNDS[layout.background] for layout in layouts], dtype=torch.float32)
     # Channels first while drawing: long contiguous rows are several times faster than triples.
     clips = palette[:, None, :, None, None].expand(-1, frames, -1, SIZE, SIZE).clone()
     for row, layout in enumerate(layouts):
         for thing in layout.objects:
-            x = grid - (thing.x + thing.travel_x * time)[:, None]
-            y = grid - (thing.y + thing.travel_y * time)[:, None]
-            # A distance of half a pixel either side of the outline is the pixel's coverage.
-            cover = (signed_distance(thing.shape, x[:, None, :], y[:, :, None], thing.size) + 0.5).clamp_(0, 1)
             colour = torch.tensor(COLOURS[thing.colour], dtype=torch.float32)
-            clips[row].add_((colour - palette[row])[:, None, None] * cover[:, None])
+            clips[row].add_((colour - palette[row])[:, None, None] * cover(thing, time)[:, None])
     return clips.add_(0.5).to(torch.uint8).permute(0, 1, 3, 4, 2)
 
 

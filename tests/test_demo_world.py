@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from foresight.demo.captions import SPLITS, caption, parse_caption, prompt, prompts, split_of
 from foresight.demo.text import TOKENS, split_words
+from foresight.demo.token_contents import CONTENTS, token_contents
 from foresight.demo.world import (
     BACKGROUNDS,
     COLOURS,
@@ -15,6 +16,8 @@ from foresight.demo.world import (
     RELATIONS,
     SHAPES,
     SIZES,
+    Layout,
+    Placed,
     Scene,
     Thing,
     arrange,
@@ -66,6 +69,22 @@ def test_objects_stay_apart_inside_and_in_relation(seed, difficulty):
             step_x, step_y = RELATIONS[scene.relation]
             along, across = dx * step_x + dy * step_y, abs(dx * step_y + dy * step_x)
             assert along > 15 and across < 0.85 * along
+
+
+def test_token_contents_follow_the_objects():
+    scene = Scene((Thing("circle", "red", "big", "right"), Thing("cross", "cyan", "small", "still")), "above", "black")
+    thing = Placed("circle", "red", 26.0, 20.0, 20.0, 16.0, 0.0), Placed("cross", "cyan", 18.0, 20.0, 52.0, 0.0, 0.0)
+    layout = Layout(thing, "black")
+    held = token_contents([scene], [layout], 17)[0].view(5, 4, 4, len(CONTENTS))
+    names = {name for name, most in zip(CONTENTS, held.amax((0, 1, 2)), strict=True) if most > 0}
+    assert names == {"red circle", "cyan cross", "red right", "cyan still", "small", "big"}
+    circle = held[..., CONTENTS.index("red circle")]
+    where = torch.arange(4.0) * 16 + 8
+    x = (circle.sum(1) * where).sum(1) / circle.sum((1, 2))
+    assert (x.diff() > 1).all()
+    assert circle[0, 1, 1] == 1  # centred at 20, 20 and 26 wide: the token from 16 to 32 is mostly covered
+    assert circle[:, 3].max() == 0
+    torch.testing.assert_close(token_contents([scene], [layout], 1)[0], held[0].flatten(0, 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,11 +5,11 @@ import torch
 from scipy import stats
 
 from foresight.demo.captions import caption, parse_caption, split_of
-from foresight.demo.scorer_data import STATEMENTS, near_miss, network_frames, scene_pairs, seen, statements
+from foresight.demo.scorer_data import STATEMENTS, near_miss, network_frames, scene_pairs, statements
 from foresight.demo.scorer_figures import auc, detect, within
 from foresight.demo.scorer_samples import Samples
 from foresight.demo.train_common import random_scenes
-from foresight.demo.world import Scene, Thing, arrange
+from foresight.demo.world import Scene, Thing, arrange, seen
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.preprocess import vbench_frames
 

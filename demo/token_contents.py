@@ -1,0 +1,42 @@
+"""What each token of a rendered clip holds: targets that teach the demo transformer to listen to its caption.
+
+Which shape an object has hardly moves the velocity loss while its place is unknown, and once the place is known the
+noisy latent shows the shape by itself. So the captions' shapes, counts and directions are learned last and slowly. A
+linear layer that reads them off the tokens half-way through the network makes them count at every noise level (cf. Yu
+et al. 2024, "Representation Alignment for Generation", which aligns such tokens with a pretrained encoder's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .world import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, SIZES, Layout, Scene, cover, seen
+
+TOKEN = 16  # pixels a side: 2x2 latents
+FULL = 0.3  # share of a token's pixels from which it counts as full
+CONTENTS = (
+    *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
+    *(f"{colour} {motion}" for colour in COLOURS for motion in MOTIONS),
+    *SIZES,
+)
+_INDEX = {name: index for index, name in enumerate(CONTENTS)}
+
+
+def token_contents(scenes: Sequence[Scene], layouts: Sequence[Layout], frames: int) -> Tensor:
+    """[B, latent frames * 16, len(CONTENTS)], 0 to 1: how much of a token, 16x16 pixels of a latent frame, an object of
+    that kind covers. layouts: the scenes', as they are drawn."""
+    out = torch.zeros(len(layouts), (frames + 3) // 4, SIZE // TOKEN, SIZE // TOKEN, len(CONTENTS))
+    time = torch.arange(frames) / (FRAMES - 1)
+    for row, scene, layout in zip(out, scenes, layouts, strict=True):
+        for thing, placed in zip(seen(scene, layout).objects, layout.objects, strict=True):
+            covered = F.avg_pool2d(cover(placed, time)[:, None], TOKEN)[:, 0]
+            later = covered[1:].unflatten(0, (-1, 4)).mean(1) if frames > 1 else covered[1:]
+            held = (torch.cat([covered[:1], later]) / FULL).clamp(max=1)
+            for name in (f"{thing.colour} {thing.shape}", f"{thing.colour} {thing.motion}", thing.size):
+                kind = row[..., _INDEX[name]]
+                kind.copy_(torch.maximum(kind, held))
+    return out.flatten(1, 3)
