@@ -133,7 +133,7 @@ def setup() -> tuple[Path, Path]:
         ("PyTorch (the largest part; minutes)", TORCH),
         (f"what ComfyUI {version} needs", ["-r", comfyui / "requirements.txt"]),
         ("the test tools", [*TOOLS, *VBENCH]),
-        ("VBench's modules", ["--no-deps", "vbench"]),
+        ("VBench's modules and diffusers' schedulers", ["--no-deps", "vbench", "diffusers"]),
         ("Foresight itself", ["--no-deps", "--no-build-isolation", "--editable", ROOT]),
     ]
     for number, (what, wanted) in enumerate(installs, 3):

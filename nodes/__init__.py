@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from . import folders
+from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
 from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
@@ -14,7 +15,7 @@ folders.register()
 
 NODES = [
     ForesightSampler, L2RPreview, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
-    PromptRefiner, TrialSwitch, RunReport, DemoTextEncoder,
+    PromptRefiner, TrialSwitch, RunReport, CogVideoXSampler, DemoTextEncoder,
 ]  # fmt: skip
 
 

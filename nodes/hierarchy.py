@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..sampling.hierarchy import run_hierarchy
 from ..sampling.run import Inputs
+from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
@@ -91,8 +92,9 @@ class ForesightSampler(io.ComfyNode):
             made.set_cfg(cfg)
             return made
 
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps).cpu()
-        sampler = comfy.samplers.sampler_object(sampler_name)
+        model_sampling = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu()
+        sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
         result = run_hierarchy(
             Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image), gate, guider,
             prompt=prompt, negative=negative, refiner=make_refiner(refiner, scorer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +90,8 @@ class InjectionSampler(comfy.samplers.Sampler):
             return self._inject(Segments(self.inner, model, sigmas, extra_args, callback, disable), x, noise)
 
         # KSAMPLER keeps what belongs to the ends of a run: masks, noise scaling, callback.
-        outer = comfy.samplers.KSAMPLER(inject, self.inner.extra_options, self.inner.inpaint_options)
+        outer = copy.copy(self.inner)
+        outer.sampler_function = inject
         return outer.sample(
             model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import comfy.model_sampling
 import torch
 
+from .vp import takes_raw_input
+
 
 @dataclass(frozen=True)
 class NoiseSpace:
@@ -19,7 +21,8 @@ class NoiseSpace:
     def of(cls, model_sampling: torch.nn.Module) -> NoiseSpace:
         """The space of a ComfyUI model. Raises ValueError for parameterizations that this pack cannot re-noise.
 
-        COSMOS_RFLOW is variance exploding too: its sigma is t / (1 - t) of the flow (comfy/model_sampling.py).
+        COSMOS_RFLOW is variance exploding too: its sigma is t / (1 - t) of the flow (comfy/model_sampling.py). So is
+        native CogVideoX as a sampler sees it; VPSampler scales what its model gets.
         """
         sampling = comfy.model_sampling
         unsupported = tuple(
@@ -28,7 +31,8 @@ class NoiseSpace:
         if not isinstance(model_sampling, unsupported):
             if isinstance(model_sampling, sampling.CONST):
                 return FlowSpace("flow", getattr(model_sampling, "noise_scale", 1.0))
-            if isinstance(model_sampling, (sampling.EPS, sampling.COSMOS_RFLOW)):
+            exploding = (sampling.EPS, sampling.COSMOS_RFLOW)
+            if isinstance(model_sampling, exploding) or takes_raw_input(model_sampling):
                 return VESpace("ve")
         kinds = [base.__name__ for base in type(model_sampling).__mro__[1:3]]
         raise ValueError(
@@ -67,7 +71,7 @@ class FlowSpace(NoiseSpace):
 
 
 class VESpace(NoiseSpace):
-    """Variance exploding (ComfyUI's EPS, V_PREDICTION, EDM): x0 + sigma eps."""
+    """Variance exploding (ComfyUI's EPS, V_PREDICTION, EDM; CogVideoX behind VPSampler): x0 + sigma eps."""
 
     def coefficients(self, sigma):
         return torch.ones_like(sigma), sigma

@@ -18,6 +18,7 @@ from ..scoring.inspector import Gate, Inspector
 from ..trials.verdict import TrialRecord, Verdict
 from .injection import Anchor, Injection, InjectionSampler
 from .monitor import MonitorSampler
+from .vp import require_fitting
 
 Latent = dict[str, Any]
 
@@ -153,6 +154,7 @@ def _failed(rejected: Verdict, record: TrialRecord) -> Verdict:
 
 def _guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:
     """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1."""
+    require_fitting(inputs.sampler, guider.model_patcher.get_model_object("model_sampling"))
     latent = inputs.latent.copy()
     latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     x0_output: dict[str, torch.Tensor] = {}

@@ -28,6 +28,7 @@ NODES = {
     "ForesightTrialSwitch": "Trial Switch",
     "ForesightSampler": "Foresight Sampler",
     "ForesightRunReport": "Run Report",
+    "ForesightCogVideoXSampler": "CogVideoX Sampler",
     "ForesightDemoTextEncoder": "Demo Text Encoder",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.

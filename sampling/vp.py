@@ -1,0 +1,85 @@
+"""Native CogVideoX: a VP model, which ComfyUI's samplers cannot drive without help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_sampling
+import comfy.samplers
+import torch
+
+RULES = ("ddim", "dpm")
+
+
+def takes_raw_input(model_sampling: torch.nn.Module) -> bool:
+    """Whether a model takes x_t as it is (ComfyUI's V_PREDICTION_DDPM, from 0.33 on) instead of scaling it itself."""
+    kind = getattr(comfy.model_sampling, "V_PREDICTION_DDPM", None)
+    return kind is not None and isinstance(model_sampling, kind)
+
+
+class _VPInput:
+    """A guider for samplers that think in x0 + sigma eps: the model gets (x0 + sigma eps) / sqrt(1 + sigma^2), which is
+    the x_t of its training with alpha_bar = 1 / (1 + sigma^2)."""
+
+    def __init__(self, guider):
+        self._guider = guider
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):
+        scale = (1 + sigma.square()).rsqrt().view(-1, *[1] * (x.ndim - 1))
+        return self._guider(x * scale, sigma, *args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+
+class VPSampler(comfy.samplers.KSAMPLER):
+    """A KSAMPLER for models that take x_t as it is.
+
+    ComfyUI gives these models the schedule, the initial noise and the masks of the VE space; only their input is left
+    unscaled, so that its samplers show them noise of standard deviation sigma (up to 4519) where they expect 1. Scaled,
+    Euler is DDIM, Euler ancestral is DDIM with that eta, and DPM++ 2M SDE (midpoint) is CogVideoX's own DPM rule: tests
+    compare all three with diffusers' CogVideoXDDIMScheduler and CogVideoXDPMScheduler.
+    """
+
+    def sample(self, model_wrap, *args, **kwargs):
+        return super().sample(_VPInput(model_wrap), *args, **kwargs)
+
+
+def vp_sampler(rule: str, eta: float = 0.0) -> VPSampler:
+    """CogVideoX's samplers. rule "ddim": eta 0 (deterministic) to 1; "dpm": its noise is fixed, eta is not used."""
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}: choose one of {', '.join(RULES)}.")
+    options: dict[str, Any] = {"eta": 1.0, "solver_type": "midpoint"}
+    name = "dpmpp_2m_sde"
+    if rule == "ddim":
+        name, options = ("euler_ancestral", {"eta": eta}) if eta else ("euler", {})
+    inner = comfy.samplers.ksampler(name, options)
+    return VPSampler(inner.sampler_function, inner.extra_options, inner.inpaint_options)
+
+
+def fitting(sampler: comfy.samplers.Sampler, model_sampling: torch.nn.Module) -> comfy.samplers.Sampler:
+    """The sampler, as a VPSampler where the model needs one."""
+    if type(sampler) is comfy.samplers.KSAMPLER and takes_raw_input(model_sampling):
+        return VPSampler(sampler.sampler_function, sampler.extra_options, sampler.inpaint_options)
+    return sampler
+
+
+def require_fitting(sampler: comfy.samplers.Sampler, model_sampling: torch.nn.Module) -> None:
+    """ValueError for a sampler that the model cannot be sampled with."""
+    if fitting(sampler, model_sampling) is not sampler:
+        raise ValueError(
+            "this model is native CogVideoX, which ComfyUI's samplers do not drive by themselves: connect the SAMPLER "
+            "of CogVideoX Sampler instead of KSamplerSelect's."
+        )
+
+
+def trailing_sigmas(table: torch.Tensor, steps: int) -> torch.Tensor:
+    """[steps + 1]: the sigmas at diffusers' "trailing" timesteps, then 0.
+
+    table: a model's sigmas, one a timestep, rising. Trailing spacing starts at the last timestep, pure noise; CogVideoX
+    was released with it. ValueError for more steps than timesteps.
+    """
+    if not 1 <= steps <= len(table):
+        raise ValueError(f"steps is {steps}: this model has {len(table)} timesteps, so choose 1 to {len(table)}.")
+    timesteps = torch.arange(steps, 0, -1, dtype=torch.float64).mul(len(table) / steps).round().long() - 1
+    return torch.cat([table[timesteps], table.new_zeros(1)])

@@ -1,0 +1,113 @@
+"""The whole method on a CogVideoX of the real architecture (tiny, random), in ComfyUI versions that have it."""
+
+from __future__ import annotations
+
+import comfy.model_sampling
+import comfy.samplers
+import pytest
+import torch
+from tiny_wan import Conditioned, gate
+
+from foresight.nodes.cogvideox import CogVideoXSampler
+from foresight.refiner.base import Refinement
+from foresight.sampling.hierarchy import run_hierarchy
+from foresight.sampling.injection import Anchor, Injection, InjectionSettings
+from foresight.sampling.run import Inputs, monitored_sample
+from foresight.sampling.vp import VPSampler
+
+if not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
+    pytest.skip("this ComfyUI has no native CogVideoX (it came after 0.3.75)", allow_module_level=True)
+
+from tiny_cogvideox import LATENT, inputs, model  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return model()
+
+
+def vp(sigma):
+    return (1 + sigma**2).rsqrt(), sigma * (1 + sigma**2).rsqrt()
+
+
+class Ddim(comfy.samplers.Sampler):
+    """DDIM written out in x_t, which is what the model takes; `before_step(k, z)` may change z, k from 0."""
+
+    def __init__(self, first=0, before_step=lambda k, z: z):
+        self.first, self.before_step = first, before_step
+
+    def sample(self, model, sigmas, extra_args, callback, noise, *_):
+        z = noise
+        for k in range(self.first, len(sigmas) - 1):
+            z = self.before_step(k, z)
+            x0 = model(z, sigmas[k].expand(len(z)), **extra_args)
+            (signal, share), (signal_next, share_next) = vp(sigmas[k]), vp(sigmas[k + 1])
+            z = signal_next * x0 + share_next * (z - signal * x0) / share
+        return z
+
+
+def run(given: Inputs, sampler):
+    noise = given.noise.generate_noise(given.latent)
+    return given.guider.sample(noise, given.latent["samples"], sampler, given.sigmas, seed=3)
+
+
+def test_the_node_gives_a_sampler_and_a_schedule_that_fit(patcher):
+    sampler, sigmas = CogVideoXSampler.execute(patcher, "ddim", 8, 0.0, 1.0).args
+    assert type(sampler) is VPSampler and len(sigmas) == 9 and sigmas[0] > 4000
+    _, half = CogVideoXSampler.execute(patcher, "dpm", 8, 0.0, 0.5).args
+    assert len(half) == 9 and half[0] < 10
+    given = inputs(patcher)
+    result = run(given, sampler)
+    assert torch.isfinite(result).all()
+
+
+def test_sampling_is_ddim_in_the_models_own_space(patcher):
+    given = inputs(patcher)
+    torch.testing.assert_close(run(given, given.sampler), run(given, Ddim()), rtol=0, atol=2e-3)
+
+
+def test_comfyuis_own_sampler_is_refused(patcher):
+    given = inputs(patcher)
+    wrong = Inputs(given.noise, given.guider, comfy.samplers.ksampler("euler"), given.sigmas, given.latent)
+    with pytest.raises(ValueError, match="native CogVideoX.*CogVideoX Sampler"):
+        monitored_sample(wrong)
+
+
+def test_a_passing_run_is_untouched_and_a_failing_one_stops(patcher):
+    given = inputs(patcher, "dpm")
+    plain = run(given, given.sampler)
+    passed = monitored_sample(given, gate(0.9))
+    assert torch.equal(passed.latent["samples"], plain)
+    stopped = monitored_sample(given, gate(0.01))
+    assert not stopped.verdict.accepted and stopped.verdict.record.steps == 3  # of 10: the paper's 14 of 50
+
+
+def test_injection_is_algorithm_1_in_vp_space(patcher):
+    anchor = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    given = inputs(patcher)
+    eps = given.noise.generate_noise(given.latent)
+    mask = torch.linspace(1, 0, LATENT[1]).view(1, 1, -1, 1, 1)
+
+    def blend(k, z):
+        signal, share = vp(given.sigmas[k])
+        noised = signal * anchor + share * eps
+        return noised if k == 1 else torch.lerp(z, noised, mask) if k == 2 else z
+
+    injected = monitored_sample(given, injection=Injection(Anchor(anchor), InjectionSettings()))
+    torch.testing.assert_close(injected.latent["samples"], run(given, Ddim(1, blend)), rtol=0, atol=2e-3)
+
+
+def test_all_trials_run(patcher):
+    class Rewriter:
+        name = "rewriter"
+
+        def refine(self, request):
+            return Refinement(f"clearly {request.prompt}", request.negative, "", ())
+
+    result = run_hierarchy(
+        inputs(patcher), gate(0.01), Conditioned(patcher), prompt="a red circle", negative="", refiner=Rewriter(),
+        injection=InjectionSettings(),
+    )
+    kinds = [record.kind for record in result.verdict.history]
+    assert kinds == ["sample", "probe", "refine", "sample", "probe", "inject"]
+    assert result.latent["samples"].shape == (1, *LATENT) and torch.isfinite(result.latent["samples"]).all()
