@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .world import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, SIZES, Layout, Scene, cover, seen
+from .world import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, SIZES, Layout, cover, described
 
 TOKEN = 16  # pixels a side: 2x2 latents
 FULL = 0.3  # share of a token's pixels from which it counts as full
@@ -26,13 +26,14 @@ CONTENTS = (
 _INDEX = {name: index for index, name in enumerate(CONTENTS)}
 
 
-def token_contents(scenes: Sequence[Scene], layouts: Sequence[Layout], frames: int) -> Tensor:
+def token_contents(layouts: Sequence[Layout], frames: int) -> Tensor:
     """[B, latent frames * 16, len(CONTENTS)], 0 to 1: how much of a token, 16x16 pixels of a latent frame, an object of
-    that kind covers. layouts: the scenes', as they are drawn."""
+    that kind covers."""
     out = torch.zeros(len(layouts), (frames + 3) // 4, SIZE // TOKEN, SIZE // TOKEN, len(CONTENTS))
     time = torch.arange(frames) / (FRAMES - 1)
-    for row, scene, layout in zip(out, scenes, layouts, strict=True):
-        for thing, placed in zip(seen(scene, layout).objects, layout.objects, strict=True):
+    for row, layout in zip(out, layouts, strict=True):
+        for placed in layout.objects:
+            thing = described(placed)
             covered = F.avg_pool2d(cover(placed, time)[:, None], TOKEN)[:, 0]
             later = covered[1:].unflatten(0, (-1, 4)).mean(1) if frames > 1 else covered[1:]
             held = (torch.cat([covered[:1], later]) / FULL).clamp(max=1)

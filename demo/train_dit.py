@@ -54,7 +54,7 @@ CLIP_BATCH, IMAGE_BATCH = 40, 64
 MUON_LR, LR, TEXT_LR = 2e-2, 5e-3, 2e-3
 TAPS = ((0, 0, 1), (0, 0, -1), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0))
 TAP_STRENGTH = 4.6  # beside content of 0.3 a channel
-CONTENTS_WEIGHT = 0.1
+CONTENTS_WEIGHT = 0.1  # a first guess: at the end both losses weigh about as much as 4 to 1
 DROPOUT = 0.1  # of the captions, for classifier-free guidance
 # Composition is settled at high noise, details at low noise, where the demo workflows' low shift spends most steps.
 SHIFTS, HIGH_SHARE = (1.0, 5.0), 0.6
@@ -67,7 +67,7 @@ def encode_scenes(vae_path: Path, scenes: Sequence[Scene], seed: int, frames: in
     vae, generator = load_vae(vae_path), torch.Generator().manual_seed(seed)
     layouts = [arrange(scene, generator) for scene in scenes]
     latents = [to_model_space(vae.encode(to_network(part))).half() for part in draw(layouts, frames).split(8)]
-    return torch.cat(latents), token_contents(scenes, layouts, frames).half()
+    return torch.cat(latents), token_contents(layouts, frames).half()
 
 
 def training_data(vae_path: Path, captions: int, clips: int, seed: int) -> dict:

@@ -214,17 +214,17 @@ def signed_distance(shape: str, x: Tensor, y: Tensor, size: Tensor | float) -> T
     raise ValueError(f"shape {shape!r} is unknown; choose one of {', '.join(SHAPES)}")
 
 
+def described(placed: Placed) -> Thing:
+    """Everything that a caption could say of an object as it is drawn."""
+    travel = placed.travel_x, placed.travel_y
+    motion = next(name for name, step in MOTIONS.items()
+                  if all((a > 0) - (a < 0) == b for a, b in zip(travel, step, strict=True)))
+    return Thing(placed.shape, placed.colour, "small" if placed.size < sum(SIZES.values()) / 2 else "big", motion)
+
+
 def seen(scene: Scene, layout: Layout) -> Scene:
     """The scene with everything filled in that its rendering shows."""
-
-    def thing(stated: Thing, placed) -> Thing:
-        travel = placed.travel_x, placed.travel_y
-        motion = next(name for name, step in MOTIONS.items()
-                      if all((a > 0) - (a < 0) == b for a, b in zip(travel, step, strict=True)))
-        return Thing(placed.shape, placed.colour, "small" if placed.size < sum(SIZES.values()) / 2 else "big", motion)
-
-    return replace(scene, background=layout.background,
-                   objects=tuple(thing(*pair) for pair in zip(scene.objects, layout.objects, strict=True)))
+    return replace(scene, background=layout.background, objects=tuple(described(placed) for placed in layout.objects))
 
 
 def cover(thing: Placed, time: Tensor) -> Tensor:

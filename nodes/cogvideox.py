@@ -37,5 +37,11 @@ class CogVideoXSampler(io.ComfyNode):
                 f"this model ({type(model.model).__name__}) is not native CogVideoX, which ComfyUI has from 0.33 on: "
                 "use KSamplerSelect and a scheduler node with it."
             )
-        sigmas = trailing_sigmas(sampling.sigmas.cpu(), min(int(steps / denoise), len(sampling.sigmas)))
+        whole, timesteps = int(steps / denoise), len(sampling.sigmas)
+        if whole > timesteps:
+            raise ValueError(
+                f"{steps} steps at denoise {denoise} need {whole} timesteps, and this model has {timesteps}: take fewer steps "
+                "or a higher denoise."
+            )
+        sigmas = trailing_sigmas(sampling.sigmas.cpu(), whole)
         return io.NodeOutput(vp_sampler(rule, eta), sigmas[-(steps + 1) :])

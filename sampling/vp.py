@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -45,22 +43,25 @@ class VPSampler(comfy.samplers.KSAMPLER):
         return super().sample(_VPInput(model_wrap), *args, **kwargs)
 
 
+def as_vp(sampler: comfy.samplers.KSAMPLER) -> VPSampler:
+    return VPSampler(sampler.sampler_function, sampler.extra_options, sampler.inpaint_options)
+
+
 def vp_sampler(rule: str, eta: float = 0.0) -> VPSampler:
     """CogVideoX's samplers. rule "ddim": eta 0 (deterministic) to 1; "dpm": its noise is fixed, eta is not used."""
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}: choose one of {', '.join(RULES)}.")
-    options: dict[str, Any] = {"eta": 1.0, "solver_type": "midpoint"}
-    name = "dpmpp_2m_sde"
-    if rule == "ddim":
-        name, options = ("euler_ancestral", {"eta": eta}) if eta else ("euler", {})
-    inner = comfy.samplers.ksampler(name, options)
-    return VPSampler(inner.sampler_function, inner.extra_options, inner.inpaint_options)
+    if rule == "dpm":
+        return as_vp(comfy.samplers.ksampler("dpmpp_2m_sde", {"eta": 1.0, "solver_type": "midpoint"}))
+    if eta:
+        return as_vp(comfy.samplers.ksampler("euler_ancestral", {"eta": eta}))
+    return as_vp(comfy.samplers.ksampler("euler"))
 
 
 def fitting(sampler: comfy.samplers.Sampler, model_sampling: torch.nn.Module) -> comfy.samplers.Sampler:
     """The sampler, as a VPSampler where the model needs one."""
     if type(sampler) is comfy.samplers.KSAMPLER and takes_raw_input(model_sampling):
-        return VPSampler(sampler.sampler_function, sampler.extra_options, sampler.inpaint_options)
+        return as_vp(sampler)
     return sampler
 
 

@@ -6,9 +6,10 @@ import comfy.model_sampling
 import comfy.samplers
 import pytest
 import torch
-from tiny_wan import Conditioned, gate
+from tiny_wan import Conditioned, ScriptedScorer, conditioning, gate
 
 from foresight.nodes.cogvideox import CogVideoXSampler
+from foresight.nodes.hierarchy import ForesightSampler
 from foresight.refiner.base import Refinement
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import Anchor, Injection, InjectionSettings
@@ -64,6 +65,33 @@ def test_the_node_gives_a_sampler_and_a_schedule_that_fit(patcher):
 def test_sampling_is_ddim_in_the_models_own_space(patcher):
     given = inputs(patcher)
     torch.testing.assert_close(run(given, given.sampler), run(given, Ddim()), rtol=0, atol=2e-3)
+
+
+def test_a_denoise_beyond_the_models_timesteps_is_named(patcher):
+    with pytest.raises(ValueError, match="50 steps at denoise 0.01 need 5000 timesteps.*1000"):
+        CogVideoXSampler.execute(patcher, "ddim", 50, 0.0, 0.01)
+
+
+def test_foresight_sampler_fits_the_sampler_by_itself(patcher):
+    class Clip:
+        def tokenize(self, text):
+            return 1 if text else 2
+
+        def encode_from_tokens_scheduled(self, seed):
+            return conditioning(seed)
+
+    judged = gate()
+    settings = {name: widget.default for widget in ForesightSampler.define_schema().inputs
+                if (name := widget.id) and getattr(widget, "default", None) is not None}
+    settings |= {
+        "model": patcher, "clip": Clip(), "prompt": "a red circle", "negative": "", "seed": 3, "steps": 10, "cfg": 4.0,
+        "sampler_name": "euler", "scheduler": "simple", "latent_image": {"samples": torch.zeros(1, *LATENT)},
+        "scorer": ScriptedScorer(0.9), "l2r": judged.l2r,
+    }  # fmt: skip
+    given = inputs(patcher)
+    sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", 10)
+    given = Inputs(given.noise, given.guider, given.sampler, sigmas, given.latent)
+    assert torch.equal(ForesightSampler.execute(**settings).args[0]["samples"], run(given, given.sampler))
 
 
 def test_comfyuis_own_sampler_is_refused(patcher):

@@ -72,10 +72,9 @@ def test_objects_stay_apart_inside_and_in_relation(seed, difficulty):
 
 
 def test_token_contents_follow_the_objects():
-    scene = Scene((Thing("circle", "red", "big", "right"), Thing("cross", "cyan", "small", "still")), "above", "black")
-    thing = Placed("circle", "red", 26.0, 20.0, 20.0, 16.0, 0.0), Placed("cross", "cyan", 18.0, 20.0, 52.0, 0.0, 0.0)
-    layout = Layout(thing, "black")
-    held = token_contents([scene], [layout], 17)[0].view(5, 4, 4, len(CONTENTS))
+    things = Placed("circle", "red", 26.0, 20.0, 20.0, 16.0, 0.0), Placed("cross", "cyan", 18.0, 20.0, 52.0, 0.0, 0.0)
+    layout = Layout(things, "black")
+    held = token_contents([layout], 17)[0].view(5, 4, 4, len(CONTENTS))
     names = {name for name, most in zip(CONTENTS, held.amax((0, 1, 2)), strict=True) if most > 0}
     assert names == {"red circle", "cyan cross", "red right", "cyan still", "small", "big"}
     circle = held[..., CONTENTS.index("red circle")]
@@ -84,7 +83,7 @@ def test_token_contents_follow_the_objects():
     assert (x.diff() > 1).all()
     assert circle[0, 1, 1] == 1  # centred at 20, 20 and 26 wide: the token from 16 to 32 is mostly covered
     assert circle[:, 3].max() == 0
-    torch.testing.assert_close(token_contents([scene], [layout], 1)[0], held[0].flatten(0, 1))
+    torch.testing.assert_close(token_contents([layout], 1)[0], held[0].flatten(0, 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

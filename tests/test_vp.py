@@ -126,23 +126,22 @@ def test_renoising_is_diffusers_add_noise():
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_only_raw_input_models_get_another_sampler():
+def test_other_models_keep_their_sampler():
     euler = comfy.samplers.ksampler("euler")
     assert fitting(euler, Sampling()) is euler
-    if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
-        kind = type("Raw", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION_DDPM), {})
-        made = fitting(euler, kind())
-        assert type(made) is VPSampler and made.sampler_function is euler.sampler_function
-        assert fitting(made, kind()) is made
+    require_fitting(euler, Sampling())
 
 
-def test_a_sampler_that_does_not_fit_is_refused():
-    if not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
-        pytest.skip("this ComfyUI has no native CogVideoX")
-    kind = type("Raw", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION_DDPM), {})
+@pytest.mark.skipif(not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"), reason="no native CogVideoX here")
+def test_raw_input_models_need_a_vp_sampler():
+    raw = type("Raw", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION_DDPM), {})()
+    euler = comfy.samplers.ksampler("euler")
+    made = fitting(euler, raw)
+    assert type(made) is VPSampler and made.sampler_function is euler.sampler_function
+    assert fitting(made, raw) is made
+    require_fitting(made, raw)
     with pytest.raises(ValueError, match="native CogVideoX.*CogVideoX Sampler"):
-        require_fitting(comfy.samplers.ksampler("euler"), kind())
-    require_fitting(vp_sampler("ddim"), kind())
+        require_fitting(euler, raw)
 
 
 def test_an_unknown_rule_is_named():

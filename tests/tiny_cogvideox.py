@@ -1,12 +1,15 @@
-"""A random CogVideoX transformer of the real architecture, small enough for a test, through ComfyUI's own loader."""
+"""A random CogVideoX transformer of the real architecture, small enough for a test, through ComfyUI's own loader.
+
+Needs ComfyUI 0.33 or newer.
+"""
 
 from __future__ import annotations
 
+import comfy.ldm.cogvideo.model
 import comfy.ops
-import comfy.samplers
 import comfy.sd
 import torch
-from tiny_wan import Noise
+from tiny_wan import Noise, guided
 
 from foresight.sampling.run import Inputs
 from foresight.sampling.vp import trailing_sigmas, vp_sampler
@@ -15,9 +18,7 @@ LATENT = (16, 3, 8, 8)
 
 
 def model():
-    """A ModelPatcher; the same random weights every time. Needs ComfyUI 0.33 or newer."""
-    import comfy.ldm.cogvideo.model
-
+    """A ModelPatcher; the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel(
@@ -29,14 +30,6 @@ def model():
     return comfy.sd.load_diffusion_model_state_dict(network.state_dict())
 
 
-def conditioning(seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, 8, 4096, generator=generator), {}]]
-
-
-def inputs(patcher, rule="ddim", steps=10, cfg=4.0, seed=3, batch=1) -> Inputs:
-    guider = comfy.samplers.CFGGuider(patcher)
-    guider.set_conds(conditioning(1), conditioning(2))
-    guider.set_cfg(cfg)
+def inputs(patcher, rule="ddim", steps=10) -> Inputs:
     sigmas = trailing_sigmas(patcher.get_model_object("model_sampling").sigmas, steps)
-    return Inputs(Noise(seed), guider, vp_sampler(rule), sigmas, {"samples": torch.zeros(batch, *LATENT)})
+    return Inputs(Noise(3), guided(patcher), vp_sampler(rule), sigmas, {"samples": torch.zeros(1, *LATENT)})

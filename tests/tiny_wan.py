@@ -45,13 +45,17 @@ class Noise:
         return torch.randn(latent["samples"].shape, generator=generator)
 
 
-def inputs(patcher, sampler="euler", steps=10, cfg=4.0, seed=3, batch=1, scheduler="simple") -> Inputs:
+def guided(patcher, cfg=4.0, prompt=1):
     guider = comfy.samplers.CFGGuider(patcher)
-    guider.set_conds(conditioning(1), conditioning(2))
+    guider.set_conds(conditioning(prompt), conditioning(2))
     guider.set_cfg(cfg)
+    return guider
+
+
+def inputs(patcher, sampler="euler", steps=10, cfg=4.0, seed=3, batch=1, scheduler="simple") -> Inputs:
     sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), scheduler, steps)
     latent = {"samples": torch.zeros(batch, *LATENT)}
-    return Inputs(Noise(seed), guider, comfy.samplers.sampler_object(sampler), sigmas, latent)
+    return Inputs(Noise(seed), guided(patcher, cfg), comfy.samplers.sampler_object(sampler), sigmas, latent)
 
 
 class MeanL2R(torch.nn.Module):
@@ -116,7 +120,4 @@ class Conditioned:
 
     def __call__(self, prompt, negative):
         self.prompts.append((prompt, negative))
-        guider = comfy.samplers.CFGGuider(self.patcher)
-        guider.set_conds(conditioning(len(prompt)), conditioning(2))
-        guider.set_cfg(4.0)
-        return guider
+        return guided(self.patcher, prompt=len(prompt))
