@@ -9,13 +9,15 @@ from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
 from .refinement import PromptRefiner
 from .report import RunReport
+from .experts import TwoExpertGuiderNode
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
+from .watch import ForesightWatch
 
 folders.register()
 
 NODES = [
     ForesightSampler, L2RPreview, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
-    PromptRefiner, TrialSwitch, RunReport, CogVideoXSampler, DemoTextEncoder,
+    PromptRefiner, TrialSwitch, RunReport, ForesightWatch, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
 ]  # fmt: skip
 
 

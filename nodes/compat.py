@@ -1,5 +1,6 @@
 """Every difference between ComfyUI versions that the nodes have to know, and nothing else."""
 
+import sys
 from collections.abc import Iterable
 
 import comfy.model_patcher
@@ -28,3 +29,10 @@ def model_patcher(model, load_device, offload_device):
     """Core's own patcher class; newer cores exchange it at start, so it is looked up at each call."""
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def show_on_node(node_id: str, text: str) -> None:
+    """Text on a node while or after it runs; nothing where there is no server. The V3 API has no call for it, and the
+    server's module can be imported only by ComfyUI's own main."""
+    if server := sys.modules.get("server"):
+        server.PromptServer.instance.send_progress_text(text, node_id)

@@ -6,6 +6,7 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ..sampling.experts import T2V_BOUNDARY
 from ..sampling.hierarchy import run_hierarchy
 from ..sampling.run import Inputs
 from ..sampling.vp import fitting
@@ -13,10 +14,11 @@ from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
 from .compat import check_choice
+from .experts import two_experts
 from .inspection import build_gate
 from .refinement import ABLATION, OFF, encode, make_refiner
 from .sampling import preview_or_block
-from .widgets import detector_widgets, injection_settings, injection_widgets, threshold_widgets
+from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
 
 
 class SeededNoise:
@@ -68,6 +70,11 @@ class ForesightSampler(io.ComfyNode):
                 *threshold_widgets(),
                 *detector_widgets(),
                 *injection_widgets(),
+                io.Model.Input(
+                    "low_noise_model", optional=True,
+                    tooltip="Wan 2.2 14B: the low-noise expert; `model` is then the high-noise one.",
+                ),
+                *expert_widgets(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -79,7 +86,7 @@ class ForesightSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
-        inject, **settings,
+        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, **settings,
     ):  # fmt: skip
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
         check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
@@ -87,9 +94,12 @@ class ForesightSampler(io.ComfyNode):
         gate = build_gate(l2r, scorer, prompt, **settings)
 
         def guider(positive_text, negative_text):
-            made = comfy.samplers.CFGGuider(model)
+            if low_noise_model is not None:
+                made = two_experts(model, low_noise_model, cfg, low_noise_cfg, boundary, switch_step)
+            else:
+                made = comfy.samplers.CFGGuider(model)
+                made.set_cfg(cfg)
             made.set_conds(encode(clip, positive_text), encode(clip, negative_text))
-            made.set_cfg(cfg)
             return made
 
         model_sampling = model.get_model_object("model_sampling")

@@ -19,8 +19,16 @@ class RunReport(io.ComfyNode):
             category="Foresight",
             description="The trials of a run with their scores, rules and cost.",
             inputs=[
-                types.Verdict.Input("verdict", tooltip="Of the last node of the run: it brings the whole history."),
-                io.Image.Input("images", optional=True, tooltip="The finished clip, to be scored as well (needs a scorer)."),
+                types.Verdict.Input(
+                    "verdict", optional=True, tooltip="Of the last node of the run: it brings the whole history."
+                ),
+                types.Watch.Input(
+                    "watch", optional=True, tooltip="From Foresight Watch, instead of a verdict. Connect images as well.",
+                ),
+                io.Image.Input(
+                    "images", optional=True,
+                    tooltip="The finished clip: scored as well where a scorer is connected; with a watch, what to wait for.",
+                ),
                 types.Scorer.Input("scorer", optional=True, tooltip="Scores the finished clip; connect images as well."),
             ],
             outputs=[
@@ -32,7 +40,17 @@ class RunReport(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, verdict, images=None, scorer=None):
+    def execute(cls, verdict=None, watch=None, images=None, scorer=None):
+        if verdict is None and watch is None:
+            raise ValueError("connect a verdict (from Monitored Sampler, Foresight Sampler or a switch), or a watch.")
+        if verdict is None:
+            verdict = watch.verdict
+            # Without the images nothing makes this node wait for the sampler: it would tell of the clip before.
+            if images is None or verdict is None:
+                raise ValueError(
+                    "the watch has seen no run yet: connect the decoded clip to images, so that the report is made after "
+                    "sampling, and use the watched model for it."
+                )
         report = run_report(verdict)
         if images is not None and scorer is not None and report["prompt"]:
             report["final_score"] = score_images(scorer, images, report["prompt"])

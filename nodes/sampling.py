@@ -7,7 +7,7 @@ from ..sampling.injection import Anchor, Injection
 from ..sampling.run import Inputs, monitored_sample, single_frame_probe
 from . import types
 from .compat import AnyType, check_choice
-from .widgets import injection_settings, injection_widgets
+from .widgets import injection_settings, injection_widgets, schedule_steps_widget
 
 STOP, REPORT_ONLY = "stop", "report only"
 
@@ -51,6 +51,7 @@ class MonitoredSampler(io.ComfyNode):
                     tooltip="stop: leave a failing run at once. report only: judge it, and sample it to the end.",
                 ),
                 io.Boolean.Input("keep_steps", default=False, tooltip="Give the x0 predictions of all steps as a batch."),
+                schedule_steps_widget(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -64,14 +65,14 @@ class MonitoredSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, noise, guider, sampler, sigmas, latent_image, gate=None, injection=None, previous=None, on_reject=STOP,
-        keep_steps=False,
+        keep_steps=False, schedule_steps=0,
     ):  # fmt: skip
         check_choice("on_reject", on_reject, (STOP, REPORT_ONLY))
         if injection is not None and injection.anchor.latent is None:
             # The probe failed; what is left of its trial is the plain run, as in the all-in-one node.
             gate, injection, previous = None, None, injection.anchor.verdict
         result = monitored_sample(
-            Inputs(noise, guider, sampler, sigmas, latent_image), gate, injection, previous=previous,
+            Inputs(noise, guider, sampler, sigmas, latent_image, schedule_steps), gate, injection, previous=previous,
             stop="rejected" if on_reject == STOP else "never", keep_steps=keep_steps,
         )  # fmt: skip
         steps = result.steps_x0 or ExecutionBlocker("Switch keep_steps on to get the x0 prediction of each step.")
@@ -91,6 +92,7 @@ class SingleFrameProbe(io.ComfyNode):
                 *sampling_inputs(),
                 types.Gate.Input("gate", tooltip="The gate that rejected the run; it has the probe's own window."),
                 types.Verdict.Input("verdict", tooltip="Of the run that was rejected."),
+                schedule_steps_widget(),
             ],
             outputs=[
                 types.Anchor.Output(display_name="anchor"),
@@ -100,8 +102,9 @@ class SingleFrameProbe(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, guider, sampler, sigmas, latent_image, gate, verdict):
-        anchor, probed = single_frame_probe(Inputs(noise, guider, sampler, sigmas, latent_image), gate, verdict)
+    def execute(cls, noise, guider, sampler, sigmas, latent_image, gate, verdict, schedule_steps=0):
+        inputs = Inputs(noise, guider, sampler, sigmas, latent_image, schedule_steps)
+        anchor, probed = single_frame_probe(inputs, gate, verdict)
         return io.NodeOutput(anchor or Anchor(None, probed), probed, preview_or_block(probed))
 
 

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..sampling.experts import I2V_BOUNDARY, T2V_BOUNDARY
 from ..sampling.injection import MASKS, NOISES, InjectionSettings
 from ..scoring.detector import DetectorSettings
 from .compat import advanced
@@ -51,6 +52,34 @@ def detector_widgets():
         _margin("give_up_margin", "Give up: this far below tau and falling."),
         _margin("accept_margin", "Early accept: this far above tau and steady."),
         _margin("stable_range", "Stable stop: the last scores lie within this range."),
+    )  # fmt: skip
+
+
+def schedule_steps_widget():
+    (widget,) = advanced(
+        io.Int.Input(
+            "schedule_steps", default=0, min=0, max=10000, optional=True,
+            tooltip="0: the sigmas here are the whole schedule. Where they are only its first part (a graph with one sampler "
+            "for each expert), the steps of the whole, of which the gate's window is a share.",
+        )
+    )
+    return widget
+
+
+def expert_widgets():
+    return advanced(
+        io.Float.Input(
+            "low_noise_cfg", default=OWN, min=-1.0, max=100.0, step=0.1, round=0.01, optional=True,
+            tooltip="Guidance scale of the low-noise model (Wan 2.2 T2V: 3, I2V: 3.5). -1: the same as the other's.",
+        ),
+        io.Float.Input(
+            "boundary", default=T2V_BOUNDARY, min=0.0, max=1.0, step=0.005, round=0.0001, optional=True,
+            tooltip=f"The low-noise model takes sigmas below this (Wan 2.2 T2V: {T2V_BOUNDARY}, I2V: {I2V_BOUNDARY}).",
+        ),
+        io.Int.Input(
+            "switch_step", default=0, min=0, max=10000, optional=True,
+            tooltip="Above 0: the low-noise model takes over after this step, whatever the boundary (end_at_step elsewhere).",
+        ),
     )  # fmt: skip
 
 

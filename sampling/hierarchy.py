@@ -69,7 +69,7 @@ def run_hierarchy(
     both left out the run is watched and reported, never stopped.
     """
     plan = TrialPlan(injection=injection is not None, refinement=refiner is not None)
-    settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.steps, gate)}
+    settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.whole, gate)}
     stop = "rejected" if plan.injection or plan.refinement else "never"
     base = result = monitored_sample(inputs, gate, stop=stop, settings=settings)
     verdict, anchor = base.verdict, None

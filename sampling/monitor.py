@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import torch
 
 from ..scoring.inspector import Inspector
@@ -39,9 +39,22 @@ class _CountingModel:
         return getattr(self._guider, name)
 
 
-def video_latent(x0: Any) -> torch.Tensor:
-    """The video part of a callback's x0 (audio-video models hand over a NestedTensor: video comes first)."""
-    return x0.tensors[0] if getattr(x0, "is_nested", False) else x0
+def video_latent(x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> torch.Tensor:
+    """The video part of a sampler's x0. Audio-video models are sampled as one flat row, of latents of these `shapes`
+    (None or a single one for all others); video comes first."""
+    return comfy.utils.unpack_latents(x0, shapes)[0] if shapes and len(shapes) > 1 else x0
+
+
+def inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> None:
+    """Inspects a step (1-based). Whatever breaks inspection must not break the run (promise 2): it goes into the
+    inspector's message, and only the user's own cancel gets out."""
+    try:
+        inspector.observe(step, sigma, x0)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:
+        logger.warning("Foresight: step %d was not inspected: %s: %s", step, type(error).__name__, error)
+        inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
 
 
 class MonitorSampler(comfy.samplers.Sampler):
@@ -71,14 +84,14 @@ class MonitorSampler(comfy.samplers.Sampler):
         disable_pbar=False,
     ):
         model = _CountingModel(model_wrap)
-        levels = sigmas.tolist()
+        levels, shapes = sigmas.tolist(), getattr(model_wrap.inner_model, "latent_shapes", None)
 
         def watch(step, x0, x, total_steps):
             if callback is not None:
                 callback(step, x0, x, total_steps)
             # Core looks for the user's cancel in its progress bar only, which a caller may have left out.
             comfy.model_management.throw_exception_if_processing_interrupted()
-            self._watch(step + 1, levels[step], video_latent(x0))
+            self._watch(step + 1, levels[step], x0, shapes)
 
         try:
             return self.inner.sample(
@@ -89,19 +102,14 @@ class MonitorSampler(comfy.samplers.Sampler):
         finally:
             self.evaluations = model.evaluations
 
-    def _watch(self, step: int, sigma: float, x0: torch.Tensor) -> None:
-        self.x0, self.steps = x0, self.steps + 1
+    def _watch(self, step: int, sigma: float, x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> None:
+        video = video_latent(x0, shapes)
+        self.x0, self.steps = video, self.steps + 1
         if self.on_step is not None:
-            self.on_step(step, x0)
+            self.on_step(step, video)
         inspector = self.inspector
         if inspector is None or not inspector.wants(step):
             return
-        try:
-            inspector.observe(step, sigma, x0)
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception as error:  # promise 2: whatever breaks inspection must not break the run
-            logger.warning("Foresight: step %d was not inspected: %s: %s", step, type(error).__name__, error)
-            inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
+        inspect(inspector, step, sigma, video)
         if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
             raise _Stop(x0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,18 +21,24 @@ from .injection import Anchor, Injection, InjectionSampler
 from .monitor import MonitorSampler
 from .vp import require_fitting
 
+logger = logging.getLogger("foresight")
+
 Latent = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every sampling node takes. noise: a NOISE object; latent: a LATENT dict; sigmas: [N + 1], decreasing."""
+    """What every sampling node takes. noise: a NOISE object; latent: a LATENT dict; sigmas: [N + 1], decreasing.
+
+    schedule_steps: the steps of the whole schedule where sigmas is only its first part; 0 where it is all of it.
+    """
 
     noise: Any
     guider: Any
     sampler: comfy.samplers.Sampler
     sigmas: torch.Tensor
     latent: Latent
+    schedule_steps: int = 0
 
     def __post_init__(self):
         sigmas = self.sigmas
@@ -47,10 +54,20 @@ class Inputs:
         samples = self.latent["samples"]
         if not getattr(samples, "is_nested", False) and not torch.isfinite(samples).all():
             raise ValueError("latent holds NaN or infinite values: something before this node has failed.")
+        if 0 < self.schedule_steps < self.steps:
+            raise ValueError(
+                f"schedule_steps is {self.schedule_steps}, but the sigmas alone have {self.steps} steps: enter the steps of "
+                "the whole schedule, or 0 where the sigmas are all of it."
+            )
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def whole(self) -> int:
+        """Steps of the whole schedule, of which the detector's windows are shares."""
+        return self.schedule_steps or self.steps
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,7 @@ def monitored_sample(
     if previous is not None and previous.refinement_failed:
         gate = None
     refined = previous is not None and previous.refined
-    inspector = gate.inspector(inputs.steps) if gate else None
+    inspector = gate.inspector(inputs.whole, inputs.steps) if gate else None
     sampler = InjectionSampler(inputs.sampler, injection) if injection else inputs.sampler
     kept: list[torch.Tensor] = []
     monitor = MonitorSampler(
@@ -94,10 +111,15 @@ def monitored_sample(
         kind, trial = "inject", "2->1" if refined else "1"
     else:
         kind, trial = "sample" if gate else "plain", "2" if refined else "0"
-    record = _record(trial, kind, inspector, monitor, seconds)
+    record = trial_record(trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
+    if inspector and record.message is None:
+        record = replace(record, message=partial_schedule(inputs.guider.model_patcher, inputs.sigmas))
     verdict = Verdict(
         history=(*(previous.history if previous else ()), record),
-        settings={**_settings(inputs, gate), **(previous.settings if previous else {}), **(settings or {})},
+        settings={
+            **gate_settings(gate, inputs.whole), "steps": inputs.steps, "seed": inputs.noise.seed,
+            **(previous.settings if previous else {}), **(settings or {}),
+        },
     )
     steps_x0 = None
     if kept:
@@ -116,17 +138,27 @@ def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[A
     latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
     trial = "2->1" if rejected.refined else "1"
     noise, samples = inputs.noise.generate_noise(latent), latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 5:
-        message = "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
+    if message := no_probe(inputs, samples):
         return None, _failed(rejected, TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
-    inspector = gate.inspector(inputs.steps, single_frame=True)
+    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True)
     monitor = MonitorSampler(inputs.sampler, inspector, stop="decided")
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
-    _guided_sample(single, monitor, _attached(inputs.guider, gate))
+    failure = None
+    try:
+        _guided_sample(single, monitor, _attached(inputs.guider, gate))
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:  # promise 2: e.g. a control video of full length that does not fit one frame
+        failure = f"the single frame could not be sampled: {type(error).__name__}: {error}"
+        logger.warning("Foresight: %s", failure)
     seconds = time.perf_counter() - begin
-    record = _record(trial, "probe", inspector, monitor, seconds, single_frame=True)
+    record = trial_record(
+        trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True
+    )
+    if failure:
+        return None, _failed(rejected, replace(record, accepted=False, message=failure))
     if monitor.x0 is None or not torch.isfinite(monitor.x0).all():
         record = replace(record, accepted=False, message="the probe gave no usable frame")
         return None, _failed(rejected, record)
@@ -135,6 +167,33 @@ def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[A
     record = replace(record, accepted=better or rejected.refined, details={"better_by_delta": better})
     verdict = Verdict((*rejected.history, record), rejected.settings)
     return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict), verdict
+
+
+def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
+    """Why a single frame cannot be probed, or None.
+
+    A clip that starts from an image has its first frame already: alone it would come out as that image, whatever the
+    prompt says, and as an anchor it would freeze the clip. So Trial 1 is left out there and Trial 2 comes next.
+    """
+    if getattr(samples, "is_nested", False) or samples.ndim != 5:
+        return "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
+    conds = getattr(inputs.guider, "original_conds", {}).get("positive", ())
+    mask = inputs.latent.get("noise_mask")
+    known = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0  # Wan 2.2 5B: 0 where a frame is given
+    if known or any(cond.get("concat_latent_image") is not None for cond in conds):  # Wan I2V, CogVideoX I2V, Fun
+        return "the clip starts from given frames, so a single frame tells nothing about the prompt: Trial 1 is left out"
+    return None
+
+
+def partial_schedule(patcher, sigmas: torch.Tensor) -> str | None:
+    """A note for the report where sampling does not start from pure noise (video to video, a second pass)."""
+    top = getattr(patcher.get_model_object("model_sampling"), "sigma_max", None)
+    if top is None or float(sigmas[0]) >= 0.9 * float(top):
+        return None
+    return (
+        f"sampling starts at sigma {float(sigmas[0]):.3g}, not at the model's {float(top):.3g}: previews are "
+        "clearer there than the detector's settings were made for"
+    )
 
 
 @dataclass(frozen=True)
@@ -182,18 +241,19 @@ def _attached(guider, gate: Gate | None):
     return guider
 
 
-def _record(
-    trial: str, kind: str, inspector: Inspector | None, monitor: MonitorSampler, seconds: float, *,
+def trial_record(
+    trial: str, kind: str, inspector: Inspector | None, evaluations: int, steps: int, seconds: float, *,
     single_frame: bool = False,
 ) -> TrialRecord:
+    """The record of one guider call: `evaluations` of the model in `steps` steps, inspection included in `seconds`."""
     items = inspector.items() if inspector else ()
     inspection = inspector.seconds if inspector else 0.0
     record = TrialRecord(
         trial=trial, kind=kind, items=items,
         accepted=not items or any(item.accepted for item in items),
-        nfe_video=0 if single_frame else monitor.evaluations,
-        nfe_single_frame=monitor.evaluations if single_frame else 0,
-        steps=monitor.steps,
+        nfe_video=0 if single_frame else evaluations,
+        nfe_single_frame=evaluations if single_frame else 0,
+        steps=steps,
         seconds={"sampling": seconds - inspection, "inspection": inspection},
         message=inspector.message if inspector else None,
     )
@@ -203,12 +263,12 @@ def _record(
     return replace(record, preview=preview.to("cpu", copy=True))
 
 
-def _settings(inputs: Inputs, gate: Gate | None) -> dict[str, Any]:
-    settings = {"steps": inputs.steps, "seed": inputs.noise.seed}
-    if gate is not None:
-        settings |= {
-            "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scorer": gate.scorer.name,
-            "l2r": gate.l2r.name, "every": gate.every, "video_window": list(gate.video.window(inputs.steps)),
-            "single_frame_window": list(gate.single_frame.window(inputs.steps)),
-        }
-    return settings
+def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
+    """What the report says of the gate, in a schedule of `steps` steps."""
+    if gate is None:
+        return {}
+    return {
+        "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scorer": gate.scorer.name,
+        "l2r": gate.l2r.name, "every": gate.every, "video_window": list(gate.video.window(steps)),
+        "single_frame_window": list(gate.single_frame.window(steps)), "schedule_steps": steps,
+    }

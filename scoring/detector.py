@@ -13,6 +13,15 @@ from dataclasses import dataclass
 RULES = ("early_reject", "give_up", "early_accept", "stable_stop", "budget", "not_inspected")
 
 
+def reached(share: float, steps: int) -> int:
+    """The step (1-based) by which `share` of the schedule is done, rounded up.
+
+    Up, because step k is evaluated where (k - 1) / steps of the schedule is done: with few steps, rounding down would
+    look at noisier predictions than the paper's at 50 (0.28 of 4 steps is step 2, whose noise level is step 14's).
+    """
+    return min(max(1, math.ceil(share * steps - 1e-9)), steps)  # 0.28 * 50 is a little above 14
+
+
 @dataclass(frozen=True)
 class DetectorSettings:
     """When the detector may decide and what it calls low, flat, falling, high and stable.
@@ -77,8 +86,8 @@ class DetectorSettings:
         """First and last deciding step (1-based, within 1..steps) of a run of `steps` steps."""
         if steps < 1:
             raise ValueError(f"steps is {steps}: a run needs at least 1 step to be inspected.")
-        first = min(max(1, round(self.start * steps)), steps)
-        return first, max(first, min(round(self.end * steps), steps))
+        first = reached(self.start, steps)
+        return first, max(first, reached(self.end, steps))
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,8 @@ class Decision:
 
 
 class Detector:
-    """Reads one run's scores as they come.
+    """Reads one run's scores as they come. available: the steps that are executed, where those are only the first of
+    the schedule's `steps`; the window ends with them.
 
     When only every n-th step is inspected, rules look at the inspected scores and the budget ends at the first
     inspected step that reaches the window's end; whoever inspects should therefore also inspect step `last`. A score
@@ -103,10 +113,10 @@ class Detector:
     only for s <= tau - margin, the accepting one for s >= tau + margin, and the others do not look at tau.
     """
 
-    def __init__(self, settings: DetectorSettings, steps: int):
+    def __init__(self, settings: DetectorSettings, steps: int, available: int | None = None):
         self.settings = settings
         self.steps = steps
-        self.first, self.last = settings.window(steps)
+        self.first, self.last = (min(step, available or steps) for step in settings.window(steps))
         self.trace: list[tuple[int, float]] = []  # finite observations
         self.decision: Decision | None = None
         self._step = 0
@@ -158,5 +168,5 @@ class Detector:
     def _budget(self) -> tuple[str, float]:
         if not self.trace:
             return "not_inspected", math.nan
-        late = [score for step, score in self.trace if step >= round(self.settings.best_from * self.steps)]
+        late = [score for step, score in self.trace if step >= reached(self.settings.best_from, self.steps)]
         return "budget", max(late or [score for _, score in self.trace])

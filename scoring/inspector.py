@@ -48,17 +48,19 @@ class Gate:
         if self.every < 1:
             raise ValueError(f"every is {self.every}: inspect each step (1) or each n-th (2 or more).")
 
-    def inspector(self, steps: int, *, single_frame: bool = False) -> Inspector:
-        return Inspector(self, self.single_frame if single_frame else self.video, steps)
+    def inspector(self, steps: int, available: int | None = None, *, single_frame: bool = False) -> Inspector:
+        """For a run of the first `available` of `steps` steps (default: all)."""
+        return Inspector(self, self.single_frame if single_frame else self.video, steps, available or steps)
 
 
 @dataclass
 class Inspector:
-    """Watches one run of `steps` steps: L2R, scorer and one detector for each item of the batch."""
+    """Watches one run of the first `available` steps of `steps`: L2R, scorer and a detector for each item of the batch."""
 
     gate: Gate
     settings: DetectorSettings
     steps: int
+    available: int
     seconds: float = 0.0
     last: Observation | None = None  # the latest step that gave a preview
     message: str | None = None  # why inspection failed, if it did
@@ -67,7 +69,7 @@ class Inspector:
 
     def wants(self, step: int) -> bool:
         """Whether this step (1-based) is to be inspected: each n-th, and always the last of the window."""
-        last = self.settings.window(self.steps)[1]
+        last = min(self.settings.window(self.steps)[1], self.available)
         return not self.decided and step <= last and (step % self.gate.every == 0 or step == last)
 
     @property
@@ -108,7 +110,7 @@ class Inspector:
 
     def _decide(self, step: int, scores: tuple[float, ...]) -> None:
         if not self._detectors:
-            self._detectors = [Detector(self.settings, self.steps) for _ in scores]
+            self._detectors = [Detector(self.settings, self.steps, self.available) for _ in scores]
         for detector, score in zip(self._detectors, scores, strict=True):
             if detector.decision is None:
                 detector.observe(step, score)

@@ -28,7 +28,7 @@ def test_windows_are_the_papers_at_50_steps():
     assert DetectorSettings.single_frame().window(50) == (20, 30)
 
 
-@pytest.mark.parametrize(("steps", "window"), [(1, (1, 1)), (2, (1, 1)), (4, (1, 1)), (8, (1, 2)), (20, (3, 6))])
+@pytest.mark.parametrize(("steps", "window"), [(1, (1, 1)), (2, (1, 1)), (4, (1, 2)), (8, (2, 3)), (20, (4, 6))])
 def test_short_schedules_keep_a_window(steps, window):
     assert VIDEO.window(steps) == window
     first, last = DetectorSettings.single_frame(start=1.0, end=1.0).window(steps)

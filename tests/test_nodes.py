@@ -28,11 +28,14 @@ NODES = {
     "ForesightTrialSwitch": "Trial Switch",
     "ForesightSampler": "Foresight Sampler",
     "ForesightRunReport": "Run Report",
+    "ForesightWatch": "Foresight Watch",
+    "ForesightTwoExpertGuider": "Two-Expert Guider",
     "ForesightCogVideoXSampler": "CogVideoX Sampler",
     "ForesightDemoTextEncoder": "Demo Text Encoder",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
-CORES = {"model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image"}
+CORES = {"model", "high_noise_model", "low_noise_model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image",
+         "positive", "negative"}  # fmt: skip
 TINY = {"model": "bad_wan.safetensors", "vae": "bad_vae.safetensors", "scorer": "bad_viclip.safetensors",
         "converter": "bad_l2r.safetensors", "steps": 6, "width": 32, "height": 32, "length": 9}  # fmt: skip
 

@@ -17,12 +17,21 @@ from foresight.scoring.inspector import Gate
 LATENT = (16, 3, 4, 4)
 
 
-def model():
+KINDS = {
+    "2.1 T2V": {},  # and each expert of 2.2 14B T2V
+    "2.1 I2V": {"model_type": "i2v", "in_dim": 36},
+    "2.2 14B I2V": {"in_dim": 36},
+    "2.2 5B": {"in_dim": 48, "out_dim": 48},
+}
+
+
+def model(kind="2.1 T2V", seed=0):
     """A ModelPatcher; the same random weights every time."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = comfy.ldm.wan.model.WanModel(
-            model_type="t2v", dim=128, ffn_dim=128, num_heads=1, num_layers=2, operations=comfy.ops.disable_weight_init
+            **{"model_type": "t2v", **KINDS[kind]}, dim=128, ffn_dim=128, num_heads=1, num_layers=2,
+            operations=comfy.ops.disable_weight_init,
         )
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.06)

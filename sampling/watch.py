@@ -1,0 +1,96 @@
+"""Foresight Watch: report-only inspection of a model under any sampler node."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import comfy.patcher_extension
+from comfy_execution.utils import get_executing_context
+
+from ..scoring.inspector import Gate
+from ..trials.verdict import TrialRecord, Verdict
+from .monitor import inspect, video_latent
+from .run import gate_settings, partial_schedule, trial_record
+
+logger = logging.getLogger("foresight")
+
+KEY = "foresight_watch"
+
+
+class Watch:
+    """Inspects every run of a patched model. Only the callback is chained, as a wrapper around the guider's sampling:
+    whichever sampler runs, nothing that it computes with is replaced.
+
+    verdict: of the latest run, with the runs of the same queued prompt before it as its history; None before the
+    first. on_verdict sees each. schedule_steps: see `sampling.run.Inputs`.
+    """
+
+    def __init__(
+        self, gate: Gate, schedule_steps: int = 0, on_verdict: Callable[[Verdict], None] = lambda verdict: None
+    ):
+        self.gate = gate
+        self.schedule_steps = schedule_steps
+        self.on_verdict = on_verdict
+        self.verdict: Verdict | None = None
+        self._evaluations = 0
+        self._prompt: str | None = None
+
+    def patch(self, model):
+        """A clone of the MODEL that is watched."""
+        model = model.clone()
+        kinds = comfy.patcher_extension.WrappersMP
+        for kind, wrapper in ((kinds.OUTER_SAMPLE, self._outer_sample), (kinds.PREDICT_NOISE, self._predict_noise)):
+            model.remove_wrappers_with_key(kind, KEY)  # a model is watched by its last Watch only
+            model.add_wrapper_with_key(kind, KEY, wrapper)
+        if patcher := getattr(self.gate.scorer, "patcher", None):
+            model.set_additional_models("foresight", [patcher])  # ComfyUI budgets memory for both at once
+        return model
+
+    def _predict_noise(self, executor, *args, **kwargs):
+        self._evaluations += 1
+        return executor(*args, **kwargs)
+
+    def _outer_sample(
+        self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False,
+        seed=None, **kwargs,
+    ):
+        steps, levels = len(sigmas) - 1, sigmas.tolist()
+        if steps < 1:
+            return executor(
+                noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
+            )
+        whole = max(self.schedule_steps, steps)
+        inspector = self.gate.inspector(whole, steps)
+        done = 0
+
+        def watch(step: int, x0, x, total_steps: int) -> None:
+            nonlocal done
+            if callback is not None:
+                callback(step, x0, x, total_steps)
+            done += 1
+            if inspector.wants(step + 1):
+                inspect(inspector, step + 1, levels[step], video_latent(x0, kwargs.get("latent_shapes")))
+
+        self._evaluations, begin = 0, time.perf_counter()
+        try:
+            return executor(noise, latent_image, sampler, sigmas, denoise_mask, watch, disable_pbar, seed, **kwargs)
+        finally:
+            seconds = time.perf_counter() - begin
+            record = trial_record("0", "sample", inspector, self._evaluations, done, seconds)
+            note = record.message or partial_schedule(executor.class_obj.model_patcher, sigmas)
+            self._conclude(record, note, {"steps": steps, "seed": seed, **gate_settings(self.gate, whole)})
+
+    def _conclude(self, record: TrialRecord, note: str | None, settings: dict[str, Any]) -> None:
+        record = replace(record, message=note)
+        context = get_executing_context()
+        prompt = context.prompt_id if context else None
+        before = self.verdict.history if self.verdict and prompt is not None and prompt == self._prompt else ()
+        self._prompt, self.verdict = prompt, Verdict((*before, record), settings)
+        try:
+            self.on_verdict(self.verdict)
+        except Exception as error:  # promise 2
+            logger.warning("Foresight: the verdict could not be shown: %s: %s", type(error).__name__, error)
