@@ -17,7 +17,8 @@ _SHARED = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "latent
 def demo_graph(object_info: ObjectInfo, prompt: str, seed: int, **settings: Any) -> Prompt:
     """workflows/demo_one_node.json with this prompt and seed, and the same clip by core's KSampler.
 
-    settings: of evaluation.workflows.Settings. Frames are the images of the output nodes PLAIN, FORESIGHT and PREVIEW.
+    settings: of evaluation.graph_settings.Settings. Frames are the images of the output nodes PLAIN, FORESIGHT and
+    PREVIEW.
     """
     graph = api_graph("demo_one_node", object_info, prompt=prompt, seed=seed, **settings)
     sampled, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")

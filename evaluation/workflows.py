@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..demo import preset
-from ..demo.world import FRAMES, SIZE
+from .graph_settings import DOWNLOADS, FAMILIES, WAN, Settings
 from .server import ComfyClient, Prompt
 from .ui_format import WIDTH, Graph, Link, Node, ObjectInfo, blueprint, fill_defaults, ui_workflow
 
@@ -22,102 +21,33 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the graphs of one model family have in common. gate, injection: other widgets of those nodes, by name.
-
-    text_encoder: None is the demo's own. shift: of core's ModelSamplingSD3. width, height, length: pixels and frames.
-    """
-
-    model: str
-    vae: str
-    scorer: str
-    prompt: str
-    steps: int
-    cfg: float
-    sampler: str
-    scheduler: str
-    shift: float
-    width: int
-    height: int
-    length: int
-    fps: float
-    note: str
-    text_encoder: str | None = None
-    converter: str = "auto"
-    negative: str = ""
-    seed: int = 0
-    tau: float = -1.0
-    delta: float = -1.0
-    gate: Mapping[str, Any] = field(default_factory=dict)
-    injection: Mapping[str, Any] = field(default_factory=dict)
-
-
-DEMO = Settings(
-    model=preset.TRANSFORMER, vae=preset.VAE, scorer=preset.SCORER, converter=preset.CONVERTER,
-    prompt="one yellow ring glides upwards on a brown background",
-    steps=preset.STEPS, cfg=preset.CFG, sampler=preset.SAMPLER, scheduler=preset.SCHEDULER, shift=preset.SHIFT,
-    width=SIZE, height=SIZE, length=FRAMES, fps=8,
-    note="""## Foresight: the demo family
-
-Small models that come with Foresight draw coloured shapes that move. Nothing has to be downloaded, no GPU is needed.
-Press **Run**.
-
-Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, a direction and a background:
-"a red circle moves left on a white background", "a green square under a blue ring, both standing still".
-
-**Run Report** tells what was seen and done. Set **tau** to 1 to see every trial; -1 is the scorer's own threshold.""",
-)  # fmt: skip
-
-WAN = Settings(
-    model="wan2.1_t2v_1.3B_fp16.safetensors", vae="wan_2.1_vae.safetensors",
-    text_encoder="umt5_xxl_fp8_e4m3fn_scaled.safetensors", scorer="ViCLIP-L-14.safetensors",
-    prompt="a fox moving quickly in a beautiful winter scenery nature trees mountains daytime tracking camera",
-    negative="色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
-    "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走",
-    # 50 steps and 480p with 49 frames are the paper's; shift, cfg, sampler, scheduler those of ComfyUI's own template.
-    steps=50, cfg=6.0, sampler="uni_pc", scheduler="simple", shift=8.0, width=832, height=480, length=49, fps=16,
-    note="""## Foresight with Wan 2.1 T2V 1.3B
-
-A clip that is going to miss its prompt is stopped near step 10 of 50 and repaired; one that passes is not touched.
-
-Put these files here:
-
-- ComfyUI/models/diffusion_models: [wan2.1_t2v_1.3B_fp16.safetensors](https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/blob/main/split_files/diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors)
-- ComfyUI/models/text_encoders: [umt5_xxl_fp8_e4m3fn_scaled.safetensors](https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/blob/main/split_files/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors)
-- ComfyUI/models/vae: [wan_2.1_vae.safetensors](https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/blob/main/split_files/vae/wan_2.1_vae.safetensors)
-- ComfyUI/models/foresight: [ViCLIP-L-14's model.safetensors](https://huggingface.co/OpenGVLab/ViCLIP-L-14-hf/blob/main/model.safetensors), saved as ViCLIP-L-14.safetensors
-
-Size, length and step count are the paper's (480p, 49 frames, 50 steps).""",  # noqa: E501
-)  # fmt: skip
-
-_HUB = "https://huggingface.co"
-_WAN_HUB = f"{_HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
-# What the frontend offers when a file is missing: name -> folder and address.
-DOWNLOADS = {
-    WAN.model: ("diffusion_models", f"{_WAN_HUB}/diffusion_models/{WAN.model}"),
-    WAN.text_encoder: ("text_encoders", f"{_WAN_HUB}/text_encoders/{WAN.text_encoder}"),
-    WAN.vae: ("vae", f"{_WAN_HUB}/vae/{WAN.vae}"),
-    WAN.scorer: ("foresight", f"{_HUB}/OpenGVLab/ViCLIP-L-14-hf/resolve/main/model.safetensors"),
-}
-
-
-@dataclass(frozen=True)
 class _Family:
     model: Link
     vae: Link
     clip: Link
+    experts: dict[str, Any]  # what ForesightSampler and Two-Expert Guider take besides; empty for models that are one
 
 
 def _family(graph: Graph, s: Settings) -> _Family:
     graph.group("Models", column=1)
-    model = graph.add("UNETLoader", unet_name=s.model, weight_dtype="default")
-    shifted = graph.add("ModelSamplingSD3", model=model[0], shift=s.shift)
+
+    def shifted(file: str, **title: str) -> Link:
+        model = graph.add("UNETLoader", unet_name=file, weight_dtype="default", **title)
+        return graph.add("ModelSamplingSD3", model=model[0], shift=s.shift)[0]
+
+    experts = {}
+    if s.low_noise_model:
+        model = shifted(s.model, title="Load Diffusion Model (high noise)")
+        low = shifted(s.low_noise_model, title="Load Diffusion Model (low noise)")
+        experts = {"low_noise_model": low, "low_noise_cfg": s.low_noise_cfg}
+    else:
+        model = shifted(s.model)
     if s.text_encoder:
         clip = graph.add("CLIPLoader", clip_name=s.text_encoder, type="wan", device="default")
     else:
         clip = graph.add("ForesightDemoTextEncoder")
     vae = graph.add("VAELoader", vae_name=s.vae)
-    return _Family(shifted[0], vae[0], clip[0])
+    return _Family(model, vae[0], clip[0], experts)
 
 
 def _inspector(graph: Graph, s: Settings, model: Link, column: int) -> tuple[Link, Link]:
@@ -129,9 +59,11 @@ def _inspector(graph: Graph, s: Settings, model: Link, column: int) -> tuple[Lin
     return l2r[0], scorer[0]
 
 
-def _clip_size(graph: Graph, s: Settings, column: int) -> Link:
+def _clip_size(graph: Graph, s: Settings, vae: Link, column: int) -> Link:
     graph.group("Clip size", column)
     size = {"width": s.width, "height": s.height, "length": s.length}
+    if s.image_latent:
+        return graph.add("Wan22ImageToVideoLatent", vae=vae, **size, batch_size=1)[0]
     return graph.add("EmptyHunyuanLatentVideo", **size, batch_size=1)[0]
 
 
@@ -150,12 +82,12 @@ def one_node(s: Settings) -> Graph:
     graph = Graph(s.note)
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family.model, column=2)
-    latent = _clip_size(graph, s, column=2)
+    latent = _clip_size(graph, s, family.vae, column=2)
     graph.group("Sample, watch, repair", column=3)
     sampler = graph.add(
         "ForesightSampler", model=family.model, clip=family.clip, prompt=s.prompt, negative=s.negative, seed=s.seed,
         steps=s.steps, cfg=s.cfg, sampler_name=s.sampler, scheduler=s.scheduler, latent_image=latent, scorer=scorer,
-        l2r=l2r, tau=s.tau, delta=s.delta, **s.gate, **s.injection, size=(420, None),
+        l2r=l2r, tau=s.tau, delta=s.delta, **s.gate, **s.injection, **family.experts, size=(420, None),
     )  # fmt: skip
     _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
     return graph
@@ -164,15 +96,25 @@ def one_node(s: Settings) -> Graph:
 def hierarchy(
     graph: Graph, s: Settings, column: int, *, model: Link, clip: Link, noise: Link, sampler: Link, sigmas: Link,
     latent_image: Link, l2r: Link, scorer: Link, prompt: Link | str, negative: Link | str, cfg: Link | float,
-    tau: Link | float, delta: Link | float,
+    tau: Link | float, delta: Link | float, experts: Mapping[str, Any] | None = None,
 ) -> tuple[Node, Node]:  # fmt: skip
-    """The paper's trials as nodes. Returns the first Trial Switch (latent, verdict) and the base run (preview)."""
+    """The paper's trials as nodes. Returns the first Trial Switch (latent, verdict) and the base run (preview).
+
+    experts: the low-noise model of two, and its widgets; `model` is then the high-noise one.
+    """
     graph.group("Prompt and gate", column)
     texts = [
         graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name} Prompt)", clip=clip, text=text, colour=colour)
         for name, text, colour in (("Positive", prompt, "green"), ("Negative", negative, "red"))
     ]
-    guider = graph.add("CFGGuider", model=model, positive=texts[0][0], negative=texts[1][0], cfg=cfg)[0]
+
+    def guide(positive: Link, negative: Link, **title: str) -> Link:
+        given = {"positive": positive, "negative": negative, "cfg": cfg, **title}
+        if experts:
+            return graph.add("ForesightTwoExpertGuider", high_noise_model=model, **given, **experts)[0]
+        return graph.add("CFGGuider", model=model, **given)[0]
+
+    guider = guide(texts[0][0], texts[1][0])
     gate = graph.add("ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=prompt, tau=tau, delta=delta, **s.gate)[0]
     inputs = {"noise": noise, "sampler": sampler, "sigmas": sigmas, "latent_image": latent_image}
 
@@ -204,9 +146,8 @@ def hierarchy(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
         scorer=scorer, back_end="ablation",
     )  # fmt: skip
-    guider = graph.add(
-        "CFGGuider", title="CFGGuider (refined)", model=model, positive=refined[2], negative=refined[3], cfg=cfg
-    )[0]
+    title = "Two-Expert Guider (refined)" if experts else "CFGGuider (refined)"
+    guider = guide(refined[2], refined[3], title=title)
     again = sample("2", guider=guider, gate=gate, previous=refined[5])
     graph.group("Trial 2→1: both", column + 2)
     second = probe("2→1", guider=guider, verdict=again[3])
@@ -226,7 +167,7 @@ def visual_hierarchy(s: Settings) -> Graph:
         graph.add("PrimitiveStringMultiline", title=title, value=text, colour=colour)[0]
         for title, text, colour in (("Prompt", s.prompt, "green"), ("Negative prompt", s.negative, "red"))
     ]
-    latent = _clip_size(graph, s, column=2)
+    latent = _clip_size(graph, s, family.vae, column=2)
     graph.group("Sampling", column=2)
     inputs = {
         "noise": graph.add("RandomNoise", noise_seed=s.seed)[0],
@@ -235,18 +176,16 @@ def visual_hierarchy(s: Settings) -> Graph:
     }
     switch, _ = hierarchy(
         graph, s, 3, model=family.model, clip=family.clip, **inputs, latent_image=latent, l2r=l2r, scorer=scorer,
-        prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta,
+        prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta, experts=family.experts,
     )  # fmt: skip
     _result(graph, s, 6, switch[0], switch[1], family.vae, scorer)
     return graph
 
 
 GRAPHS: dict[str, tuple[Callable[[Settings], Graph], Settings]] = {
-    "demo_one_node": (one_node, DEMO),
-    "demo_visual_hierarchy": (visual_hierarchy, DEMO),
-    "wan2.1_t2v_1.3b_one_node": (one_node, WAN),
-    "wan2.1_t2v_1.3b_visual_hierarchy": (visual_hierarchy, WAN),
-}
+    f"{family}_{form.__name__}": (form, settings)
+    for family, settings in FAMILIES.items() for form in (one_node, visual_hierarchy)
+}  # fmt: skip
 BLUEPRINT = "Sample, Watch and Repair (Foresight)"
 BOX_INPUTS = {
     "model": "MODEL", "clip": "CLIP", "noise": "NOISE", "sampler": "SAMPLER", "sigmas": "SIGMAS",

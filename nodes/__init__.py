@@ -5,11 +5,11 @@ from comfy_api.latest import ComfyExtension
 from . import folders
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
+from .experts import TwoExpertGuiderNode
 from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
 from .refinement import PromptRefiner
 from .report import RunReport
-from .experts import TwoExpertGuiderNode
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
 from .watch import ForesightWatch
 

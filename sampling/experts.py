@@ -18,12 +18,12 @@ class TwoExpertGuider(comfy.samplers.CFGGuider):
     """The high-noise expert's guider; model calls below the boundary go to the low-noise expert.
 
     Samplers, the monitor and the trials see one guider and one schedule. Multistep samplers keep their history over the
-    hand-over, as in Wan's own code; a graph with a sampler node for each expert starts it anew. Both experts are prepared by
-    ComfyUI itself, the low-noise guider inside the high-noise one, so that each has its own patches, hooks and wrappers;
-    the low-noise weights are loaded at the first call that needs them.
+    hand-over, as in Wan's own code; a graph with a sampler node for each expert starts it anew. Both experts are
+    prepared by ComfyUI itself, the low-noise guider inside the high-noise one, so that each has its own patches, hooks
+    and wrappers; the low-noise weights are loaded at the first call that needs them.
 
     boundary: sigmas from here upward are the high-noise expert's. switch_step: if above 0, the step (of the sigmas
-    given) after which the low-noise expert takes over, in place of the boundary; what KSamplerAdvanced calls end_at_step.
+    given) after which the low-noise expert takes over, whatever the boundary; KSamplerAdvanced calls it end_at_step.
     """
 
     def __init__(self, high, low, boundary: float = T2V_BOUNDARY, switch_step: int = 0):
@@ -119,7 +119,9 @@ class _Ready(comfy.samplers.Sampler):
 class _Experts:
     """The guider that samplers see: calls go to the expert of their noise level."""
 
-    def __init__(self, high, high_args: dict[str, Any], low, low_args: dict[str, Any], load: _LoadLater, first_high: float):
+    def __init__(
+        self, high, high_args: dict[str, Any], low, low_args: dict[str, Any], load: _LoadLater, first_high: float
+    ):
         self._high, self._high_options = high, high_args["model_options"]
         self._low, self._low_options = low, low_args["model_options"]
         self._load, self._first_high = load, first_high

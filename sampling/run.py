@@ -56,8 +56,8 @@ class Inputs:
             raise ValueError("latent holds NaN or infinite values: something before this node has failed.")
         if 0 < self.schedule_steps < self.steps:
             raise ValueError(
-                f"schedule_steps is {self.schedule_steps}, but the sigmas alone have {self.steps} steps: enter the steps of "
-                "the whole schedule, or 0 where the sigmas are all of it."
+                f"schedule_steps is {self.schedule_steps}, but the sigmas alone have {self.steps} steps: enter "
+                "the steps of the whole schedule, or 0 where the sigmas are all of it."
             )
 
     @property
@@ -181,7 +181,7 @@ def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
     mask = inputs.latent.get("noise_mask")
     known = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0  # Wan 2.2 5B: 0 where a frame is given
     if known or any(cond.get("concat_latent_image") is not None for cond in conds):  # Wan I2V, CogVideoX I2V, Fun
-        return "the clip starts from given frames, so a single frame tells nothing about the prompt: Trial 1 is left out"
+        return "the clip starts from given frames, so one frame says nothing about the prompt: Trial 1 is left out"
     return None
 
 

@@ -55,7 +55,7 @@ class Gate:
 
 @dataclass
 class Inspector:
-    """Watches one run of the first `available` steps of `steps`: L2R, scorer and a detector for each item of the batch."""
+    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item."""
 
     gate: Gate
     settings: DetectorSettings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import CallbacksMP

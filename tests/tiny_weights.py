@@ -19,20 +19,27 @@ SCORER = ViCLIPConfig(
 )  # fmt: skip
 
 
-def write(models: Path, model: str, vae: str, scorer: str, converter: str) -> None:
-    """Writes the four files under their names into diffusion_models, vae, foresight and foresight_l2r."""
+def write_transformer(models: Path, name: str, seed: int = 0, channels: int = 16) -> None:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformer = WanTransformer(dim=128, layers=2, ffn_dim=128)
+        torch.manual_seed(seed)
+        transformer = WanTransformer(dim=128, layers=2, ffn_dim=128, channels=channels)
         for parameter in transformer.parameters():
             torch.nn.init.normal_(parameter, std=0.06)
+    (models / "diffusion_models").mkdir(parents=True, exist_ok=True)
+    save_file(transformer.state_dict(), models / "diffusion_models" / name)
+
+
+def write(models: Path, model: str, vae: str, scorer: str, converter: str) -> None:
+    """Writes the four files under their names into diffusion_models, vae, foresight and foresight_l2r."""
+    write_transformer(models, model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
         autoencoder, clip, l2r = WanVAE(8), ViCLIP(SCORER), L2R(metadata={"latent_format": "Wan21"})
         for parameter in clip.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-    places = {folder: models / folder for folder in ("diffusion_models", "vae", "foresight", "foresight_l2r")}
+    places = {folder: models / folder for folder in ("vae", "foresight", "foresight_l2r")}
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
-    save_file(transformer.state_dict(), places["diffusion_models"] / model)
     save_file(autoencoder.state_dict(), places["vae"] / vae)
     save_viclip(clip, places["foresight"] / scorer)
     save_l2r(l2r, places["foresight_l2r"] / converter)
