@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from foresight.evaluation.results import environment
 from foresight.evaluation.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,29 @@ if (COMFYUI / "main.py").exists():
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compatibility", type=Path, help="write what test_compatibility ran to this JSON file")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Version -> models -> model -> check -> sampler -> outcome, of every test that names them; other versions stay."""
+    path = session.config.getoption("--compatibility")
+    if path is None:
+        return
+    ran = environment(f"python dev.py test tests/test_compatibility.py --compatibility {path.as_posix()}")
+
+    found: dict = {}
+    for outcome in ("passed", "failed", "skipped"):
+        for report in session.config.pluginmanager.get_plugin("terminalreporter").stats.get(outcome, []):
+            named = dict(report.user_properties)
+            if {"model", "check", "sampler"} <= named.keys():
+                checks = found.setdefault(named["model"], {}).setdefault(named["check"], {})
+                checks[named["sampler"]] = outcome
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results[ran["comfyui"]] = {"environment": ran, "models": found}
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
-"""Promises 1, 2 and 4: a passing run is untouched, inspection never kills a run, cancel stops within a step."""
+"""Promises 2 and 4: inspection never kills a run, cancel stops within a step. (Promise 1: test_compatibility.)"""
 
 from __future__ import annotations
 
 import comfy.model_management
-import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
@@ -26,34 +25,12 @@ def core(given):
     return result.result[0]["samples"], result.result[1]["samples"]
 
 
-@pytest.mark.parametrize("cfg", [1.0, 4.0])
-@pytest.mark.parametrize(
-    "sampler",
-    ["euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "uni_pc", "res_multistep",
-     "lcm", "deis", "ipndm", "er_sde", "gradient_estimation", "ddim"],
-)  # fmt: skip
-def test_a_passing_run_equals_the_core_sampler_bit_for_bit(patcher, sampler, cfg):
-    latent, x0 = core(inputs(patcher, sampler, cfg=cfg))
+def test_without_a_gate_it_is_the_core_sampler(patcher):
+    latent, x0 = core(inputs(patcher, "dpmpp_2m"))
     for checked in (gate(*PASS), None):
-        result = monitored_sample(inputs(patcher, sampler, cfg=cfg), checked)
+        result = monitored_sample(inputs(patcher, "dpmpp_2m"), checked)
         assert torch.equal(result.latent["samples"], latent)
         assert torch.equal(result.x0["samples"], x0)
-    assert not torch.isnan(latent).any()
-
-
-def test_every_sampler_of_core_that_takes_video_latents_passes_untouched(patcher):
-    skipped = []
-    for sampler in comfy.samplers.SAMPLER_NAMES:
-        if sampler in ("dpm_adaptive",):  # chooses its own number of steps; minutes on a random network
-            continue
-        try:
-            latent, _ = core(inputs(patcher, sampler, steps=4))
-        except Exception:  # a sampler that core itself cannot run on flow models makes no promise here
-            skipped.append(sampler)
-            continue
-        result = monitored_sample(inputs(patcher, sampler, steps=4), gate(*PASS)).latent["samples"]
-        assert torch.equal(result.nan_to_num(nan=7.0), latent.nan_to_num(nan=7.0)), sampler
-    assert not skipped
 
 
 def test_a_rejected_run_stops_at_the_decision_and_gives_the_x0_prediction(patcher):

@@ -1,0 +1,1 @@
+"""Scripts that measure time, each as ratios within one run."""

@@ -1,0 +1,27 @@
+"""The benchmarks run; what they measure is for a GPU."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from foresight.benchmarks import inspection
+
+
+def test_the_inspection_benchmark_runs_at_a_tiny_size(comfyui, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    out = tmp_path / "results" / "inspection.json"
+    with torch.random.fork_rng():
+        inspection.main(["--tiny", "--repeat", "1", "--whole-runs", "--out", str(out)])
+    (found,) = json.loads(out.read_text(encoding="utf-8"))["measured"]
+    assert found["overhead"] == pytest.approx(found["inspection"] * 14 / (50 * found["step"]))
+    assert found["overhead_of_whole_runs"] > -1
+    assert "64x64, 9 frames" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_real_sizes_are_refused():
+    with pytest.raises(SystemExit, match="need a GPU"):
+        inspection.main([])
