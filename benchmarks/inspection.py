@@ -2,8 +2,8 @@
 
 Wan 2.1 1.3B, ViCLIP-L/14 and L2R in their real sizes with random weights (time does not depend on what they hold),
 through ComfyUI's own loader and guider. Needs a GPU; --tiny runs the same on a CPU, to try the script. Writes
-docs/results/inspection.json and prints it beside the paper's figures. The overhead of a passing run is that of the whole
-window, which is the most it can cost; the paper's is at its mean stop, step 10.33.
+docs/results/inspection.json and prints it beside the paper's figures. The overhead of a passing run is that of the
+whole window, the most it can cost; the paper's is at its mean stop, step 10.33.
 """
 
 from __future__ import annotations

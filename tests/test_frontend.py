@@ -1,0 +1,91 @@
+"""The example graphs in ComfyUI's real frontend: they open without missing nodes and become the prompts we mean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from foresight.evaluation.server import ComfyServer, Prompt
+from foresight.evaluation.workflows import GRAPHS, api_graph
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# A browser that looks nothing up by itself.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def page(comfy_server: ComfyServer) -> Iterator[Page]:
+    models = comfy_server.base / "models"
+    for _, s in GRAPHS.values():  # a file's name is enough for the frontend
+        for folder, name in (("diffusion_models", s.model), ("diffusion_models", s.low_noise_model), ("vae", s.vae),
+                             ("text_encoders", s.text_encoder), ("foresight", s.scorer)):  # fmt: skip
+            if name and s.text_encoder and not (models / folder / name).exists():
+                (models / folder).mkdir(parents=True, exist_ok=True)
+                (models / folder / name).touch()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(comfy_server.url)
+        page.wait_for_function("() => !!window.app?.graph && !!LiteGraph.registered_node_types.ForesightSampler")
+        yield page
+        browser.close()
+
+
+def opened(page: Page, workflow: dict[str, Any]) -> tuple[Prompt, list[str]]:
+    """The prompt that the frontend makes of a workflow file, and the types of nodes that it does not know."""
+    return page.evaluate(
+        """async (workflow) => {
+            await app.loadGraphData(workflow)
+            const missing = workflow.nodes.map(n => n.type).filter(t => !LiteGraph.registered_node_types[t])
+            return [(await app.graphToPrompt()).output, missing]
+        }""",
+        workflow,
+    )
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_opens_and_becomes_its_prompt(page, comfy_server, name):
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    prompt, missing = opened(page, workflow)
+    assert not missing
+    info = comfy_server.object_info()
+    made = {id: {"class_type": node["class_type"], "inputs": known(node, info)} for id, node in prompt.items()}
+    assert made == api_graph(name, info)
+    assert not wrong_inputs(made, info)
+
+
+def known(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that the server defines; the frontend adds some of its own, which the server drops (PreviewAny)."""
+    names = set().union(*info[node["class_type"]]["input"].values())
+    return {name: value for name, value in node["inputs"].items() if name in names}
+
+
+def wrong_inputs(prompt: Prompt, info: dict[str, Any]) -> list[str]:
+    """What the server's definitions say against a prompt: missing inputs, links of another type, unknown choices."""
+    found = []
+    for id, node in prompt.items():
+        groups = info[node["class_type"]]["input"]
+        for name, (kind, *options) in {**groups.get("required", {}), **groups.get("optional", {})}.items():
+            where = f"{id} {node['class_type']}.{name}"
+            if name not in node["inputs"]:
+                found += [f"{where} is missing"] if name in groups.get("required", {}) else []
+                continue
+            value = node["inputs"][name]
+            choices = kind if isinstance(kind, list) else options[0].get("options") if kind == "COMBO" else None
+            if isinstance(value, list):
+                origin = info[prompt[value[0]]["class_type"]]["output"][value[1]]
+                if origin != kind and "*" not in (origin, kind):
+                    found.append(f"{where} takes {kind}, not {origin}")
+            elif choices is not None and value not in choices:
+                found.append(f"{where} has no choice {value!r}")
+    return found
