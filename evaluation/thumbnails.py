@@ -1,0 +1,62 @@
+"""The example graphs' pictures in the template browser: ``python -m foresight.evaluation.thumbnails``.
+
+Opens each graph in the frontend of the ComfyUI in COMFYUI_PATH (or of dev.py's) and writes workflows/NAME.jpg. Needs
+Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from .demo_family import comfyui_path
+from .server import ComfyServer
+from .workflows import GRAPHS
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 512
+NO_DIALOGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
+# The whole graph, read from the left: what is wider than high is cut to a square there.
+FIT = """async (workflow) => {
+    await app.loadGraphData(workflow)
+    await new Promise(done => setTimeout(done, 700))  // the frontend moves its view first
+    const nodes = workflow.nodes.filter(node => node.type !== "MarkdownNote")
+    const left = Math.min(...nodes.map(n => n.pos[0])), top = Math.min(...nodes.map(n => n.pos[1])) - 80
+    const bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1]))
+    app.canvas.ds.scale = 960 / (bottom - top + 60)
+    app.canvas.ds.offset = [-left + 40 + 80 / app.canvas.ds.scale, -top + 20 + 140 / app.canvas.ds.scale]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with tempfile.TemporaryDirectory() as base, sync_playwright() as playwright:
+        folder = Path(base)
+        with ComfyServer(comfyui_path(), folder, ROOT, log=folder / "server.log", cpu=True,
+                         arguments=("--disable-api-nodes",)) as server:  # fmt: skip
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 1400, "height": 1240})
+            page.request.post(f"{server.url}/settings", data=NO_DIALOGS)
+            page.goto(server.url)
+            page.wait_for_function("() => !!window.app?.graph && !!LiteGraph.registered_node_types.ForesightSampler")
+            for name in GRAPHS:
+                path = ROOT / "workflows" / f"{name}.json"
+                page.evaluate(FIT, json.loads(path.read_text(encoding="utf-8")))
+                page.wait_for_timeout(700)
+                shot = Image.open(io.BytesIO(page.screenshot(clip={"x": 90, "y": 140, "width": 1000, "height": 1000})))
+                shot.convert("RGB").resize((SIZE, SIZE), Image.LANCZOS).save(path.with_suffix(".jpg"), quality=85)
+                print(path.with_suffix(".jpg").name)
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
