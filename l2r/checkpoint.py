@@ -9,18 +9,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .model import L2R
+from .subpixel import SubpixelL2R
 
 KEY = "foresight.l2r"
+PAPER, SUBPIXEL = "paper", "subpixel"  # the two layouts; files that name none are the paper's
 
 
-def save_l2r(model: L2R, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
+def save_l2r(model: L2R | SubpixelL2R, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
     """Writes the converter in half precision. metadata: JSON values, e.g. name, latent format, figures."""
-    described = {**model.metadata, **(metadata or {}), "channels": model.channels, "scale": model.scale}
+    layout: dict[str, object] = {"architecture": PAPER}
+    if isinstance(model, SubpixelL2R):
+        layout = {"architecture": SUBPIXEL, "width": model.width}
+    described = {**model.metadata, **(metadata or {}), **layout, "channels": model.channels, "scale": model.scale}
     tensors = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, {KEY: json.dumps(described)})
 
 
-def load_l2r(path: str | Path) -> L2R:
+def _empty(described: Mapping[str, object]) -> L2R | SubpixelL2R:
+    channels, scale = int(described["channels"]), int(described["scale"])
+    match described.get("architecture", PAPER):
+        case "subpixel":
+            return SubpixelL2R(channels, scale, int(described["width"]), described)
+        case "paper":
+            return L2R(channels, scale, described)
+        case other:
+            raise KeyError(f"architecture {other!r} is unknown here; update Foresight")
+
+
+def load_l2r(path: str | Path) -> L2R | SubpixelL2R:
     """A converter in fp32 and eval mode, described by `.metadata`. Raises ValueError for any other file."""
     path = Path(path)
     try:
@@ -36,7 +52,7 @@ def load_l2r(path: str | Path) -> L2R:
         )
     try:
         with torch.device("meta"):
-            model = L2R(int(described["channels"]), int(described["scale"]), described)
+            model = _empty(described)
         model.load_state_dict(state, assign=True)
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name} does not fit the L2R layout it describes: {error}") from error

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from . import folders
+from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
 from .experts import TwoExpertGuiderNode
@@ -16,7 +17,7 @@ from .watch import ForesightWatch
 folders.register()
 
 NODES = [
-    ForesightSampler, L2RPreview, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
+    ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
 ]  # fmt: skip
 

@@ -31,15 +31,15 @@ def load_converter(name: str, model) -> torch.nn.Module:
         )
     latent_format = model.get_model_object("latent_format")
     if name == AUTO:
-        for file in files(L2R):
-            # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
-            converter = None if file.startswith("foresight_demo") else load_l2r(path_of(L2R, file))
-            if converter is not None and converter.metadata.get("latent_format") == type(latent_format).__name__:
-                return converter
+        # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
+        found = [load_l2r(path_of(L2R, file)) for file in files(L2R) if not file.startswith("foresight_demo")]
+        fitting = [each for each in found if each.metadata.get("latent_format") == type(latent_format).__name__]
+        if fitting:  # a converter that was trained comes before one that L2R Calibrate has fitted
+            return min(fitting, key=lambda each: bool(each.metadata.get("calibrated")))
     if latent_format.latent_rgb_factors is None:
         raise ValueError(
             f"L2R Preview: there is no preview for {type(latent_format).__name__} yet: no trained converter in "
-            "models/foresight_l2r, and ComfyUI has no latent_rgb_factors for it. Train one and put it there."
+            "models/foresight_l2r, and ComfyUI has no latent_rgb_factors for it. L2R Calibrate makes one from your VAE in seconds."
         )
     scale = getattr(latent_format, "spacial_downscale_ratio", 8)
     return LinearL2R(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias, scale)

@@ -19,6 +19,7 @@ from foresight.l2r.model import L2R
 ROOT = Path(__file__).resolve().parent.parent
 NODES = {
     "ForesightL2RPreview": "L2R Preview",
+    "ForesightL2RCalibrate": "L2R Calibrate",
     "ForesightViCLIPScore": "ViCLIP Score",
     "ForesightFailureGate": "Dynamic Failure Gate",
     "ForesightMonitoredSampler": "Monitored Sampler",

@@ -1,0 +1,137 @@
+"""Fits a converter to a VAE's own latents: in closed form within seconds, then better by gradient steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .subpixel import SubpixelL2R
+
+NOISE = 0.1  # standard deviation of the noise that latents are taken to have; x0 predictions are never exact
+WIDTH = 32  # of the network that refinement trains
+LR = 4e-3
+BATCH = 8  # crops a step
+CROP = 8  # latents a side of a crop
+
+
+def key_frames(frames: Tensor, latent_frames: int) -> Tensor:
+    """The pixel frame that belongs to each latent frame: [B, T, H, W, 3] -> [B, F, H, W, 3].
+
+    Causal video VAEs encode the first frame alone and then groups of frames; a latent is paired with its group's last.
+    ValueError where the frames are not such groups.
+    """
+    given = frames.shape[1]
+    if latent_frames == 1:
+        return frames[:, :1]
+    step, rest = divmod(given - 1, latent_frames - 1)
+    if rest or not step:
+        raise ValueError(f"{given} frames do not make {latent_frames} latent frames: give the clip that was encoded.")
+    return frames[:, ::step]
+
+
+def check_pair(latent: Tensor, frames: Tensor) -> int:
+    """The scale of a pair of latents [B, C, F, H, W] and frames [B, F, sH, sW, 3]; ValueError where they do not fit."""
+    height, width = latent.shape[-2:]
+    scale = frames.shape[2] // height if height else 0
+    if frames.shape[:2] != (latent.shape[0], latent.shape[2]) or frames.shape[2:4] != (scale * height, scale * width):
+        raise ValueError(
+            f"latents {list(latent.shape)} and frames {list(frames.shape)} do not belong together: frames must be a "
+            "whole number of times as high and wide as the latents."
+        )
+    if not torch.isfinite(latent).all():
+        raise ValueError("the latents hold NaN or infinite values: encode other images.")
+    return scale
+
+
+def neighbourhoods(latent: Tensor) -> Tensor:
+    """[B, C, F, H, W] -> [B*F*H*W, C*18 + 1]: what a causal 2x3x3 convolution sees, and a one for its bias."""
+    padded = F.pad(latent, (1, 1, 1, 1, 1, 0))
+    seen = padded.unfold(2, 2, 1).unfold(3, 3, 1).unfold(4, 3, 1)  # [B, C, F, H, W, 2, 3, 3]
+    rows = seen.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(-1, latent.shape[1] * 18)
+    return F.pad(rows, (0, 1), value=1.0)
+
+
+def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> SubpixelL2R:
+    """The affine converter of least squared error over pairs of model-space latents [B, C, F, H, W] and frames
+    [B, F, sH, sW, 3] in 0..1, where each latent value carries noise of that standard deviation (ridge regression).
+    """
+    scale, channels = check_pair(*pairs[0]), pairs[0][0].shape[1]
+    size = channels * 18 + 1
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    moment = torch.zeros(size, 3 * scale**2, dtype=torch.float64)
+    rows = 0
+    for latent, frames in pairs:
+        check_pair(latent, frames)
+        for one, shown in zip(latent.split(1), frames.split(1), strict=True):  # neighbourhoods are 18 times the latents
+            x = neighbourhoods(one.float())
+            y = F.pixel_unshuffle(shown.float().movedim(-1, 2), scale).movedim(2, -1).reshape(len(x), -1)
+            gram += (x.T @ x).double().cpu()
+            moment += (x.T @ y).double().cpu()
+            rows += len(x)
+    ridge = torch.full((size,), rows * noise**2, dtype=torch.float64)
+    ridge[-1] = 1e-6 * rows  # the bias is not measured with noise
+    solution = torch.linalg.solve(gram + ridge.diag(), moment)
+    model = SubpixelL2R(channels, scale)
+    with torch.no_grad():
+        model.affine.weight.copy_(solution[:-1].T.reshape(-1, channels, 2, 3, 3))
+        model.affine.bias.copy_(solution[-1])
+    return model.eval()
+
+
+def refine(
+    model: SubpixelL2R, pairs: Sequence[tuple[Tensor, Tensor]], seconds: float, *, seed: int = 0, noise: float = NOISE,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> SubpixelL2R:
+    """Trains the converter further for about `seconds`, with a network beside the affine map. The device is the
+    model's; on_progress gets the share that is done and may raise to cancel."""
+    generator = torch.Generator().manual_seed(seed)
+    model = (model if model.width else model.widened(WIDTH, generator)).train()
+    device = model.affine.weight.device
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
+    begin = time.monotonic()
+    while (share := (time.monotonic() - begin) / seconds) < 1:
+        on_progress(share)
+        for group in optimiser.param_groups:
+            group["lr"] = LR * min(1.0, 2 * (1 - share))
+        latent, frames = _crops(pairs, model.scale, generator)
+        latent = latent + noise * torch.randn(latent.shape, generator=generator)
+        error = model.colours(latent.to(device)) - frames.to(device)
+        loss = error.abs().mean() + error.square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    on_progress(1.0)
+    return model.eval()
+
+
+def _crops(pairs: Sequence[tuple[Tensor, Tensor]], scale: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A batch of small crops from one pair: less arithmetic a step, more kinds of picture."""
+
+    def below(limit: int) -> int:
+        return int(torch.randint(limit, (), generator=generator))
+
+    latent, frames = pairs[below(len(pairs))]
+    side = min(CROP, *latent.shape[-2:])
+    parts = []
+    for _ in range(BATCH):
+        row, y, x = below(len(latent)), below(latent.shape[-2] - side + 1), below(latent.shape[-1] - side + 1)
+        parts.append((
+            latent[row, :, :, y : y + side, x : x + side],
+            frames[row, :, scale * y : scale * (y + side), scale * x : scale * (x + side)],
+        ))
+    return tuple(torch.stack(each).float() for each in zip(*parts, strict=True))
+
+
+@torch.no_grad()
+def psnr(model: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Mean over clips of the peak signal-to-noise ratio in dB."""
+    errors = [
+        (model(one.float()).cpu() - shown.float().cpu()).square().mean().clamp_min(1e-10)
+        for latent, frames in pairs for one, shown in zip(latent.split(1), frames.split(1), strict=True)
+    ]
+    return float(-10 * torch.stack(errors).log10().mean())

@@ -1,0 +1,177 @@
+"""Converters that are fitted to a VAE: in closed form, refined, saved and found again."""
+
+from __future__ import annotations
+
+import comfy.sd
+import comfy.utils
+import folder_paths
+import pytest
+import tiny_wan
+import torch
+from torch.nn import functional as F
+
+from foresight.demo.train_common import random_clips
+from foresight.demo.train_l2r import VAE, pairs
+from foresight.demo.wan_vae import load_vae
+from foresight.l2r.calibration import calibration_clips
+from foresight.l2r.checkpoint import load_l2r, save_l2r
+from foresight.l2r.fit import fit_affine, key_frames, psnr, refine
+from foresight.l2r.model import L2R
+from foresight.l2r.subpixel import SubpixelL2R
+from foresight.nodes import calibration
+from foresight.nodes.calibration import L2RCalibrate
+from foresight.nodes.loaders import load_converter
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def demo_pairs():
+    """Latents and frames of 24 clips to fit on, and of 8 others."""
+    vae = load_vae(VAE)
+    return [[pairs(vae, random_clips(torch.Generator().manual_seed(seed), count))] for seed, count in ((1, 24), (2, 8))]
+
+
+class PerPosition(torch.nn.Module):
+    """The best linear map of each latent alone, enlarged bilinearly: what latent_rgb_factors can be at most."""
+
+    def __init__(self, latents, frames, scale=8):
+        super().__init__()
+        self.scale = scale
+        rows = F.pad(latents.movedim(1, -1).flatten(0, 3), (0, 1), value=1.0)
+        means = F.avg_pool2d(frames.flatten(0, 1).movedim(-1, 1), scale).movedim(1, -1).reshape(-1, 3)
+        self.map = torch.linalg.lstsq(rows, means).solution
+
+    def forward(self, latent):
+        small = F.pad(latent.movedim(1, -1), (0, 1), value=1.0) @ self.map
+        large = F.interpolate(small.flatten(0, 1).movedim(-1, 1), scale_factor=self.scale, mode="bilinear")
+        return large.movedim(1, -1).unflatten(0, small.shape[:2]).clamp(0, 1)
+
+
+def test_an_affine_decoder_is_found_exactly():
+    truth = SubpixelL2R(4, 2)
+    latent = draw(6, 4, 3, 6, 6)
+    with torch.no_grad():
+        truth.affine.weight.mul_(0.05)
+        truth.affine.bias.fill_(0.5)
+        frames = truth(latent)
+    found = fit_affine([(latent, frames)], noise=1e-4)
+    other = draw(2, 4, 3, 6, 6, seed=1)
+    torch.testing.assert_close(found(other), truth(other), rtol=0, atol=1e-4)
+
+
+def test_the_closed_form_beats_the_best_linear_map_by_2_db(demo_pairs):
+    fitted_on, held_out = demo_pairs
+    assert psnr(fit_affine(fitted_on), held_out) >= psnr(PerPosition(*fitted_on[0]), held_out) + 2
+
+
+def test_refinement_goes_on_from_the_fit_and_gets_better(demo_pairs):
+    fitted_on, held_out = demo_pairs
+    fitted = fit_affine(fitted_on)
+    told = []
+    refined = refine(fitted, fitted_on, 4, on_progress=told.append)
+    assert psnr(refined, held_out) > psnr(fitted, held_out)
+    assert told == sorted(told) and told[-1] == 1
+
+
+def test_refinement_can_be_cancelled(demo_pairs):
+    class Cancelled(Exception):
+        pass
+
+    def cancel(share):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        refine(fit_affine(demo_pairs[0]), demo_pairs[0], 100, on_progress=cancel)
+
+
+def test_it_sees_no_future_and_keeps_frames():
+    model, latent = SubpixelL2R(4, 2, 8), draw(1, 4, 5, 4, 4)
+    before = model(latent)
+    assert before.shape == (1, 5, 8, 8, 3)
+    latent[:, :, 3:] += 1
+    assert torch.equal(before[:, :3], model(latent)[:, :3])
+
+
+@pytest.mark.parametrize("channels, scale", [(48, 16), (128, 32), (12, 8)])
+def test_other_latents_are_fitted_as_well(channels, scale):
+    model = fit_affine([(draw(1, channels, 2, 3, 3), torch.rand(1, 2, 3 * scale, 3 * scale, 3))])
+    assert model(draw(1, channels, 1, 2, 5)).shape == (1, 1, 2 * scale, 5 * scale, 3)
+
+
+@pytest.mark.parametrize(
+    "latent, frames, said",
+    [
+        ((1, 4, 2, 4, 4), (1, 3, 8, 8, 3), "do not belong together"),
+        ((1, 4, 2, 4, 4), (1, 2, 9, 8, 3), "do not belong together"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_named(latent, frames, said):
+    with pytest.raises(ValueError, match=said):
+        fit_affine([(draw(*latent), torch.zeros(frames))])
+
+
+def test_nan_latents_and_odd_clips_are_named():
+    with pytest.raises(ValueError, match="NaN"):
+        fit_affine([(torch.full((1, 4, 1, 2, 2), float("nan")), torch.zeros(1, 1, 4, 4, 3))])
+    with pytest.raises(ValueError, match="8 frames do not make 3 latent frames"):
+        key_frames(torch.zeros(1, 8, 4, 4, 3), 3)
+    assert key_frames(torch.arange(9.0).view(1, 9, 1, 1, 1), 3).flatten().tolist() == [0, 4, 8]
+
+
+def test_files_of_both_layouts_come_back(tmp_path):
+    latent = draw(1, 4, 2, 3, 3)
+    for model in (SubpixelL2R(4, 2, 6, {"name": "ours"}), L2R(4, 2, {"name": "paper"})):
+        save_l2r(model, tmp_path / "l2r.safetensors")
+        loaded = load_l2r(tmp_path / "l2r.safetensors")
+        assert type(loaded) is type(model) and loaded.name == model.name
+        torch.testing.assert_close(loaded(latent), model(latent), rtol=0, atol=2e-3)  # kept in half precision
+
+
+def test_calibration_clips_are_the_same_each_time_and_move():
+    clips = calibration_clips(8, 5, 32)
+    assert clips.shape == (8, 5, 32, 32, 3) and 0 <= clips.min() and clips.max() <= 1
+    assert torch.equal(clips, calibration_clips(8, 5, 32))
+    assert not torch.equal(clips, calibration_clips(8, 5, 32, seed=1))
+    assert (clips[:, 0] - clips[:, -1]).abs().flatten(1).mean(1).min() > 0
+    assert clips.flatten(1).std(1).min() > 0.02
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The only model folder with converters. Fewer clips are encoded, which is what takes the time."""
+    monkeypatch.setattr(calibration, "CLIPS", 12)
+    monkeypatch.setattr(calibration, "HELD_OUT", 2)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "foresight_l2r", ([str(tmp_path)], {".safetensors"}))
+    folder_paths.filename_list_cache.pop("foresight_l2r", None)
+    return tmp_path
+
+
+def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
+    model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    assert load_converter("auto", model).name == "linear"
+    own = calibration_clips(1, 7, 70, seed=3)[0, :, :, :66]  # neither whole groups of frames nor whole latents
+    converter, quality = L2RCalibrate.execute(model, vae, images=own).args
+    assert quality > 15 and converter.metadata["own_images"] == 7
+    (kept,) = folder.iterdir()
+    assert load_converter("auto", model).metadata["vae"] == converter.metadata["vae"] in kept.name
+    written = kept.read_bytes()
+    L2RCalibrate.execute(model, vae)  # no better, or the file has changed for the better
+    assert load_l2r(kept).metadata["psnr"] >= converter.metadata["psnr"] or kept.read_bytes() == written
+    save_l2r(L2R(16, metadata={"name": "trained", "latent_format": "Wan21"}), folder / "a_trained.safetensors")
+    folder_paths.filename_list_cache.pop("foresight_l2r", None)
+    assert load_converter("auto", model).name == "trained"
+
+
+def test_nothing_is_written_unless_asked(folder):
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    L2RCalibrate.execute(tiny_wan.model(), vae, save=False)
+    assert not list(folder.iterdir())
+
+
+def test_images_smaller_than_a_latent_are_named(folder):
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    with pytest.raises(ValueError, match="4x4 pixels, less than one latent"):
+        L2RCalibrate.execute(tiny_wan.model(), vae, images=torch.zeros(1, 4, 4, 3))
