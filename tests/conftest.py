@@ -34,7 +34,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption("--compatibility")
     if path is None:
         return
-    ran = environment(f"python dev.py test tests/test_compatibility.py --compatibility {path.as_posix()}")
+    ran = environment("python dev.py test tests/test_compatibility.py --compatibility FILE")
 
     found: dict = {}
     for outcome in ("passed", "failed", "skipped"):
