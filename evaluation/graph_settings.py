@@ -9,12 +9,16 @@ from typing import Any
 from ..demo import preset
 from ..demo.world import FRAMES, SIZE
 
+CALIBRATE = "calibrate"
+
 
 @dataclass(frozen=True)
 class Settings:
     """What the graphs of one model family have in common. gate, injection: other widgets of those nodes, by name.
 
-    text_encoder: None is the demo's own. shift: of core's ModelSamplingSD3. width, height, length: pixels and frames.
+    text_encoder: None is the demo's own. shift: of core's ModelSamplingSD3; None for models without one. width, height,
+    length: pixels and frames. converter: a file, "auto", or CALIBRATE for an L2R Calibrate node. rule: of CogVideoX
+    Sampler, where core's sampler nodes cannot drive the model.
     low_noise_model: the second expert of Wan 2.2 14B, with low_noise_cfg; None for models that are one.
     image_latent: the clip's size comes from Wan 2.2 5B's own node, which also takes a start image.
     """
@@ -27,13 +31,15 @@ class Settings:
     cfg: float
     sampler: str
     scheduler: str
-    shift: float
+    shift: float | None
     width: int
     height: int
     length: int
     fps: float
     note: str
     text_encoder: str | None = None
+    clip_type: str = "wan"
+    rule: str | None = None
     low_noise_model: str | None = None
     low_noise_cfg: float = -1.0
     image_latent: bool = False
@@ -81,6 +87,10 @@ DOWNLOADS = {
             (_WAN_22, "vae", "wan2.2_vae.safetensors"),
         )
     },
+    "t5xxl_fp16.safetensors": (
+        "text_encoders", f"{_HUB}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors"
+    ),
+    "cogvideox_vae.safetensors": ("vae", f"{_HUB}/Comfy-Org/void-model/resolve/main/vae/cogvideox_vae.safetensors"),
     _VICLIP: ("foresight", f"{_HUB}/OpenGVLab/ViCLIP-L-14-hf/resolve/main/model.safetensors"),
 }
 
@@ -140,6 +150,23 @@ WAN_5B = _wan(
     model="wan2.2_ti2v_5B_fp16.safetensors", vae="wan2.2_vae.safetensors", image_latent=True,
     steps=20, cfg=5.0, width=1280, height=704, length=121, fps=24,
 )  # fmt: skip
+# Size, steps, guidance, sampler and schedule of the released 5B model; "simple" over its timesteps is trailing spacing.
+COGVIDEOX = Settings(
+    model="cogvideox_5b_t2v.safetensors", vae="cogvideox_vae.safetensors", text_encoder="t5xxl_fp16.safetensors",
+    clip_type="cogvideox", scorer=_VICLIP, converter=CALIBRATE,
+    prompt="a fox moving quickly in a beautiful winter scenery nature trees mountains daytime tracking camera",
+    steps=50, cfg=6.0, sampler="dpmpp_2m_sde", scheduler="simple", rule="dpm", shift=None,
+    width=720, height=480, length=49, fps=8,
+    note=_note(
+        "CogVideoX-5B",
+        "and *cogvideox_5b_t2v.safetensors* into ComfyUI/models/diffusion_models. The released transformer "
+        "(THUDM/CogVideoX-5b, folder *transformer*) has other names inside than ComfyUI reads; this makes the file:\n\n"
+        "    python -m foresight.evaluation.convert_cogvideox CogVideoX-5b/transformer cogvideox_5b_t2v.safetensors\n\n"
+        "Needs ComfyUI 0.33 or newer. *L2R Calibrate* makes the preview from the VAE when the graph first runs.",
+        "t5xxl_fp16.safetensors", "cogvideox_vae.safetensors", _VICLIP,
+    ),
+)  # fmt: skip
 FAMILIES = {
-    "demo": DEMO, "wan2.1_t2v_1.3b": WAN, "wan2.1_t2v_14b": WAN_14B, "wan2.2_t2v_14b": WAN_22, "wan2.2_ti2v_5b": WAN_5B
+    "demo": DEMO, "wan2.1_t2v_1.3b": WAN, "wan2.1_t2v_14b": WAN_14B, "wan2.2_t2v_14b": WAN_22,
+    "wan2.2_ti2v_5b": WAN_5B, "cogvideox_5b": COGVIDEOX,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .graph_settings import DOWNLOADS, FAMILIES, WAN, Settings
+from .graph_settings import CALIBRATE, DOWNLOADS, FAMILIES, WAN, Settings
 from .server import ComfyClient, Prompt
 from .ui_format import WIDTH, Graph, Link, Node, ObjectInfo, blueprint, fill_defaults, ui_workflow
 
@@ -33,6 +33,8 @@ def _family(graph: Graph, s: Settings) -> _Family:
 
     def shifted(file: str, **title: str) -> Link:
         model = graph.add("UNETLoader", unet_name=file, weight_dtype="default", **title)
+        if s.shift is None:
+            return model[0]
         return graph.add("ModelSamplingSD3", model=model[0], shift=s.shift)[0]
 
     experts = {}
@@ -43,18 +45,21 @@ def _family(graph: Graph, s: Settings) -> _Family:
     else:
         model = shifted(s.model)
     if s.text_encoder:
-        clip = graph.add("CLIPLoader", clip_name=s.text_encoder, type="wan", device="default")
+        clip = graph.add("CLIPLoader", clip_name=s.text_encoder, type=s.clip_type, device="default")
     else:
         clip = graph.add("ForesightDemoTextEncoder")
     vae = graph.add("VAELoader", vae_name=s.vae)
     return _Family(model, vae[0], clip[0], experts)
 
 
-def _inspector(graph: Graph, s: Settings, model: Link, column: int) -> tuple[Link, Link]:
+def _inspector(graph: Graph, s: Settings, family: _Family, column: int) -> tuple[Link, Link]:
     graph.group("Inspector", column)
-    # "auto" asks the model for its latent format; a converter chosen by name knows its own.
-    by_model = {"model": model} if s.converter == "auto" else {}
-    l2r = graph.add("ForesightL2RPreview", converter=s.converter, **by_model)
+    if s.converter == CALIBRATE:
+        l2r = graph.add("ForesightL2RCalibrate", model=family.model, vae=family.vae)
+    else:
+        # "auto" asks the model for its latent format; a converter chosen by name knows its own.
+        by_model = {"model": family.model} if s.converter == "auto" else {}
+        l2r = graph.add("ForesightL2RPreview", converter=s.converter, **by_model)
     scorer = graph.add("ForesightViCLIPScore", weights=s.scorer)
     return l2r[0], scorer[0]
 
@@ -81,7 +86,7 @@ def _result(graph: Graph, s: Settings, column: int, latent: Link, verdict: Link,
 def one_node(s: Settings) -> Graph:
     graph = Graph(s.note)
     family = _family(graph, s)
-    l2r, scorer = _inspector(graph, s, family.model, column=2)
+    l2r, scorer = _inspector(graph, s, family, column=2)
     latent = _clip_size(graph, s, family.vae, column=2)
     graph.group("Sample, watch, repair", column=3)
     sampler = graph.add(
@@ -161,7 +166,7 @@ def hierarchy(
 def visual_hierarchy(s: Settings) -> Graph:
     graph = Graph(s.note)
     family = _family(graph, s)
-    l2r, scorer = _inspector(graph, s, family.model, column=1)
+    l2r, scorer = _inspector(graph, s, family, column=1)
     graph.group("Prompt", column=2)
     words = [
         graph.add("PrimitiveStringMultiline", title=title, value=text, colour=colour)[0]
@@ -169,11 +174,14 @@ def visual_hierarchy(s: Settings) -> Graph:
     ]
     latent = _clip_size(graph, s, family.vae, column=2)
     graph.group("Sampling", column=2)
-    inputs = {
-        "noise": graph.add("RandomNoise", noise_seed=s.seed)[0],
-        "sampler": graph.add("KSamplerSelect", sampler_name=s.sampler)[0],
-        "sigmas": graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0],
-    }
+    inputs = {"noise": graph.add("RandomNoise", noise_seed=s.seed)[0]}
+    if s.rule:
+        own = graph.add("ForesightCogVideoXSampler", model=family.model, rule=s.rule, steps=s.steps)
+        inputs |= {"sampler": own[0], "sigmas": own[1]}
+    else:
+        inputs["sampler"] = graph.add("KSamplerSelect", sampler_name=s.sampler)[0]
+        scheduler = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)
+        inputs["sigmas"] = scheduler[0]
     switch, _ = hierarchy(
         graph, s, 3, model=family.model, clip=family.clip, **inputs, latent_image=latent, l2r=l2r, scorer=scorer,
         prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta, experts=family.experts,

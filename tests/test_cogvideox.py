@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import comfy.model_sampling
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 from tiny_wan import Conditioned, ScriptedScorer, conditioning, gate
 
+from foresight.evaluation.convert_cogvideox import converted
 from foresight.nodes.cogvideox import CogVideoXSampler
 from foresight.nodes.hierarchy import ForesightSampler
 from foresight.refiner.base import Refinement
@@ -139,3 +141,35 @@ def test_all_trials_run(patcher):
     kinds = [record.kind for record in result.verdict.history]
     assert kinds == ["sample", "probe", "refine", "sample", "probe", "inject"]
     assert result.latent["samples"].shape == (1, *LATENT) and torch.isfinite(result.latent["samples"]).all()
+
+
+def test_a_released_transformer_gives_the_same_after_conversion():
+    """Against diffusers' own model, which defines what the released weights mean."""
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+    from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = CogVideoXTransformer3DModel(
+            num_attention_heads=2, num_layers=2, time_embed_dim=64, text_embed_dim=4096,
+            use_rotary_positional_embeddings=True,
+        )
+        for parameter in theirs.parameters():
+            torch.nn.init.normal_(parameter, std=0.06)
+    ours = comfy.sd.load_diffusion_model_state_dict(converted(theirs.state_dict())).model.diffusion_model.float()
+    generator = torch.Generator().manual_seed(1)
+    x, text = torch.randn(1, *LATENT, generator=generator), torch.randn(1, 12, 4096, generator=generator)
+    timestep = torch.tensor([500.0])
+    side = LATENT[-1] // 2
+    crops = get_resize_crop_region_for_grid((side, side), 45, 30)
+    rotary = get_3d_rotary_pos_embed(64, crops, (side, side), LATENT[1])
+    with torch.no_grad():
+        expected = theirs(x.transpose(1, 2), text, timestep, image_rotary_emb=rotary).sample.transpose(1, 2)
+        found = ours(x, timestep, text)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
+def test_another_file_is_named():
+    with pytest.raises(ValueError, match="no transformer of CogVideoX"):
+        converted({"blocks.0.q.weight": torch.zeros(1)})

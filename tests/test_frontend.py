@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.model_sampling
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
@@ -53,7 +54,12 @@ def opened(page: Page, workflow: dict[str, Any]) -> tuple[Prompt, list[str]]:
     )
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+# ComfyUI 0.3.75 has no native CogVideoX: its text encoder's type is no choice there.
+NATIVE = hasattr(comfy.model_sampling, "V_PREDICTION_DDPM")
+OPENED = [name for name, (_, s) in GRAPHS.items() if NATIVE or s.rule is None]
+
+
+@pytest.mark.parametrize("name", OPENED)
 def test_a_graph_opens_and_becomes_its_prompt(page, comfy_server, name):
     workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     prompt, missing = opened(page, workflow)

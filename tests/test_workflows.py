@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import comfy.model_sampling
 import pytest
 import tiny_weights
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from foresight.evaluation import workflows
-from foresight.evaluation.graph_settings import WAN, WAN_5B, WAN_14B, WAN_22
+from foresight.evaluation.graph_settings import COGVIDEOX, WAN, WAN_5B, WAN_14B, WAN_22
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.evaluation.workflows import GRAPHS, api_graph, node_of
 
@@ -26,11 +27,14 @@ FORMS = {"demo": ("demo_one_node", "demo_visual_hierarchy"),
          "wan": ("wan2.1_t2v_1.3b_one_node", "wan2.1_t2v_1.3b_visual_hierarchy"),
          "wan 14b": ("wan2.1_t2v_14b_one_node", "wan2.1_t2v_14b_visual_hierarchy"),
          "experts": ("wan2.2_t2v_14b_one_node", "wan2.2_t2v_14b_visual_hierarchy"),
-         "5b": ("wan2.2_ti2v_5b_one_node", "wan2.2_ti2v_5b_visual_hierarchy")}  # fmt: skip
+         "5b": ("wan2.2_ti2v_5b_one_node", "wan2.2_ti2v_5b_visual_hierarchy"),
+         "cogvideox": ("cogvideox_5b_one_node", "cogvideox_5b_visual_hierarchy")}  # fmt: skip
 # The stand-ins bear the official names, so that the graphs can ask for what they ask for; 6 steps have windows
 # 1..2 (video) and 3..4 (single frame).
 TINY = {"model": WAN.model, "vae": WAN.vae, "scorer": WAN.scorer, "converter": "tiny_l2r.safetensors", "steps": 6,
         "text_encoder": None, "width": 32, "height": 32, "length": 9}  # fmt: skip
+# Native CogVideoX came after 0.3.75. The demo's encoder and a Wan VAE, of 16 channels as well, stand in for its own.
+NEWER = ["cogvideox"] if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM") else []
 PASS, FAIL = {"tau": -0.99}, {"tau": 1.0}
 NEVER_BETTER, AS_GOOD = {"delta": 1.0}, {"delta": 0.0}
 
@@ -43,6 +47,12 @@ def server(comfy_server: ComfyServer) -> ComfyServer:
     tiny_weights.write_transformer(models, WAN_22.model)
     tiny_weights.write_transformer(models, WAN_22.low_noise_model, seed=1)
     tiny_weights.write_transformer(models, WAN_5B.model, channels=48)
+    if NEWER:
+        import tiny_cogvideox
+
+        network = tiny_cogvideox.model().model.diffusion_model
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()},
+                  models / "diffusion_models" / COGVIDEOX.model)  # fmt: skip
     return comfy_server
 
 
@@ -182,13 +192,15 @@ def test_a_prompt_that_cannot_be_refined_is_sampled_plainly(server, info):
     assert branches(visual) == ["0", "probe", "2"]
 
 
-@pytest.mark.parametrize("family", ["wan", "wan 14b", "experts", "5b"])
+@pytest.mark.parametrize("family", ["wan", "wan 14b", "experts", "5b", *NEWER])
 def test_the_graphs_of_real_models_run(server, info, family):
     """With stand-ins for the big files, at a small size; the rest is the committed graph."""
     _, settings = GRAPHS[FORMS[family][0]]
-    given = {"model": settings.model, "converter": "auto", **FAIL, **NEVER_BETTER}
+    given = {"model": settings.model, "converter": settings.converter, **FAIL, **NEVER_BETTER}
     if family == "5b":
         given |= {"width": 64, "height": 64}  # its latents are 16 times smaller
+    if family == "cogvideox":
+        given["steps"] = 8  # divides its timesteps, as 50 does: only then is "simple" the trailing spacing
     visual = both(server, info, family, seed=61, **given)
     assert visual.trial == "2->1"
 
@@ -256,6 +268,7 @@ def test_the_file_names_its_sources(server, info, name):
     named = {model["name"] for node in workflow["nodes"] for model in node["properties"].get("models", [])}
     _, s = GRAPHS[name]
     wanted = {s.model, s.low_noise_model, s.vae, s.text_encoder, s.scorer} - {None} if s.text_encoder else set()
+    wanted -= {COGVIDEOX.model}  # is nowhere to be had under ComfyUI's names; the note says how it is made
     assert named == wanted
 
 
