@@ -35,6 +35,11 @@ class _CountingModel:
         self.evaluations += 1
         return self._guider(*args, **kwargs)
 
+    @property
+    def cfg(self) -> float:
+        """ComfyUI 0.33 logs it at the first step; guiders of other packs may have none."""
+        return getattr(self._guider, "cfg", 1.0)
+
     def __getattr__(self, name):
         return getattr(self._guider, name)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.model_management
+import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from tiny_wan import CancellingScorer, Noise, gate, inputs, model
 
-from foresight.sampling.run import monitored_sample
+from foresight.sampling.run import monitored_sample, no_probe
 from foresight.scoring.detector import DetectorSettings
 
 PASS, FAIL = (0.3,), (0.1,)
@@ -31,6 +34,30 @@ def test_without_a_gate_it_is_the_core_sampler(patcher):
         result = monitored_sample(inputs(patcher, "dpmpp_2m"), checked)
         assert torch.equal(result.latent["samples"], latent)
         assert torch.equal(result.x0["samples"], x0)
+
+
+def test_a_guider_without_cfg_is_watched_like_any_other(patcher):
+    class Own(comfy.samplers.CFGGuider):
+        def __init__(self, patcher):
+            super().__init__(patcher)
+            del self.cfg
+
+        def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 as core writes it
+            negative, positive = self.conds["negative"], self.conds["positive"]
+            sample = comfy.samplers.sampling_function
+            return sample(self.inner_model, x, timestep, negative, positive, 4.0, model_options, seed=seed)
+
+    given = inputs(patcher)
+    guider = Own(patcher)
+    guider.original_conds = given.guider.original_conds
+    result = monitored_sample(replace(given, guider=guider), gate(*PASS))
+    assert torch.equal(result.latent["samples"], core(given)[0])
+
+
+def test_image_latents_are_inspected_and_not_probed(patcher):
+    inspector = gate(*FAIL).inspector(10)
+    assert inspector.observe(1, 1.0, torch.zeros(2, 16, 4, 4)).previews.shape == (2, 1, 4, 4, 3)
+    assert "needs a video latent" in no_probe(inputs(patcher), torch.zeros(1, 16, 4, 4))
 
 
 def test_a_rejected_run_stops_at_the_decision_and_gives_the_x0_prediction(patcher):
