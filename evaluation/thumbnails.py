@@ -22,6 +22,11 @@ from .workflows import GRAPHS
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 512
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# A browser that looks nothing up by itself.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+READY = "() => !!window.app?.graph && !!LiteGraph.registered_node_types.ForesightSampler"
 NO_DIALOGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
 # The whole graph, read from the left: what is wider than high is cut to a square there.
 FIT = """async (workflow) => {
@@ -38,16 +43,17 @@ FIT = """async (workflow) => {
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if CHROMIUM is None:
+        raise SystemExit("there is no Chromium on this machine (Debian: apt install chromium)")
     with tempfile.TemporaryDirectory() as base, sync_playwright() as playwright:
         folder = Path(base)
         with ComfyServer(comfyui_path(), folder, ROOT, log=folder / "server.log", cpu=True,
                          arguments=("--disable-api-nodes",)) as server:  # fmt: skip
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(viewport={"width": 1400, "height": 1240})
             page.request.post(f"{server.url}/settings", data=NO_DIALOGS)
             page.goto(server.url)
-            page.wait_for_function("() => !!window.app?.graph && !!LiteGraph.registered_node_types.ForesightSampler")
+            page.wait_for_function(READY)
             for name in GRAPHS:
                 path = ROOT / "workflows" / f"{name}.json"
                 page.evaluate(FIT, json.loads(path.read_text(encoding="utf-8")))

@@ -17,11 +17,10 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
-from tiny_models import FAMILIES, AnyL2R, with_mask
-from tiny_wan import gate
+from tiny_models import FAMILIES, with_mask
+from tiny_wan import Rewriter, gate
 
 from foresight.evaluation.compatibility import section
-from foresight.refiner.base import Refinement
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.run import Inputs, monitored_sample
@@ -55,7 +54,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def passing(given: Inputs) -> torch.Tensor:
-    watched = gate(0.3, l2r=AnyL2R())
+    watched = gate(0.3)
     result = monitored_sample(given, watched)
     assert result.verdict.accepted and watched.scorer.calls > 0
     return result.latent["samples"]
@@ -84,7 +83,7 @@ def test_a_passing_batch_is_cores_and_a_rejected_one_stops(family, sampler, reco
     record_property("sampler", sampler)
     given = family.inputs(sampler, batch=2)
     assert same(passing(given), core(given))
-    stopped = monitored_sample(given, gate(0.1, l2r=AnyL2R())).verdict
+    stopped = monitored_sample(given, gate(0.1)).verdict
     assert not stopped.accepted and len(stopped.record.items) == 2 and stopped.record.steps == 3
 
 
@@ -105,18 +104,12 @@ def test_a_rejected_run_goes_through_the_trials(family, sampler, record_property
     record_property("check", "all trials")
     record_property("sampler", sampler)
 
-    class Refiner:
-        name = "refiner"
-
-        def refine(self, request):
-            return Refinement("a clearly red circle", request.negative, "", ())
-
     def reguide(prompt, negative):
         return family.guide(family.patchers(), prompt=len(prompt))
 
     result = run_hierarchy(
-        family.inputs(sampler), gate(0.1, l2r=AnyL2R()), reguide, prompt="a red circle", negative="",
-        refiner=Refiner(), injection=InjectionSettings(),
+        family.inputs(sampler), gate(0.1), reguide, prompt="a red circle", negative="",
+        refiner=Rewriter(), injection=InjectionSettings(),
     )  # fmt: skip
     kinds = [(record.trial, record.kind) for record in result.verdict.history]
     assert kinds[:-1] == [("0", "sample"), ("1", "probe"), ("2", "refine"), ("2", "sample"), ("2->1", "probe")]
@@ -128,7 +121,7 @@ def test_a_rejected_run_goes_through_the_trials(family, sampler, record_property
 def test_a_watched_model_samples_the_same(family, sampler, record_property):
     record_property("check", "Foresight Watch")
     record_property("sampler", sampler)
-    watch = Watch(gate(0.1, l2r=AnyL2R()))
+    watch = Watch(gate(0.1))
     watched = family.inputs(sampler, patch=watch.patch)
     assert same(core(watched), core(family.inputs(sampler)))
     assert not watch.verdict.accepted or len(family.models) > 1

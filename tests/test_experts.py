@@ -8,11 +8,10 @@ import pytest
 import torch
 from comfy.patcher_extension import CallbacksMP
 from comfy_extras.nodes_custom_sampler import DisableNoise, SamplerCustomAdvanced
-from tiny_wan import LATENT, conditioning, gate, inputs, model
+from tiny_wan import LATENT, Rewriter, conditioning, gate, inputs, model
 
 from foresight.nodes.experts import TwoExpertGuiderNode
 from foresight.nodes.hierarchy import ForesightSampler
-from foresight.refiner.base import Refinement
 from foresight.sampling.experts import TwoExpertGuider
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
@@ -103,17 +102,11 @@ def test_a_passing_run_is_untouched_and_a_rejected_one_goes_through_the_trials(h
     passed = monitored_sample(given, gate(0.3))
     assert torch.equal(passed.latent["samples"], plain["samples"])
 
-    class Refiner:
-        name = "refiner"
-
-        def refine(self, request):
-            return Refinement("a clearly red circle", request.negative, "", ())
-
     def reguide(prompt, negative):
         return experts(high, low, prompt=len(prompt))
 
     result = run_hierarchy(
-        given, gate(0.1), reguide, prompt="a red circle", negative="", refiner=Refiner(), injection=InjectionSettings()
+        given, gate(0.1), reguide, prompt="a red circle", negative="", refiner=Rewriter(), injection=InjectionSettings()
     )
     assert [(record.trial, record.kind) for record in result.verdict.history] == [
         ("0", "sample"), ("1", "probe"), ("2", "refine"), ("2", "sample"), ("2->1", "probe"), ("2->1", "inject")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,10 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from foresight.evaluation.server import ComfyServer, Prompt
+from foresight.evaluation.thumbnails import CHROMIUM, FLAGS, READY
 from foresight.evaluation.workflows import GRAPHS, api_graph
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# A browser that looks nothing up by itself.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
 
 
@@ -37,7 +32,7 @@ def page(comfy_server: ComfyServer) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(comfy_server.url)
-        page.wait_for_function("() => !!window.app?.graph && !!LiteGraph.registered_node_types.ForesightSampler")
+        page.wait_for_function(READY)
         yield page
         browser.close()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import FAMILIES, AnyL2R
-from tiny_wan import gate
+from tiny_models import FAMILIES
+from tiny_wan import Rewriter, gate
 
-from foresight.refiner.base import Refinement
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.run import monitored_sample, single_frame_probe
@@ -21,18 +20,11 @@ def run_of(name):
     return family.inputs(steps=50), lambda prompt, negative: family.guide(family.patchers(), prompt=len(prompt))
 
 
-class Refiner:
-    name = "refiner"
-
-    def refine(self, request):
-        return Refinement("a clearly red circle", request.negative, "", ())
-
-
 @pytest.mark.parametrize("name", I2V)
 def test_a_rejected_clip_goes_to_trial_2_without_a_probe(name):
     run, reguide = run_of(name)
     result = run_hierarchy(
-        run, gate(0.1, l2r=AnyL2R()), reguide, prompt="a red circle", negative="", refiner=Refiner(),
+        run, gate(0.1), reguide, prompt="a red circle", negative="", refiner=Rewriter(),
         injection=InjectionSettings(),
     )
     history = result.verdict.history
@@ -45,8 +37,8 @@ def test_a_rejected_clip_goes_to_trial_2_without_a_probe(name):
 
 def test_without_an_image_the_probe_runs():
     run, _ = run_of(T2V)
-    rejected = monitored_sample(run, gate(0.1, l2r=AnyL2R())).verdict
-    anchor, probed = single_frame_probe(run, gate(0.3, l2r=AnyL2R()), rejected)
+    rejected = monitored_sample(run, gate(0.1)).verdict
+    anchor, probed = single_frame_probe(run, gate(0.3), rejected)
     assert anchor.latent.shape == (1, 48, 1, 4, 4) and probed.accepted
 
 
@@ -61,7 +53,7 @@ def test_a_probe_that_the_model_refuses_costs_the_trial_and_not_the_run():
 
     run.guider.model_patcher.add_wrapper_with_key("outer_sample", "test", refuse)
     result = run_hierarchy(
-        run, gate(0.1, l2r=AnyL2R()), reguide, prompt="a red circle", negative="", refiner=None,
+        run, gate(0.1), reguide, prompt="a red circle", negative="", refiner=None,
         injection=InjectionSettings(),
     )
     assert [record.kind for record in result.verdict.history] == ["sample", "probe", "plain"]

@@ -111,15 +111,6 @@ if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
     FAMILIES["CogVideoX T2V"] = CogVideoX(())
 
 
-class AnyL2R(torch.nn.Module):
-    """A stand-in converter for any number of channels."""
-
-    name = "any"
-
-    def forward(self, latent):
-        return latent[:, :3].permute(0, 2, 3, 4, 1).sigmoid()
-
-
 def with_mask(given: Inputs) -> Inputs:
     """An inpainting run: half of every frame is known."""
     samples = torch.randn(given.latent["samples"].shape, generator=torch.Generator().manual_seed(5))

@@ -10,6 +10,7 @@ import comfy.samplers
 import comfy.sd
 import torch
 
+from foresight.refiner.base import Refinement
 from foresight.sampling.run import Inputs
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.inspector import Gate
@@ -118,6 +119,15 @@ def gate(*scores, prompt="a red circle", **changes) -> Gate:
         "video": DetectorSettings.video(), "single_frame": DetectorSettings.single_frame(),
     }
     return Gate(**{**settings, **changes})
+
+
+class Rewriter:
+    """A refiner that always has the same better prompt."""
+
+    name = "rewriter"
+
+    def refine(self, request):
+        return Refinement("a clearly red circle", request.negative, "", ())
 
 
 class Conditioned:
