@@ -34,9 +34,10 @@ class LinearL2R(nn.Module):
         self.channels, self.scale, self.name = len(factors), scale, name
         self.metadata: dict[str, object] = {"name": name}
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """[B, C, F, H, W] to [B, F, scale*H, scale*W, 3] in 0..1, on the latent's device."""
+    def forward(self, latent: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """[B, C, F, H, W] to [B, F, scale*H, scale*W, 3] in 0..1, on the latent's device; or only these frames."""
         check_latent(latent, self)
+        latent = latent if frames is None else latent[:, :, frames]
         factors, bias = self.factors.to(latent.device), self.bias.to(latent.device)
         rgb = F.linear(latent.float().movedim(1, -1), factors.T, bias).movedim(-1, 2)  # [B, F, 3, H, W]
         if self.scale != 1:

@@ -1,6 +1,6 @@
 """The latent-to-RGB converter in the layout of the paper (section 3.1, A.2 and figure S1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,13 @@ class CausalConv3d(nn.Conv3d):
     def __init__(self, inputs: int, outputs: int, groups: int = 1, bias: bool = True):
         super().__init__(inputs, outputs, (2, 3, 3), padding=(0, 1, 1), groups=groups, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 0, 0, 0, 1, 0)))
+    def forward(self, x: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """[B, C, F, H, W] to [B, outputs, F, H, W], or only these of the F frames."""
+        x = F.pad(x, (0, 0, 0, 0, 1, 0))
+        if frames is None:
+            return super().forward(x)
+        pairs = x.unfold(2, 2, 1)[:, :, frames].permute(0, 2, 1, 5, 3, 4)  # [B, n, C, 2, H, W]
+        return super().forward(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])[:, :, :, 0].transpose(1, 2)
 
 
 class CausalBlock(nn.Module):
@@ -62,9 +67,9 @@ class LearnedUpsampling(CausalConv3d):
             self.weight[:, 0, 0] = 0
             self.weight[:, 0, 1] = bilinear.repeat(channels, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, F, H, W] to [B, F, C, scale*H, scale*W]."""
-        return F.pixel_shuffle(super().forward(x).transpose(1, 2), self.scale)
+    def forward(self, x: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """[B, C, F, H, W] to [B, F, C, scale*H, scale*W], or only these of the F frames."""
+        return F.pixel_shuffle(super().forward(x, frames).transpose(1, 2), self.scale)
 
 
 class L2R(nn.Module):
@@ -85,10 +90,10 @@ class L2R(nn.Module):
     def name(self) -> str:
         return str(self.metadata.get("name", "L2R"))
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Raises ValueError for latents of another layout or channel count."""
+    def forward(self, latent: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """All frames, or only those asked for. Raises ValueError for latents of another layout or channel count."""
         check_latent(latent, self)
         weight = self.to_rgb.weight
-        x = self.upsample(self.blocks(latent.to(weight.device, weight.dtype)))
+        x = self.upsample(self.blocks(latent.to(weight.device, weight.dtype)), frames)
         rgb = self.to_rgb(F.silu(self.project(x.flatten(0, 1)))).sigmoid()
         return rgb.unflatten(0, x.shape[:2]).movedim(2, -1)

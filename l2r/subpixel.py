@@ -1,6 +1,6 @@
 """A latent-to-RGB converter that works at latent resolution, with one pixel shuffle at the end (ours)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,20 @@ class SubpixelL2R(nn.Module):
     def name(self) -> str:
         return str(self.metadata.get("name", "L2R (sub-pixel)"))
 
-    def colours(self, latent: Tensor) -> Tensor:
+    def colours(self, latent: Tensor, frames: Sequence[int] | None = None) -> Tensor:
         """`forward` before it is cut to 0..1, so that what lies outside still has a gradient."""
         check_latent(latent, self)
         weight = self.affine.weight
         x = latent.to(weight.device, weight.dtype)
-        patches = self.affine(x) + self.network(x) if self.width else self.affine(x)
+        patches = self.affine(x, frames)
+        if self.width:
+            first, silu, second, _, last = self.network
+            patches = patches + last(silu(second(silu(first(x)), frames)))
         return F.pixel_shuffle(patches.transpose(1, 2), self.scale).movedim(2, -1)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Raises ValueError for latents of another layout or channel count."""
-        return self.colours(latent).clamp(0, 1)
+    def forward(self, latent: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """All frames, or only those asked for. Raises ValueError for latents of another layout or channel count."""
+        return self.colours(latent, frames).clamp(0, 1)
 
     @torch.no_grad()
     def widened(self, width: int, generator: torch.Generator) -> "SubpixelL2R":

@@ -4,6 +4,7 @@ import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
+from ..l2r.decode import decode
 from ..scoring.detector import DetectorSettings
 from ..scoring.inspector import Gate
 from . import types
@@ -45,7 +46,7 @@ class L2RPreview(io.ComfyNode):
             return io.NodeOutput(l2r, ExecutionBlocker("L2R Preview gives an image only when a LATENT is connected."))
         samples = latent_format_of(l2r, model).process_in(latent["samples"])
         samples = samples if samples.ndim == 5 else samples.unsqueeze(2)
-        return io.NodeOutput(l2r, l2r(samples.float()).flatten(0, 1))
+        return io.NodeOutput(l2r, decode(l2r, samples.float()).flatten(0, 1))
 
 
 class ViCLIPScore(io.ComfyNode):

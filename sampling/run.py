@@ -247,20 +247,26 @@ def trial_record(
 ) -> TrialRecord:
     """The record of one guider call: `evaluations` of the model in `steps` steps, inspection included in `seconds`."""
     items = inspector.items() if inspector else ()
-    inspection = inspector.seconds if inspector else 0.0
+    sampling = seconds - (inspector.seconds if inspector else 0.0)
     record = TrialRecord(
         trial=trial, kind=kind, items=items,
         accepted=not items or any(item.accepted for item in items),
         nfe_video=0 if single_frame else evaluations,
         nfe_single_frame=evaluations if single_frame else 0,
         steps=steps,
-        seconds={"sampling": seconds - inspection, "inspection": inspection},
+        seconds={"sampling": sampling, "inspection": 0.0},
         message=inspector.message if inspector else None,
     )
-    if inspector is None or inspector.last is None:
+    if inspector is None:
         return record
-    preview = inspector.last.previews[items.index(record.best)]
-    return replace(record, preview=preview.to("cpu", copy=True))
+    if inspector.last is not None:
+        try:
+            record = replace(record, preview=inspector.preview(items.index(record.best)))
+        except Exception as error:  # promise 2
+            logger.warning("Foresight: no preview: %s: %s", type(error).__name__, error)
+            message = f"no preview could be made: {type(error).__name__}: {error}"
+            record = replace(record, message=record.message or message)
+    return replace(record, seconds={"sampling": sampling, "inspection": inspector.seconds})
 
 
 def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..l2r.decode import decode
 from ..trials.verdict import ItemVerdict
 from .detector import Detector, DetectorSettings
 from .scorer import Scorer
@@ -15,12 +16,12 @@ from .scorer import Scorer
 
 @dataclass(frozen=True)
 class Observation:
-    """One inspected step. scores: one a batch item, NaN where it could not be scored. previews: [B, F, sH, sW, 3]."""
+    """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made."""
 
     step: int
     sigma: float
     scores: tuple[float, ...]
-    previews: torch.Tensor
+    x0: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Inspector:
     steps: int
     available: int
     seconds: float = 0.0
-    last: Observation | None = None  # the latest step that gave a preview
+    last: Observation | None = None  # the latest step that was scored
     message: str | None = None  # why inspection failed, if it did
     _detectors: list[Detector] = field(default_factory=list)
     _text: torch.Tensor | None = None
@@ -94,14 +95,27 @@ class Inspector:
                 raise ValueError(f"the x0 prediction of step {step} is not finite")
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
-            # Converters are small and plain modules: they go where the latent is.
-            previews = self.gate.l2r.to(latent.device)(latent.float())
-            scores = tuple(float(self.gate.scorer.score(preview, self._text)) for preview in previews)
-            self.last = Observation(step, sigma, scores, previews)
+            seen = self.gate.scorer.looks_at(latent.shape[2])
+            scores = tuple(
+                float(self.gate.scorer.score(self._decode(item, seen), self._text)) for item in latent.split(1)
+            )
+            self.last = Observation(step, sigma, scores, latent.clone())
             self._decide(step, scores)
         finally:
             self.seconds += time.perf_counter() - begin
         return self.last
+
+    def preview(self, item: int) -> torch.Tensor:
+        """All frames of a batch item at the last inspected step, [F, sH, sW, 3] in 0..1, on the CPU."""
+        begin = time.perf_counter()
+        try:
+            return self._decode(self.last.x0[item : item + 1]).cpu()
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def _decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
+        # Converters are small and plain modules: they go where the latent is.
+        return decode(self.gate.l2r.to(latent.device), latent.float(), frames)[0]
 
     def skip(self, step: int, reason: str, items: int = 1) -> None:
         """Counts a step whose inspection failed as seen, so that the window still ends."""

@@ -18,5 +18,8 @@ class Scorer(Protocol):
     def encode_text(self, prompt: str) -> Tensor:
         """The L2-normalised text feature [D]."""
 
+    def looks_at(self, count: int) -> list[int]:
+        """Which of a clip's `count` frames it scores: those alone give the same score, and only they are decoded."""
+
     def score(self, frames: Tensor, text: Tensor) -> float:
         """Cosine of frames [F, H, W, 3] in 0..1 and a text feature [D]."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .preprocess import vbench_frames
+from .preprocess import middle_frames, vbench_frames
 from .viclip import ViCLIP
 
 START, END = 49406, 49407
@@ -60,6 +60,10 @@ class ViCLIPScorer:
             ids = torch.tensor([context_ids(self._tokenize(text), self.config.context)], device=self.device)
             self._texts[text] = F.normalize(self.model.encode_text(ids)[0].float(), dim=-1)
         return self._texts[text]
+
+    def looks_at(self, count: int) -> list[int]:
+        """Distinct frames: a clip of fewer than the model takes is made up to them by its last."""
+        return sorted(set(middle_frames(count, self.config.frames)))
 
     @torch.no_grad()
     def encode_frames(self, frames: Tensor) -> Tensor:

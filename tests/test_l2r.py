@@ -7,9 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from foresight.l2r import decode as decode_module
 from foresight.l2r.checkpoint import load_l2r, save_l2r
+from foresight.l2r.decode import decode
 from foresight.l2r.linear import LinearL2R
 from foresight.l2r.model import L2R, LearnedUpsampling
+from foresight.l2r.subpixel import SubpixelL2R
 
 
 def noise(*shape, seed=0):
@@ -35,6 +38,46 @@ def test_the_past_does_not_see_the_future():
     after = model(latent)
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+CONVERTERS = {
+    "paper": lambda: L2R(4, 2),
+    "subpixel": lambda: SubpixelL2R(4, 2),
+    "subpixel with network": lambda: SubpixelL2R(4, 2).widened(8, torch.Generator().manual_seed(0)),
+    "linear": lambda: LinearL2R([[0.1, 0.2, 0.3]] * 4, scale=2),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_chosen_frames_are_those_of_the_whole_clip(name, monkeypatch):
+    model, latent = CONVERTERS[name](), noise(2, 4, 7, 3, 5)
+    for parameter in model.parameters():  # also what starts as zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    whole = model(latent)
+    for frames in ([0], [0, 3, 6], [5, 2], None):
+        for pixels in (1, 2 * 60, 10**9):  # one frame at a time, two, all
+            monkeypatch.setattr(decode_module, "PIXELS", pixels)
+            expected = whole if frames is None else whole[:, frames]
+            assert torch.allclose(decode(model, latent, frames), expected, atol=1e-5)
+
+
+def test_chunks_are_halved_until_they_fit():
+    class Limited(LinearL2R):
+        limit, sizes = 2, []
+
+        def forward(self, latent, frames=None):
+            self.sizes.append(len(frames))
+            if len(frames) > self.limit:
+                raise torch.OutOfMemoryError("too many frames")
+            return super().forward(latent, frames)
+
+    model, latent = Limited([[0.1, 0.2, 0.3]] * 4, scale=2), noise(1, 4, 9, 3, 5)
+    whole = LinearL2R([[0.1, 0.2, 0.3]] * 4, scale=2)(latent)
+    assert torch.equal(decode(model, latent), whole)
+    assert max(model.sizes) == 9 and sum(size for size in model.sizes if size <= 2) == 9
+    model.limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(model, latent)
 
 
 def test_upsampling_starts_bilinear():

@@ -9,7 +9,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-from tiny_wan import CancellingScorer, Noise, gate, inputs, model
+from tiny_wan import CancellingScorer, MeanL2R, Noise, ScriptedScorer, gate, inputs, model
 
 from foresight.sampling.run import monitored_sample, no_probe
 from foresight.scoring.detector import DetectorSettings
@@ -56,7 +56,8 @@ def test_a_guider_without_cfg_is_watched_like_any_other(patcher):
 
 def test_image_latents_are_inspected_and_not_probed(patcher):
     inspector = gate(*FAIL).inspector(10)
-    assert inspector.observe(1, 1.0, torch.zeros(2, 16, 4, 4)).previews.shape == (2, 1, 4, 4, 3)
+    assert inspector.observe(1, 1.0, torch.zeros(2, 16, 4, 4)).scores == (*FAIL, *FAIL)
+    assert inspector.preview(1).shape == (1, 4, 4, 3)
     assert "needs a video latent" in no_probe(inputs(patcher), torch.zeros(1, 16, 4, 4))
 
 
@@ -98,6 +99,51 @@ def test_a_scorer_that_fails_once_costs_one_observation_only(patcher):
     assert "busy" in result.verdict.record.message
 
 
+def test_only_the_frames_that_the_scorer_looks_at_are_decoded(patcher):
+    class Sparse(ScriptedScorer):
+        def looks_at(self, count):
+            return [0, count - 1]
+
+    class Recording(MeanL2R):
+        asked = []
+
+        def forward(self, latent, frames=None):
+            self.asked.append(list(frames))
+            return super().forward(latent, frames)
+
+    result = monitored_sample(inputs(patcher, steps=50), gate(scorer=Sparse(*FAIL), l2r=Recording()))
+    assert Recording.asked[:-1] == [[0, 2]] * 11
+    assert Recording.asked[-1] == [0, 1, 2] and len(result.verdict.preview) == 3  # the report's preview is whole
+
+
+def test_no_memory_for_a_preview_skips_the_inspection_and_says_so(patcher):
+    class Hungry(MeanL2R):
+        def forward(self, latent, frames=None):
+            raise torch.OutOfMemoryError("not one frame fits")
+
+    latent, _ = core(inputs(patcher))
+    result = monitored_sample(inputs(patcher), gate(*FAIL, l2r=Hungry()))
+    assert torch.equal(result.latent["samples"], latent)
+    assert result.verdict.record.best.rule == "not_inspected"
+    assert "OutOfMemoryError: not one frame fits" in result.verdict.record.message
+
+
+def test_no_memory_for_the_reports_preview_costs_that_preview_only(patcher):
+    class Hungry(MeanL2R):
+        def forward(self, latent, frames=None):
+            if len(frames) > 2 or 1 in frames:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(latent, frames)
+
+    class Sparse(ScriptedScorer):
+        def looks_at(self, count):
+            return [0, count - 1]
+
+    result = monitored_sample(inputs(patcher, steps=50), gate(scorer=Sparse(*FAIL), l2r=Hungry()))
+    assert not result.verdict.accepted and result.verdict.preview is None
+    assert "no preview could be made: OutOfMemoryError: no room" in result.verdict.record.message
+
+
 def test_nan_previews_never_reject(patcher):
     latent, _ = core(inputs(patcher))
     result = monitored_sample(inputs(patcher), gate(float("nan")))
@@ -131,18 +177,12 @@ def test_cancel_stops_within_one_step_and_leaves_the_guider_as_it_was(patcher, a
 
 
 def test_a_batch_runs_on_while_one_item_is_still_good(patcher):
-    class ByItem:
-        name, tau, delta = "by item", 0.22, 0.05
-        calls = 0
-
-        def encode_text(self, prompt):
-            return torch.ones(1)
-
+    class ByItem(ScriptedScorer):
         def score(self, frames, text):
             self.calls += 1
             return 0.1 if self.calls % 2 else 0.3
 
-    mixed = monitored_sample(inputs(patcher, batch=2, steps=50), gate(*PASS, scorer=ByItem()))
+    mixed = monitored_sample(inputs(patcher, batch=2, steps=50), gate(scorer=ByItem()))
     assert mixed.verdict.accepted and mixed.verdict.record.steps == 50
     assert [item.accepted for item in mixed.verdict.record.items] in ([False, True], [True, False])
     both = monitored_sample(inputs(patcher, batch=2, steps=50), gate(*FAIL))

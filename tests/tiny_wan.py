@@ -72,10 +72,11 @@ class MeanL2R(torch.nn.Module):
     """A stand-in converter: three latent channels, squashed to 0..1."""
 
     name = "mean"
-    channels = 16
+    channels, scale = 16, 1
 
-    def forward(self, latent):
-        return latent[:, :3].permute(0, 2, 3, 4, 1).sigmoid()
+    def forward(self, latent, frames=None):
+        seen = latent[:, :3].permute(0, 2, 3, 4, 1).sigmoid()
+        return seen if frames is None else seen[:, frames]
 
 
 class ScriptedScorer:
@@ -91,6 +92,9 @@ class ScriptedScorer:
     def encode_text(self, prompt):
         self.prompts.append(prompt)
         return torch.ones(4)
+
+    def looks_at(self, count):
+        return list(range(count))
 
     def score(self, frames, text):
         score = self.scores[min(self.calls, len(self.scores) - 1)]
