@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import folders
+from . import folders, panel
 from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
@@ -15,6 +15,7 @@ from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialS
 from .watch import ForesightWatch
 
 folders.register()
+panel.register()
 
 NODES = [
     ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,

@@ -31,8 +31,12 @@ def model_patcher(model, load_device, offload_device):
     return patcher(model, load_device=load_device, offload_device=offload_device)
 
 
+def prompt_server():
+    """The running server, or None. Its module can be imported only by ComfyUI's own main."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
 def show_on_node(node_id: str, text: str) -> None:
-    """Text on a node while or after it runs; nothing where there is no server. The V3 API has no call for it, and the
-    server's module can be imported only by ComfyUI's own main."""
-    if server := sys.modules.get("server"):
-        server.PromptServer.instance.send_progress_text(text, node_id)
+    """Text on a node while or after it runs; nothing where there is no server. The V3 API has no call for it."""
+    if server := prompt_server():
+        server.send_progress_text(text, node_id)

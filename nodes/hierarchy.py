@@ -16,6 +16,7 @@ from . import types
 from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
+from .panel import running
 from .refinement import ABLATION, OFF, encode, make_refiner
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
@@ -105,10 +106,12 @@ class ForesightSampler(io.ComfyNode):
         model_sampling = model.get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu()
         sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
-        result = run_hierarchy(
-            Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image), gate, guider,
-            prompt=prompt, negative=negative, refiner=make_refiner(refiner, scorer),
-            injection=injection if inject else None,
-        )  # fmt: skip
+        inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
+        with running() as run:
+            result = run_hierarchy(
+                inputs, gate, guider, prompt=prompt, negative=negative, refiner=make_refiner(refiner, scorer),
+                injection=injection if inject else None, run=run,
+            )  # fmt: skip
+            run.finish(result.verdict)
         text = report_text(run_report(result.verdict))
         return io.NodeOutput(result.latent, result.verdict, preview_or_block(result.base.verdict), ui={"text": [text]})

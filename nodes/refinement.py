@@ -8,6 +8,7 @@ from ..refiner.base import RefinementRequest
 from ..sampling.hierarchy import refine
 from . import types
 from .compat import check_choice
+from .panel import running
 
 ABLATION, OFF = "ablation", "off"
 
@@ -65,7 +66,9 @@ class PromptRefiner(io.ComfyNode):
     @classmethod
     def execute(cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION):
         request = RefinementRequest(prompt, negative, preview, verdict.history[0].best and verdict.history[0].best.predicted_score)
-        refined = refine(request, make_refiner(back_end, scorer), verdict)
+        with running(verdict) as run:
+            refined = refine(request, make_refiner(back_end, scorer), verdict, run)
+            run.finish(refined)
         record = refined.record
         report = record.message or record.details["reasoning"]
         return io.NodeOutput(

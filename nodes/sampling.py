@@ -7,6 +7,7 @@ from ..sampling.injection import Anchor, Injection
 from ..sampling.run import Inputs, monitored_sample, single_frame_probe
 from . import types
 from .compat import AnyType, check_choice
+from .panel import running
 from .widgets import injection_settings, injection_widgets, schedule_steps_widget
 
 STOP, REPORT_ONLY = "stop", "report only"
@@ -71,10 +72,13 @@ class MonitoredSampler(io.ComfyNode):
         if injection is not None and injection.anchor.latent is None:
             # The probe failed; what is left of its trial is the plain run, as in the all-in-one node.
             gate, injection, previous = None, None, injection.anchor.verdict
-        result = monitored_sample(
-            Inputs(noise, guider, sampler, sigmas, latent_image, schedule_steps), gate, injection, previous=previous,
-            stop="rejected" if on_reject == STOP else "never", keep_steps=keep_steps,
-        )  # fmt: skip
+        inputs = Inputs(noise, guider, sampler, sigmas, latent_image, schedule_steps)
+        with running(injection.anchor.verdict if injection else previous) as run:
+            result = monitored_sample(
+                inputs, gate, injection, previous=previous, stop="rejected" if on_reject == STOP else "never",
+                keep_steps=keep_steps, run=run,
+            )  # fmt: skip
+            run.finish(result.verdict)
         steps = result.steps_x0 or ExecutionBlocker("Switch keep_steps on to get the x0 prediction of each step.")
         return io.NodeOutput(result.latent, result.x0, steps, result.verdict, preview_or_block(result.verdict))
 
@@ -104,7 +108,9 @@ class SingleFrameProbe(io.ComfyNode):
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, gate, verdict, schedule_steps=0):
         inputs = Inputs(noise, guider, sampler, sigmas, latent_image, schedule_steps)
-        anchor, probed = single_frame_probe(inputs, gate, verdict)
+        with running(verdict) as run:
+            anchor, probed = single_frame_probe(inputs, gate, verdict, run)
+            run.finish(probed)
         return io.NodeOutput(anchor or Anchor(None, probed), probed, preview_or_block(probed))
 
 

@@ -10,6 +10,7 @@ from ..trials.report import run_report
 from ..trials.summary import headline, report_text
 from . import types
 from .compat import show_on_node
+from .panel import running
 from .widgets import schedule_steps_widget
 
 logger = logging.getLogger("foresight")
@@ -48,5 +49,5 @@ class ForesightWatch(io.ComfyNode):
             logger.info("Foresight Watch: %s", report_text(report))
             show_on_node(node, headline(report))
 
-        watch = Watch(gate, schedule_steps, show)
+        watch = Watch(gate, schedule_steps, show, running)
         return io.NodeOutput(watch.patch(model), watch)

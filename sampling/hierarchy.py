@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.model_management
 
+from ..panel.runs import Run, Trial
 from ..refiner.base import RefinementError, RefinementRequest, Refiner
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_nfe
@@ -30,8 +31,10 @@ class HierarchyResult:
     verdict: Verdict
 
 
-def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict) -> Verdict:
+def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run: Run | None = None) -> Verdict:
     """Asks for a better prompt and adds the answer to the history; a refiner that fails leaves a failed record."""
+    run = run or Run()
+    run.begin(Trial("2", "refine"), {})
     begin = time.perf_counter()
     record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
     try:
@@ -50,7 +53,8 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict) -> V
             },
         )
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
-    return Verdict((*rejected.history, record), rejected.settings)
+    run.conclude(record)
+    return rejected.followed_by(record)
 
 
 def worst_case(steps: int, gate: Gate) -> int:
@@ -61,36 +65,38 @@ def worst_case(steps: int, gate: Gate) -> int:
 
 def run_hierarchy(
     inputs: Inputs, gate: Gate, reguide: Callable[[str, str], Any], *, prompt: str, negative: str,
-    refiner: Refiner | None, injection: InjectionSettings | None,
+    refiner: Refiner | None, injection: InjectionSettings | None, run: Run | None = None,
 ) -> HierarchyResult:
     """Runs the trial plan to its end.
 
     reguide(prompt, negative) gives a guider with a refined prompt. refiner, injection: None leaves that trial out; with
-    both left out the run is watched and reported, never stopped.
+    both left out the run is watched and reported, never stopped. run: shows it in the live panel.
     """
+    run = run or Run()
     plan = TrialPlan(injection=injection is not None, refinement=refiner is not None)
     settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.whole, gate)}
     stop = "rejected" if plan.injection or plan.refinement else "never"
-    base = result = monitored_sample(inputs, gate, stop=stop, settings=settings)
+    base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, run=run)
     verdict, anchor = base.verdict, None
     step = plan.next(verdict.accepted or stop == "never")
     while step.action is not Action.FINISH:
         succeeded = True
         match step.action:
             case Action.PROBE:
-                anchor, probed = single_frame_probe(inputs, gate, verdict)
+                anchor, probed = single_frame_probe(inputs, gate, verdict, run)
                 verdict, succeeded = probed, probed.accepted
             case Action.REFINE:
                 request = RefinementRequest(prompt, negative, base.verdict.preview, base.verdict.predicted_score)
-                verdict = refine(request, refiner, verdict)
+                verdict = refine(request, refiner, verdict, run)
                 succeeded = verdict.record.accepted
                 if succeeded:
                     inputs = replace(inputs, guider=reguide(verdict.record.prompt, verdict.record.negative))
             case Action.INJECT:
-                result = monitored_sample(inputs, injection=Injection(anchor, injection))
+                result = monitored_sample(inputs, injection=Injection(anchor, injection), run=run)
                 verdict = result.verdict
             case Action.SAMPLE | Action.PLAIN:
-                result = monitored_sample(inputs, gate if step.action is Action.SAMPLE else None, previous=verdict)
+                checked = gate if step.action is Action.SAMPLE else None
+                result = monitored_sample(inputs, checked, previous=verdict, run=run)
                 verdict, succeeded = result.verdict, result.verdict.accepted
         step = plan.next(succeeded)
     return HierarchyResult(result.latent, base, verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import comfy.model_management
@@ -10,6 +11,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 
+from ..panel.runs import Decision, Run
 from ..scoring.inspector import Inspector
 
 logger = logging.getLogger("foresight")
@@ -62,24 +64,39 @@ def inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> 
         inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
 
 
+def show(run: Run, inspector: Inspector | None, step: int, x0: torch.Tensor, inspected: bool) -> None:
+    """Shows a step in the live panel, which must not break the run either."""
+    score, picture = None, None
+    try:
+        if inspected:
+            seen = inspector.last if inspector.last and inspector.last.step == step else None
+            score, picture = (max(seen.scores), seen.picture) if seen else (math.nan, None)
+        elif inspector is not None and run.wants_picture():
+            picture = inspector.look(x0)
+        run.step(step, score, picture)
+    except Exception as error:
+        logger.warning("Foresight: step %d was not shown: %s: %s", step, type(error).__name__, error)
+
+
 class MonitorSampler(comfy.samplers.Sampler):
     """Wraps a SAMPLER; the wrapped run is the same to the last bit for as long as it is not stopped.
 
     inspector: may be None, then nothing is inspected. stop: "rejected" ends a run when every item is rejected,
     "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
-    prediction of each step (1-based; not to be written to). After the run: `evaluations` (of the model), `steps`
-    (executed), `x0` (the last x0 prediction).
+    prediction of each step (1-based; not to be written to). run: shows it in the live panel, where a person may decide
+    instead of the detector. After the run: `evaluations` (of the model), `steps` (executed), `x0` (the last one).
     A stopped run returns its x0 prediction, in model space like any sampler's result.
     """
 
     def __init__(
         self, inner: comfy.samplers.Sampler, inspector: Inspector | None = None, *, stop: str = "rejected",
-        on_step: Callable[[int, torch.Tensor], None] | None = None,
+        on_step: Callable[[int, torch.Tensor], None] | None = None, run: Run | None = None,
     ):
         self.inner = inner
         self.inspector = inspector
         self.stop = stop
         self.on_step = on_step
+        self.run = run or Run()
         self.evaluations = 0
         self.steps = 0
         self.x0: torch.Tensor | None = None
@@ -113,8 +130,16 @@ class MonitorSampler(comfy.samplers.Sampler):
         if self.on_step is not None:
             self.on_step(step, video)
         inspector = self.inspector
-        if inspector is None or not inspector.wants(step):
+        wanted = inspector is not None and inspector.wants(step)
+        if wanted:
+            inspect(inspector, step, sigma, video)
+        show(self.run, inspector, step, video, wanted)
+        match self.run.take():
+            case Decision.STOP:
+                raise comfy.model_management.InterruptProcessingException()
+            case Decision.ACCEPT | Decision.REJECT as decision if inspector is not None:
+                inspector.overrule(step, decision is Decision.ACCEPT, len(video))
+        if inspector is None:
             return
-        inspect(inspector, step, sigma, video)
         if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
             raise _Stop(x0)

@@ -15,6 +15,7 @@ import comfy.utils
 import latent_preview
 import torch
 
+from ..panel.runs import Run, Trial
 from ..scoring.inspector import Gate, Inspector
 from ..trials.verdict import TrialRecord, Verdict
 from .injection import Anchor, Injection, InjectionSampler
@@ -85,42 +86,44 @@ class Result:
 
 def monitored_sample(
     inputs: Inputs, gate: Gate | None = None, injection: Injection | None = None, *, previous: Verdict | None = None,
-    stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None,
+    stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None, run: Run | None = None,
 ) -> Result:
     """Samples, inspected by `gate` where there is one, from `injection` where there is one.
 
     previous: the verdict this run answers, whose history goes into the report. A run that follows a failed refinement
-    is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report.
+    is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report; `run`
+    shows it in the live panel.
     """
+    run = run or Run()
     if injection is not None:
         previous = injection.anchor.verdict or previous
     if previous is not None and previous.refinement_failed:
         gate = None
     refined = previous is not None and previous.refined
-    inspector = gate.inspector(inputs.whole, inputs.steps) if gate else None
+    inspector = gate.inspector(inputs.whole, inputs.steps, picture=run.to_picture) if gate else None
     sampler = InjectionSampler(inputs.sampler, injection) if injection else inputs.sampler
+    if injection:
+        kind, trial = "inject", "2->1" if refined else "1"
+    else:
+        kind, trial = "sample" if gate else "plain", "2" if refined else "0"
+    settings = {
+        **gate_settings(gate, inputs.whole), "steps": inputs.steps, "seed": inputs.noise.seed,
+        **(previous.settings if previous else {}), **(settings or {}),
+    }
+    run.begin(Trial(trial, kind, inputs.steps, gate and gate.video.window(inputs.whole), bool(gate)), settings)
     kept: list[torch.Tensor] = []
     monitor = MonitorSampler(
-        sampler, inspector, stop=stop,
+        sampler, inspector, stop=stop, run=run,
         on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
     latent, x0 = _guided_sample(inputs, monitor, _attached(inputs.guider, gate))
     seconds = time.perf_counter() - begin
-    if injection:
-        kind, trial = "inject", "2->1" if refined else "1"
-    else:
-        kind, trial = "sample" if gate else "plain", "2" if refined else "0"
     record = trial_record(trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
     if inspector and record.message is None:
         record = replace(record, message=partial_schedule(inputs.guider.model_patcher, inputs.sigmas))
-    verdict = Verdict(
-        history=(*(previous.history if previous else ()), record),
-        settings={
-            **gate_settings(gate, inputs.whole), "steps": inputs.steps, "seed": inputs.noise.seed,
-            **(previous.settings if previous else {}), **(settings or {}),
-        },
-    )
+    run.conclude(record)
+    verdict = Verdict((*(previous.history if previous else ()), record), settings, run.id)
     steps_x0 = None
     if kept:
         process_out = inputs.guider.model_patcher.model.process_latent_out
@@ -128,21 +131,30 @@ def monitored_sample(
     return Result(latent, x0, verdict, steps_x0)
 
 
-def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[Anchor | None, Verdict]:
+def single_frame_probe(
+    inputs: Inputs, gate: Gate, rejected: Verdict, run: Run | None = None
+) -> tuple[Anchor | None, Verdict]:
     """Samples one latent frame of the same prompt up to the detector's decision (paper, section 3.2, Trial 1).
 
     The probe's noise is the first latent frame of the run's own noise. Its verdict is accepted where it beats the
     `rejected` one by the gate's delta; on the second probe (after refinement) any anchor is. No anchor: probing failed.
     """
+    run = run or Run()
     latent = dict(inputs.latent)
     latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
     trial = "2->1" if rejected.refined else "1"
     noise, samples = inputs.noise.generate_noise(latent), latent["samples"]
+    run.begin(Trial(trial, "probe", inputs.steps, gate.single_frame.window(inputs.whole), True), {})
+
+    def concluded(record: TrialRecord) -> Verdict:
+        run.conclude(record)
+        return rejected.followed_by(record)
+
     if message := no_probe(inputs, samples):
-        return None, _failed(rejected, TrialRecord(trial, "probe", accepted=False, message=message))
+        return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
-    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True)
-    monitor = MonitorSampler(inputs.sampler, inspector, stop="decided")
+    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=run.to_picture)
+    monitor = MonitorSampler(inputs.sampler, inspector, stop="decided", run=run)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     failure = None
@@ -158,14 +170,13 @@ def single_frame_probe(inputs: Inputs, gate: Gate, rejected: Verdict) -> tuple[A
         trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True
     )
     if failure:
-        return None, _failed(rejected, replace(record, accepted=False, message=failure))
+        return None, concluded(replace(record, accepted=False, message=failure))
     if monitor.x0 is None or not torch.isfinite(monitor.x0).all():
-        record = replace(record, accepted=False, message="the probe gave no usable frame")
-        return None, _failed(rejected, record)
+        return None, concluded(replace(record, accepted=False, message="the probe gave no usable frame"))
     found, asked = record.best.predicted_score, rejected.predicted_score
     better = found is not None and asked is not None and found >= asked + gate.delta
-    record = replace(record, accepted=better or rejected.refined, details={"better_by_delta": better})
-    verdict = Verdict((*rejected.history, record), rejected.settings)
+    accepted = inspector.overruled[0] if inspector.overruled else better or rejected.refined
+    verdict = concluded(replace(record, accepted=accepted, details={"better_by_delta": better}))
     return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict), verdict
 
 
@@ -205,10 +216,6 @@ class FixedNoise:
 
     def generate_noise(self, _):
         return self.noise
-
-
-def _failed(rejected: Verdict, record: TrialRecord) -> Verdict:
-    return Verdict((*rejected.history, record), rejected.settings)
 
 
 def _guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import comfy.model_management
 import comfy.patcher_extension
 from comfy_execution.utils import get_executing_context
 
+from ..panel.runs import Decision, Run, Trial
 from ..scoring.inspector import Gate
 from ..trials.verdict import TrialRecord, Verdict
-from .monitor import inspect, video_latent
+from .monitor import inspect, show, video_latent
 from .run import gate_settings, partial_schedule, trial_record
 
 logger = logging.getLogger("foresight")
@@ -26,15 +29,17 @@ class Watch:
     whichever sampler runs, nothing that it computes with is replaced.
 
     verdict: of the latest run, with the runs of the same queued prompt before it as its history; None before the
-    first. on_verdict sees each. schedule_steps: see `sampling.run.Inputs`.
+    first. on_verdict sees each. schedule_steps: see `sampling.run.Inputs`. running: opens a run in the live panel.
     """
 
     def __init__(
-        self, gate: Gate, schedule_steps: int = 0, on_verdict: Callable[[Verdict], None] = lambda verdict: None
+        self, gate: Gate, schedule_steps: int = 0, on_verdict: Callable[[Verdict], None] = lambda verdict: None,
+        running: Callable[[], AbstractContextManager[Run]] = lambda: nullcontext(Run()),
     ):
         self.gate = gate
         self.schedule_steps = schedule_steps
         self.on_verdict = on_verdict
+        self.running = running
         self.verdict: Verdict | None = None
         self._evaluations = 0
         self._prompt: str | None = None
@@ -64,32 +69,40 @@ class Watch:
                 noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
             )
         whole = max(self.schedule_steps, steps)
-        inspector = self.gate.inspector(whole, steps)
-        done = 0
+        settings = {"steps": steps, "seed": seed, **gate_settings(self.gate, whole)}
+        with self.running() as run:
+            inspector = self.gate.inspector(whole, steps, picture=run.to_picture)
+            run.begin(Trial("0", "sample", steps, self.gate.video.window(whole)), settings)
+            done = 0
 
-        def watch(step: int, x0, x, total_steps: int) -> None:
-            nonlocal done
-            if callback is not None:
-                callback(step, x0, x, total_steps)
-            done += 1
-            if inspector.wants(step + 1):
-                inspect(inspector, step + 1, levels[step], video_latent(x0, kwargs.get("latent_shapes")))
+            def watch(step: int, x0, x, total_steps: int) -> None:
+                nonlocal done
+                if callback is not None:
+                    callback(step, x0, x, total_steps)
+                done += 1
+                video, wanted = video_latent(x0, kwargs.get("latent_shapes")), inspector.wants(step + 1)
+                if wanted:
+                    inspect(inspector, step + 1, levels[step], video)
+                show(run, inspector, step + 1, video, wanted)
+                if run.take() is Decision.STOP:
+                    raise comfy.model_management.InterruptProcessingException()
 
-        self._evaluations, begin = 0, time.perf_counter()
-        try:
-            return executor(noise, latent_image, sampler, sigmas, denoise_mask, watch, disable_pbar, seed, **kwargs)
-        finally:
-            seconds = time.perf_counter() - begin
-            record = trial_record("0", "sample", inspector, self._evaluations, done, seconds)
-            note = record.message or partial_schedule(executor.class_obj.model_patcher, sigmas)
-            self._conclude(record, note, {"steps": steps, "seed": seed, **gate_settings(self.gate, whole)})
+            self._evaluations, begin = 0, time.perf_counter()
+            try:
+                return executor(noise, latent_image, sampler, sigmas, denoise_mask, watch, disable_pbar, seed, **kwargs)
+            finally:
+                seconds = time.perf_counter() - begin
+                record = trial_record("0", "sample", inspector, self._evaluations, done, seconds)
+                note = record.message or partial_schedule(executor.class_obj.model_patcher, sigmas)
+                self._conclude(replace(record, message=note), settings, run)
 
-    def _conclude(self, record: TrialRecord, note: str | None, settings: dict[str, Any]) -> None:
-        record = replace(record, message=note)
+    def _conclude(self, record: TrialRecord, settings: dict[str, Any], run: Run) -> None:
+        run.conclude(record)
         context = get_executing_context()
         prompt = context.prompt_id if context else None
         before = self.verdict.history if self.verdict and prompt is not None and prompt == self._prompt else ()
-        self._prompt, self.verdict = prompt, Verdict((*before, record), settings)
+        self._prompt, self.verdict = prompt, Verdict((*before, record), settings, run.id)
+        run.finish(self.verdict)
         try:
             self.on_verdict(self.verdict)
         except Exception as error:  # promise 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -16,12 +18,16 @@ from .scorer import Scorer
 
 @dataclass(frozen=True)
 class Observation:
-    """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made."""
+    """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made.
+
+    picture: what Inspector.picture made of the frames that were scored, of the best item.
+    """
 
     step: int
     sigma: float
     scores: tuple[float, ...]
     x0: torch.Tensor
+    picture: Any = None
 
 
 @dataclass(frozen=True)
@@ -49,22 +55,31 @@ class Gate:
         if self.every < 1:
             raise ValueError(f"every is {self.every}: inspect each step (1) or each n-th (2 or more).")
 
-    def inspector(self, steps: int, available: int | None = None, *, single_frame: bool = False) -> Inspector:
+    def inspector(
+        self, steps: int, available: int | None = None, *, single_frame: bool = False,
+        picture: Callable[[torch.Tensor], Any] | None = None,
+    ) -> Inspector:
         """For a run of the first `available` of `steps` steps (default: all)."""
-        return Inspector(self, self.single_frame if single_frame else self.video, steps, available or steps)
+        settings = self.single_frame if single_frame else self.video
+        return Inspector(self, settings, steps, available or steps, picture)
 
 
 @dataclass
 class Inspector:
-    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item."""
+    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item.
+
+    picture(frames [F, sH, sW, 3]): makes what the live panel shows of them.
+    """
 
     gate: Gate
     settings: DetectorSettings
     steps: int
     available: int
+    picture: Callable[[torch.Tensor], Any] | None = None
     seconds: float = 0.0
     last: Observation | None = None  # the latest step that was scored
     message: str | None = None  # why inspection failed, if it did
+    overruled: tuple[bool, int] | None = None  # a person's own decision, and its step
     _detectors: list[Detector] = field(default_factory=list)
     _text: torch.Tensor | None = None
 
@@ -75,11 +90,15 @@ class Inspector:
 
     @property
     def decided(self) -> bool:
+        if self.overruled:
+            return True
         return bool(self._detectors) and all(detector.decision for detector in self._detectors)
 
     @property
     def rejected(self) -> bool:
         """True once every item of the batch is rejected."""
+        if self.overruled:
+            return not self.overruled[0]
         return self.decided and not any(detector.decision.accepted for detector in self._detectors)
 
     def observe(self, step: int, sigma: float, x0: torch.Tensor) -> Observation:
@@ -96,14 +115,32 @@ class Inspector:
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
             seen = self.gate.scorer.looks_at(latent.shape[2])
-            scores = tuple(
-                float(self.gate.scorer.score(self._decode(item, seen), self._text)) for item in latent.split(1)
-            )
-            self.last = Observation(step, sigma, scores, latent.clone())
-            self._decide(step, scores)
+            scores, picture = [], None
+            for item in latent.split(1):
+                frames = self._decode(item, seen)
+                scores.append(float(self.gate.scorer.score(frames, self._text)))
+                if self.picture and scores[-1] == max(scores):
+                    picture = self.picture(frames)
+            self.last = Observation(step, sigma, tuple(scores), latent.clone(), picture)
+            self._decide(step, self.last.scores)
         finally:
             self.seconds += time.perf_counter() - begin
         return self.last
+
+    def look(self, x0: torch.Tensor) -> Any:
+        """The picture of an x0 prediction that is not scored: of its first item, the frames the scorer would see."""
+        begin = time.perf_counter()
+        try:
+            latent = (x0 if x0.ndim == 5 else x0.unsqueeze(2))[:1]
+            return self.picture(self._decode(latent, self.gate.scorer.looks_at(latent.shape[2])))
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def overrule(self, step: int, accepted: bool, items: int) -> None:
+        """A person decides for all `items` of the batch, whatever was decided before."""
+        if not self._detectors:
+            self._detectors = [Detector(self.settings, self.steps, self.available) for _ in range(items)]
+        self.overruled = accepted, step
 
     def preview(self, item: int) -> torch.Tensor:
         """All frames of a batch item at the last inspected step, [F, sH, sW, 3] in 0..1, on the CPU."""
@@ -134,7 +171,11 @@ class Inspector:
         verdicts = []
         for detector in self._detectors:
             decision, trace = detector.decision, tuple(detector.trace)
-            if decision is None or decision.rule == "not_inspected":
+            if self.overruled:
+                accepted, step = self.overruled
+                score = decision.predicted_score if decision else trace[-1][1] if trace else None
+                verdicts.append(ItemVerdict(accepted, score, step, "user_accept" if accepted else "user_reject", trace))
+            elif decision is None or decision.rule == "not_inspected":
                 score = trace[-1][1] if trace else None
                 verdicts.append(ItemVerdict(True, score, None, "not_inspected", trace))
             else:

@@ -29,7 +29,7 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     per_step = _evaluations_per_step(records)
     nfe_video = sum(record.nfe_video for record in records)
     nfe_single_frame = sum(record.nfe_single_frame for record in records)
-    return _finite(
+    return finite(
         {
             "schema": SCHEMA,
             "version": VERSION,
@@ -99,12 +99,12 @@ def _plain_seconds(records: tuple[TrialRecord, ...], steps: int | None) -> float
     return sum(record.seconds.get("sampling", 0.0) for record in video) / done * steps if done and steps else None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN: scores that were not finite become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -58,12 +58,18 @@ def _order(item: ItemVerdict) -> float:
 @dataclass(frozen=True)
 class Verdict:
     """A run's verdict: its record, last in the history of everything that went before. settings go into the report.
+    run: the live panel's name for the run, so that what follows is shown there as its next trial.
 
     A batch is accepted as long as one of its items is: the run is stopped only when every item is rejected.
     """
 
     history: tuple[TrialRecord, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    run: str | None = None
+
+    def followed_by(self, record: TrialRecord) -> Verdict:
+        """The verdict after one more part of the same run."""
+        return replace(self, history=(*self.history, record))
 
     @property
     def record(self) -> TrialRecord:

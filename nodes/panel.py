@@ -1,0 +1,41 @@
+"""The live panel's ends in ComfyUI: the store, who is told, and the routes."""
+
+from contextlib import AbstractContextManager
+
+import comfy.model_management
+from comfy_execution.utils import get_executing_context
+
+from ..panel.routes import add_routes
+from ..panel.runs import Run, RunStore
+from .compat import prompt_server, show_on_node
+
+
+def send(event: str, data: dict, client: str | None) -> None:
+    """To the page that queued the prompt; every client of the API sees the score as text on the node."""
+    server = prompt_server()
+    if server is None:
+        return
+    if client is not None:
+        server.send_sync(event, data, client)
+    if event == "foresight.step" and data["score"] is not None:
+        run = STORE.run(data["run"])
+        trial = run.trials[data["index"]]
+        show_on_node(run.about["node"], f"Trial {trial.trial}, step {data['step']}/{trial.steps}: score {data['score']:.3f}")
+
+
+STORE = RunStore(send, comfy.model_management.InterruptProcessingException)
+
+
+def running(previous=None) -> AbstractContextManager[Run]:
+    """The run of the node that is being executed. previous: the verdict that it goes on from, if any."""
+    context, server = get_executing_context(), prompt_server()
+    return STORE.running(
+        previous.run if previous else None, context.prompt_id if context else "", context.node_id if context else "",
+        server.client_id if server else None,
+    )  # fmt: skip
+
+
+def register() -> None:
+    """Adds the routes; nothing where there is no server (tests, scripts)."""
+    if server := prompt_server():
+        add_routes(server.routes, STORE)

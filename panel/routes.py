@@ -1,0 +1,88 @@
+"""HTTP routes of the live panel. All but one only read; ComfyUI's own origin check stands in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from .pictures import encode
+from .runs import Decision, Refused, RunStore
+
+BASE = "/foresight/runs"
+FOREVER = "private, max-age=86400, immutable"  # a picture of a run's step never changes
+
+
+def add_routes(routes: web.RouteTableDef, store: RunStore) -> None:
+    """
+    GET  runs                                      summaries, newest first
+    GET  runs/{id}                                 the whole state (Run.state)
+    GET  runs/{id}/report                          the run report of a run that has ended
+    GET  runs/{id}/trials/{n}/steps/{step}.jpg     the preview's frames side by side; ?frame=i: one of them
+    POST runs/{id}/decision {"decision": "accept" | "reject" | "stop"}
+
+    400 for malformed requests, 404 for what is not there, 409 for a decision that cannot be taken.
+    """
+
+    @routes.get(BASE)
+    async def list_runs(request: web.Request) -> web.Response:
+        return web.json_response({"runs": store.runs()})
+
+    @routes.get(BASE + "/{id:[0-9a-f]{32}}")
+    async def one_run(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(store.state(request.match_info["id"]))
+        except KeyError:
+            return _gone()
+
+    @routes.get(BASE + "/{id:[0-9a-f]{32}}/report")
+    async def report(request: web.Request) -> web.Response:
+        try:
+            found = store.run(request.match_info["id"]).report
+        except KeyError:
+            return _gone()
+        return web.json_response(found) if found else _error(404, "this run has no report yet")
+
+    @routes.get(BASE + r"/{id:[0-9a-f]{32}}/trials/{trial:\d{1,4}}/steps/{step:\d{1,6}}.jpg")
+    async def picture(request: web.Request) -> web.Response:
+        where = request.match_info
+        tag = f'"{where["id"]}-{where["trial"]}-{where["step"]}-{request.query.get("frame", "")}"'
+        if request.headers.get("If-None-Match") == tag:
+            return web.Response(status=304)
+        try:
+            frames = store.picture(where["id"], int(where["trial"]), int(where["step"]))
+            if "frame" in request.query:
+                frames = frames[int(request.query["frame"])][None]
+        except (KeyError, IndexError):
+            return _error(404, "this picture is not, or no longer, there")
+        except ValueError:
+            return _error(400, "frame is a number")
+        try:
+            data = await asyncio.to_thread(encode, frames)
+        except Exception as error:
+            return _error(500, f"the picture could not be encoded: {type(error).__name__}: {error}")
+        return web.Response(body=data, content_type="image/jpeg", headers={"ETag": tag, "Cache-Control": FOREVER})
+
+    @routes.post(BASE + "/{id:[0-9a-f]{32}}/decision")
+    async def decide(request: web.Request) -> web.Response:
+        if request.content_type != "application/json":  # what a page of another origin cannot send unasked
+            return _error(400, "send application/json")
+        try:
+            decision = Decision((await request.json())["decision"])
+        except (ValueError, KeyError, TypeError):
+            return _error(400, f"decision is one of {', '.join(Decision)}")
+        try:
+            store.run(request.match_info["id"]).decide(decision)
+        except KeyError:
+            return _gone()
+        except Refused as refused:
+            return _error(409, str(refused))
+        return web.json_response({"decision": decision}, status=202)
+
+
+def _gone() -> web.Response:
+    return _error(404, "no such run: it may be older than the last ones, which are all that is kept")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)

@@ -1,0 +1,294 @@
+"""The runs that the live panel shows, in bounded memory. Sampling writes, requests read; nothing here waits or draws.
+
+A run is what one graph does for one clip, over all its trials. Its state (`Run.state`) is JSON; every change also goes
+out as a small event, so that a page follows with events alone and rebuilds itself from the state after a reload.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..trials.report import finite, run_report
+from ..trials.verdict import TrialRecord, Verdict
+from .pictures import thumbnail
+
+MAX_RUNS = 24
+MAX_BYTES = 192 * 2**20  # of pictures: a 480p clip of 8 frames is about 0.5 MB a step
+WATCHED = 10.0  # seconds after a picture was asked for in which somebody is taken to be looking
+PICTURE_EVERY = 1.0  # seconds between pictures of steps that are not inspected: they are made only to be looked at
+EVENT_EVERY = 0.2  # seconds between events of steps without a score
+
+Send = Callable[[str, dict[str, Any], str | None], None]
+
+
+class Decision(StrEnum):
+    """What a person can say of a live run: take it as it is, go on to the next trial, or cancel the queue's run."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    STOP = "stop"
+
+
+class Refused(Exception):
+    """A decision that cannot be taken now; says why."""
+
+
+@dataclass
+class Trial:
+    """One guider call or refinement of a run. trace: [step, score or None]; window: the detector's first and last step.
+
+    decidable: whether accepting or rejecting changes what comes next (there is a gate).
+    """
+
+    trial: str
+    kind: str
+    steps: int = 0
+    window: tuple[int, int] | None = None
+    decidable: bool = False
+    step: int = 0
+    trace: list[tuple[int, float | None]] = field(default_factory=list)
+    verdict: dict[str, Any] | None = None
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)  # step -> uint8 [frames, height, width, 3]
+
+    def state(self) -> dict[str, Any]:
+        """pictures: the steps that have one; size: frames, height and width of each."""
+        first = next(iter(self.pictures.values()), None)
+        return {
+            "trial": self.trial, "kind": self.kind, "steps": self.steps, "window": self.window,
+            "decidable": self.decidable, "step": self.step, "trace": list(self.trace), "verdict": self.verdict,
+            "pictures": sorted(self.pictures), "size": None if first is None else list(first.shape[:3]),
+        }  # fmt: skip
+
+
+class Run:
+    """One run, as its own sampling thread writes it. Without a store it remembers nothing: for callers that have no
+    panel."""
+
+    def __init__(self, store: RunStore | None = None, prompt_id: str = "", node: str = "", client: str | None = None):
+        self.id = uuid.uuid4().hex
+        self.store, self.client = store, client
+        self.about: dict[str, Any] = {"id": self.id, "prompt_id": prompt_id, "node": node, "created": time.time()}
+        self.settings: dict[str, Any] = {}
+        self.trials: list[Trial] = []
+        self.live, self.message = True, None
+        self.report: dict[str, Any] | None = None
+        self.sequence = 0
+        self._decision: Decision | None = None
+        self._pictured = self._told = 0.0
+
+    @property
+    def to_picture(self) -> Callable[[Tensor], np.ndarray] | None:
+        """Makes its pictures of frames; None where nobody keeps them."""
+        return thumbnail if self.store else None
+
+    def begin(self, trial: Trial, settings: dict[str, Any]) -> None:
+        """A trial starts. settings: of the run, as the report has them (prompt, tau, seed, steps...)."""
+        with self._changing():
+            self.trials.append(trial)
+            self.settings.update(settings)
+            self._decision = None
+            self._send("trial", index=len(self.trials) - 1, trial=trial.state(), settings=self.settings)
+
+    def wants_picture(self) -> bool:
+        """Whether somebody would see a picture of a step that is not inspected, and it is time for one."""
+        if self.store is None:
+            return False
+        now = time.monotonic()
+        return now - self.store.looked_at < WATCHED and now - self._pictured > PICTURE_EVERY
+
+    def step(self, step: int, score: float | None, picture: np.ndarray | None = None) -> None:
+        """A step (1-based) is done. score: of the best item where it was inspected; picture: uint8 [F, h, w, 3]."""
+        if self.store is None:
+            return
+        now = time.monotonic()
+        with self._changing():
+            trial = self.trials[-1]
+            trial.step = step
+            if score is not None:
+                trial.trace.append((step, score if math.isfinite(score) else None))
+            if picture is not None:
+                trial.pictures[step] = picture
+                self._pictured = now
+                self.store.fit()
+            if score is None and picture is None and now - self._told < EVENT_EVERY and step < trial.steps:
+                return
+            self._told = now
+            shown = step in trial.pictures
+            size = list(trial.pictures[step].shape[:3]) if shown else None
+            scored = trial.trace[-1][1] if score is not None else None
+            self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=scored,
+                       pictured=shown, size=size)
+
+    def take(self) -> Decision | None:
+        """What a person has decided since the last call, if anything."""
+        decision, self._decision = self._decision, None
+        return decision
+
+    def decide(self, decision: Decision) -> None:
+        """Raises Refused."""
+        with self._changing():
+            if not self.live:
+                raise Refused("this run has ended")
+            if self._decision is not None:
+                raise Refused(f"'{self._decision}' was asked for just before, and is not done yet")
+            if decision is not Decision.STOP and not (self.trials and self.trials[-1].decidable):
+                raise Refused("nothing is being judged in this part of the run: it can only be stopped")
+            self._decision = decision
+
+    def conclude(self, record: TrialRecord) -> None:
+        """A trial has ended with this record."""
+        with self._changing():
+            trial = self.trials[-1]
+            best = record.best
+            trial.decidable, trial.step = False, max(trial.step, record.steps)
+            trial.verdict = finite({
+                "accepted": record.accepted, "predicted_score": best and best.predicted_score,
+                "stop_step": best and best.stop_step, "rule": best and best.rule, "message": record.message,
+                "nfe": record.nfe_video + record.nfe_single_frame, "seconds": sum(record.seconds.values()),
+                "prompt": record.prompt, "details": record.details,
+            })  # fmt: skip
+            self._send("verdict", index=len(self.trials) - 1, verdict=trial.verdict)
+
+    def finish(self, verdict: Verdict) -> None:
+        """The node is done; a later node of the same graph may go on with this run."""
+        if self.store is not None:
+            self.report = run_report(verdict)
+
+    def close(self, message: str | None) -> None:
+        with self._changing():
+            self.live, self.message, self._decision = False, message, None
+            self._send("end", message=message, report=self.report)
+
+    def reopen(self, node: str, client: str | None) -> None:
+        with self._changing():
+            self.live, self.message, self.client = True, None, client
+            self.about["node"] = node
+            self._send("start", state=self.state())
+
+    def state(self) -> dict[str, Any]:
+        return self.about | {
+            "sequence": self.sequence, "live": self.live, "message": self.message, "settings": self.settings,
+            "trials": [trial.state() for trial in self.trials], "report": self.report,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        last = self.trials[-1] if self.trials else None
+        return self.about | {
+            "live": self.live, "prompt": self.settings.get("prompt"), "seed": self.settings.get("seed"),
+            "trial": last and last.trial, "accepted": self.report and self.report["accepted"],
+        }  # fmt: skip
+
+    @property
+    def bytes(self) -> int:
+        return sum(picture.nbytes for trial in self.trials for picture in trial.pictures.values())
+
+    def thin_out(self) -> None:
+        """Drops every other picture; the last of each trial stays."""
+        for trial in self.trials:
+            for step in sorted(trial.pictures)[-2::-2]:
+                del trial.pictures[step]
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self.store is None:
+            yield
+            return
+        with self.store.lock:
+            yield
+
+    def _send(self, event: str, **data: Any) -> None:
+        if self.store is not None:
+            self.sequence += 1
+            self.store.send(f"foresight.{event}", {"run": self.id, "sequence": self.sequence, **data}, self.client)
+
+
+class RunStore:
+    """The last MAX_RUNS runs, their pictures within MAX_BYTES; the oldest go first.
+
+    send(event, data, client) must not block; what it raises is ignored, since a page that cannot be told must not end a
+    run (promise 2). cancelled: what is raised when the user cancels.
+    """
+
+    def __init__(
+        self, send: Send = lambda event, data, client: None, cancelled: type[BaseException] = KeyboardInterrupt
+    ):
+        self.lock = threading.RLock()
+        self.looked_at = -math.inf
+        self._tell, self._cancelled = send, cancelled
+        self._runs: dict[str, Run] = {}
+
+    def send(self, event: str, data: dict[str, Any], client: str | None) -> None:
+        try:
+            self._tell(event, data, client)
+        except Exception:
+            return
+
+    @contextmanager
+    def running(self, known: str | None, prompt_id: str, node: str, client: str | None) -> Iterator[Run]:
+        """The run that a node works on: the `known` one, from the verdict that the node was given, or a new one."""
+        with self.lock:
+            run = self._runs.get(known or "")
+            if run is None:
+                run = Run(self, prompt_id, node, client)
+                self._runs[run.id] = run
+                self.fit()
+            run.reopen(node, client)
+        message: str | None = "stopped"
+        try:
+            yield run
+            message = None
+        except self._cancelled:
+            raise
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            run.close(message)
+
+    def fit(self) -> None:
+        """Drops what is too much: whole runs that have ended, then pictures of those that are live."""
+        with self.lock:
+            ended = [run for run in self._runs.values() if not run.live]
+            while ended and (len(self._runs) > MAX_RUNS or self.bytes > MAX_BYTES):
+                del self._runs[ended.pop(0).id]
+            while self.bytes > MAX_BYTES:
+                before = self.bytes
+                for run in self._runs.values():
+                    run.thin_out()
+                if self.bytes == before:
+                    break
+
+    @property
+    def bytes(self) -> int:
+        return sum(run.bytes for run in self._runs.values())
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Summaries, newest first."""
+        with self.lock:
+            return [run.summary() for run in reversed(self._runs.values())]
+
+    def run(self, id: str) -> Run:
+        """KeyError for one that is not, or no longer, there."""
+        with self.lock:
+            return self._runs[id]
+
+    def state(self, id: str) -> dict[str, Any]:
+        with self.lock:
+            return self._runs[id].state()
+
+    def picture(self, id: str, trial: int, step: int) -> np.ndarray:
+        """uint8 [frames, height, width, 3]. KeyError or IndexError for one that is not, or no longer, there."""
+        with self.lock:
+            self.looked_at = time.monotonic()
+            return self._runs[id].trials[trial].pictures[step]

@@ -1,0 +1,402 @@
+"""The live panel's server side: what it keeps, what it answers, and that it never touches a run unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from io import BytesIO
+
+import comfy.model_management
+import numpy as np
+import pytest
+import torch
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from PIL import Image
+from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
+
+from foresight.panel import runs as panel_runs
+from foresight.panel.pictures import SIDE, thumbnail
+from foresight.panel.routes import add_routes
+from foresight.panel.runs import Decision, Refused, Run, RunStore, Trial
+from foresight.sampling.hierarchy import run_hierarchy
+from foresight.sampling.injection import InjectionSettings
+from foresight.sampling.run import monitored_sample, single_frame_probe
+from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
+
+PASS, FAIL = (0.3,), (0.1,)
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return model()
+
+
+class Page:
+    """A store, and what a page is told of it."""
+
+    def __init__(self):
+        self.events = []
+        self.store = RunStore(self.hear, comfy.model_management.InterruptProcessingException)
+
+    def hear(self, event, data, client):
+        self.events.append((event, json.loads(json.dumps(data)), client))
+
+    def running(self, known=None):
+        return self.store.running(known, "prompt", "7", "tab")
+
+    def told(self, event):
+        return [data for name, data, _ in self.events if name == f"foresight.{event}"]
+
+
+@pytest.fixture
+def page():
+    return Page()
+
+
+def record():
+    return TrialRecord("0", "sample", (ItemVerdict(True, 0.3, 10, "early_accept", ((10, 0.3),)),))
+
+
+def picture(side=8):
+    return np.zeros((5, side, side, 3), np.uint8)
+
+
+def follow(events):
+    """What a page makes of the events alone; must be what a page gets that asks for the state."""
+    state = None
+    for event, data in events:
+        match event.removeprefix("foresight."):
+            case "start":
+                state = data["state"]
+            case "trial":
+                state["trials"].append(data["trial"])
+                state["settings"] = data["settings"]
+            case "step":
+                trial = state["trials"][data["index"]]
+                trial["step"] = data["step"]
+                if data["scored"]:
+                    trial["trace"].append([data["step"], data["score"]])
+                if data["pictured"]:
+                    trial["pictures"].append(data["step"])
+                    trial["size"] = trial["size"] or data["size"]
+            case "verdict":
+                trial = state["trials"][data["index"]]
+                trial |= {"verdict": data["verdict"], "decidable": False}
+            case "end":
+                state |= {"live": False, "message": data["message"], "report": data["report"]}
+        state["sequence"] = data["sequence"]
+    return state
+
+
+def test_a_page_can_follow_by_events_alone(page, patcher):
+    given = inputs(patcher, steps=50)
+    with page.running() as run:
+        result = run_hierarchy(
+            given, gate(*FAIL), lambda *_: given.guider, prompt="a red circle", negative="", refiner=Rewriter(),
+            injection=InjectionSettings(), run=run,
+        )
+        run.finish(result.verdict)
+    state = json.loads(json.dumps(page.store.state(run.id)))
+    assert follow([(event, data) for event, data, _ in page.events]) == state
+    assert {client for _, _, client in page.events} == {"tab"}
+    assert [(trial["trial"], trial["kind"]) for trial in state["trials"]] == [
+        (record.trial, record.kind) for record in result.verdict.history
+    ]
+    base = state["trials"][0]
+    assert base["window"] == [8, 14] and [step for step, _ in base["trace"]] == list(range(1, 12)) == base["pictures"]
+    assert base["verdict"]["rule"] == "early_reject" and base["size"] == [3, 4, 4]
+    assert state["report"]["trials"][-1]["trial"] == state["trials"][-1]["trial"]
+    assert state["settings"]["prompt"] == "a red circle" and not state["live"]
+
+
+def test_watching_changes_nothing(page, patcher):
+    alone = monitored_sample(inputs(patcher), gate(*PASS))
+    page.store.looked_at = 1e9  # somebody looks at every step
+    with page.running() as run:
+        watched = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+    assert torch.equal(alone.latent["samples"], watched.latent["samples"])
+    assert alone.verdict.record.items == watched.verdict.record.items
+
+
+def test_steps_that_are_not_inspected_are_pictured_only_when_somebody_looks(page, patcher, monkeypatch):
+    monkeypatch.setattr(panel_runs, "PICTURE_EVERY", 0.0)
+    for looked_at, pictured in ((-1e9, 3), (1e9, 10)):
+        page.store.looked_at = looked_at
+        with page.running() as run:
+            monitored_sample(inputs(patcher, steps=10), gate(*PASS), run=run)
+        trial = page.store.state(run.id)["trials"][0]
+        assert (len(trial["pictures"]), len(trial["trace"])) == (pictured, 3)
+
+
+def test_later_nodes_of_a_graph_go_on_with_the_same_run(page, patcher):
+    with page.running() as run:
+        rejected = monitored_sample(inputs(patcher, steps=50), gate(*FAIL), run=run).verdict
+        run.finish(rejected)
+    assert not page.store.state(run.id)["live"]
+    with page.running(rejected.run) as again:
+        _, probed = single_frame_probe(inputs(patcher, steps=50), gate(*PASS), rejected, again)
+    assert again is run and probed.run == run.id
+    assert [trial["kind"] for trial in page.store.state(run.id)["trials"]] == ["sample", "probe"]
+    with page.running("dropped long ago") as other:
+        pass
+    assert other is not run
+
+
+class Deciding(ScriptedScorer):
+    """At its n-th call a person decides."""
+
+    def __init__(self, run, decision, at, *scores):
+        super().__init__(*scores)
+        self.run, self.decision, self.at = run, decision, at
+
+    def score(self, frames, text):
+        if self.calls + 1 == self.at:
+            self.run.decide(self.decision)
+        return super().score(frames, text)
+
+
+def test_reject_now_goes_to_the_next_trial(page, patcher):
+    given = inputs(patcher, steps=50)
+    with page.running() as run:
+        scorer = Deciding(run, Decision.REJECT, 3, *PASS)
+        result = run_hierarchy(
+            given, gate(scorer=scorer), lambda *_: given.guider, prompt="a red circle", negative="", refiner=Rewriter(),
+            injection=InjectionSettings(), run=run,
+        )
+    first, second, *_ = result.verdict.history
+    assert (first.best.rule, first.best.stop_step, first.steps, first.accepted) == ("user_reject", 3, 3, False)
+    assert second.kind == "probe"
+
+
+def test_reject_now_also_works_after_the_detector_has_accepted(page, patcher):
+    with page.running() as run:
+        steps = []
+
+        def late(event, data, client):
+            if event == "foresight.step" and data["step"] == 30 and not steps:
+                steps.append(30)
+                run.decide(Decision.REJECT)
+
+        page.store._tell = late
+        panel_runs_every, panel_runs.EVENT_EVERY = panel_runs.EVENT_EVERY, 0.0
+        try:
+            result = monitored_sample(inputs(patcher, steps=50), gate(*PASS), run=run)
+        finally:
+            panel_runs.EVENT_EVERY = panel_runs_every
+    assert not result.verdict.accepted and result.verdict.record.steps == 30
+    assert result.verdict.record.best.rule == "user_reject"
+
+
+def test_accept_now_keeps_a_failing_clip(page, patcher):
+    plain = monitored_sample(inputs(patcher, steps=50), None)
+    with page.running() as run:
+        checked = gate(scorer=Deciding(run, Decision.ACCEPT, 5, *FAIL))
+        kept = monitored_sample(inputs(patcher, steps=50), checked, run=run)
+    assert kept.verdict.accepted and kept.verdict.record.best.rule == "user_accept"
+    assert torch.equal(kept.latent["samples"], plain.latent["samples"])
+
+
+def test_accept_now_injects_a_probe_that_is_not_better(page, patcher):
+    rejected = monitored_sample(inputs(patcher, steps=50), gate(*FAIL)).verdict
+    with page.running() as run:
+        checked = gate(scorer=Deciding(run, Decision.ACCEPT, 2, *FAIL))
+        anchor, probed = single_frame_probe(inputs(patcher, steps=50), checked, rejected, run)
+    assert probed.accepted and anchor is not None and probed.record.steps == 2
+
+
+def test_stop_is_the_users_cancel(page, patcher):
+    with pytest.raises(comfy.model_management.InterruptProcessingException), page.running() as run:
+        monitored_sample(inputs(patcher, steps=50), gate(scorer=Deciding(run, Decision.STOP, 2, *PASS)), run=run)
+    state = page.store.state(run.id)
+    assert not state["live"] and state["message"] == page.told("end")[0]["message"] == "stopped"
+
+
+def test_decisions_that_cannot_be_taken_are_refused(page):
+    with page.running() as run:
+        with pytest.raises(Refused, match="only be stopped"):
+            run.decide(Decision.ACCEPT)
+        run.begin(Trial("0", "sample", 50, (8, 14), True), {})
+        run.decide(Decision.REJECT)
+        with pytest.raises(Refused, match="'reject' was asked for"):
+            run.decide(Decision.ACCEPT)
+        assert run.take() is Decision.REJECT and run.take() is None
+        run.conclude(record())
+        with pytest.raises(Refused, match="only be stopped"):
+            run.decide(Decision.REJECT)
+    with pytest.raises(Refused, match="has ended"):
+        run.decide(Decision.STOP)
+
+
+def test_a_failed_run_says_why(page):
+    with pytest.raises(RuntimeError), page.running() as run:
+        raise RuntimeError("out of luck")
+    assert page.store.state(run.id)["message"] == "RuntimeError: out of luck"
+
+
+def test_a_page_that_cannot_be_told_ends_nothing(patcher):
+    def broken(event, data, client):
+        raise ConnectionError("the page is gone")
+
+    with RunStore(broken).running(None, "", "", None) as run:
+        result = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+    assert result.verdict.record.message is None
+
+
+def test_a_picture_that_cannot_be_made_ends_nothing(page, patcher, monkeypatch):
+    monkeypatch.setattr(panel_runs, "thumbnail", lambda frames: 1 / 0)
+    with page.running() as run:
+        result = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+    assert result.verdict.accepted and "ZeroDivisionError" in result.verdict.record.message
+
+
+def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
+    monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
+    for _ in range(500):
+        with page.running() as run:
+            run.begin(Trial("0", "sample", 50), {})
+            for step in (1, 2, 3):
+                run.step(step, 0.3, picture())
+            run.conclude(record())
+            run.finish(Verdict((record(),)))
+        assert page.store.bytes <= panel_runs.MAX_BYTES and len(page.store.runs()) <= panel_runs.MAX_RUNS
+    assert page.store.runs()[0]["id"] == run.id
+    assert len(page.store.runs()) == 3
+
+
+def test_one_run_of_thousands_of_steps_is_thinned_out(page, monkeypatch):
+    monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
+    with page.running() as run:
+        run.begin(Trial("0", "sample", 5000), {})
+        for step in range(1, 5001):
+            run.step(step, 0.3, picture())
+            assert page.store.bytes <= panel_runs.MAX_BYTES
+        kept = page.store.state(run.id)["trials"][0]["pictures"]
+    assert kept[-1] == 5000 and len(kept) >= 5
+
+
+def test_scores_that_are_no_numbers_are_valid_json(page):
+    with page.running() as run:
+        run.begin(Trial("0", "sample", 50), {"tau": 0.2})
+        run.step(1, float("nan"))
+    assert page.store.state(run.id)["trials"][0]["trace"] == [(1, None)]
+    json.dumps([page.events, page.store.state(run.id)], allow_nan=False)
+
+
+def test_a_run_without_a_store_keeps_nothing(patcher):
+    run = Run()
+    result = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+    assert run.bytes == 0 and result.verdict.accepted and run.to_picture is None
+
+
+def test_thumbnails_are_small_and_keep_their_colours():
+    frames = torch.tensor([0.2, 0.5, 1.0]).expand(2, 480, 832, 3)
+    small = thumbnail(frames)
+    assert small.shape == (2, 185, SIDE, 3) and small.dtype == np.uint8
+    assert (small == np.array([51, 128, 255])).all()
+    assert thumbnail(frames[:, :64, :64]).shape == (2, 64, 64, 3)  # small ones stay as they are
+
+
+def ask(store, *requests):
+    """The answers (status, headers, body) to (method, path, keywords) from the real routes."""
+
+    async def run():
+        routes = web.RouteTableDef()
+        add_routes(routes, store)
+        app = web.Application()
+        app.add_routes(routes)
+        async with TestClient(TestServer(app)) as client:
+            answers = []
+            for method, path, keywords in requests:
+                async with client.request(method, f"/foresight/runs{path}", **keywords) as answer:
+                    answers.append((answer.status, answer.headers, await answer.read()))
+            return answers
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def shown(page):
+    """A store with a live run that has one picture; yields the store and the run."""
+    with page.running() as run:
+        run.begin(Trial("0", "sample", 50, (8, 14), True), {"prompt": "a red circle"})
+        frames = picture()
+        frames[2] = 255
+        run.step(9, 0.25, frames)
+        yield page.store, run
+
+
+def test_pictures_are_encoded_when_asked_for_and_cached_by_the_browser(shown):
+    store, run = shown
+    at = f"/{run.id}/trials/0/steps/9.jpg"
+    (status, headers, body), (_, _, frame) = ask(store, ("GET", at, {}), ("GET", f"{at}?frame=2", {}))
+    assert status == 200 and headers["Content-Type"] == "image/jpeg" and "immutable" in headers["Cache-Control"]
+    assert Image.open(BytesIO(body)).size == (40, 8)
+    assert np.asarray(Image.open(BytesIO(frame))).min() > 250
+    ((status, _, body),) = ask(store, ("GET", at, {"headers": {"If-None-Match": headers["ETag"]}}))
+    assert status == 304 and body == b""
+    assert run.wants_picture() or run._pictured  # somebody is looking now
+
+
+def test_lists_and_states_are_json(shown):
+    store, run = shown
+    (_, _, listed), (_, _, state) = ask(store, ("GET", "", {}), ("GET", f"/{run.id}", {}))
+    assert json.loads(listed)["runs"][0]["prompt"] == "a red circle"
+    assert json.loads(state) == json.loads(json.dumps(store.state(run.id)))
+
+
+@pytest.mark.parametrize(
+    "path, status",
+    [
+        (f"/{'0' * 32}", 404), (f"/{'0' * 32}/report", 404), (f"/{'0' * 32}/trials/0/steps/9.jpg", 404),
+        ("/not-an-id", 404), ("/{id}/trials/7/steps/9.jpg", 404), ("/{id}/trials/0/steps/10.jpg", 404),
+        ("/{id}/trials/0/steps/9.jpg?frame=50", 404), ("/{id}/trials/0/steps/9.jpg?frame=x", 400), ("/..", 404),
+        ("/{id}/report", 404),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_said_so(shown, path, status):
+    store, run = shown
+    ((found, _, _),) = ask(store, ("GET", path.format(id=run.id), {}))
+    assert found == status
+
+
+def test_a_picture_that_cannot_be_encoded_is_said_so(shown):
+    store, run = shown
+    run.trials[0].pictures[9] = np.zeros((2, 3, 3, 7), np.uint8)  # seven colours
+    ((status, _, body),) = ask(store, ("GET", f"/{run.id}/trials/0/steps/9.jpg", {}))
+    assert status == 500 and "could not be encoded" in json.loads(body)["error"]
+
+
+def test_decisions_over_http(shown):
+    store, run = shown
+    at = f"/{run.id}/decision"
+    answers = ask(
+        store,
+        ("POST", at, {"json": {"decision": "explode"}}), ("POST", at, {"json": ["accept"]}),
+        ("POST", at, {"data": "not json", "headers": {"Content-Type": "application/json"}}),
+        ("POST", at, {"data": {"decision": "accept"}}),  # a form, as any page could send it
+        ("POST", f"/{'0' * 32}/decision", {"json": {"decision": "accept"}}),
+        ("POST", at, {"json": {"decision": "accept"}}), ("POST", at, {"json": {"decision": "stop"}}),
+    )  # fmt: skip
+    assert [status for status, _, _ in answers] == [400, 400, 400, 400, 404, 202, 409]
+    assert run.take() is Decision.ACCEPT
+
+
+def test_two_decisions_at_once_are_one(shown):
+    _, run = shown
+    refused, barrier = [], threading.Barrier(8)
+
+    def press():
+        barrier.wait()
+        try:
+            run.decide(Decision.REJECT)
+        except Refused:
+            refused.append(1)
+
+    threads = [threading.Thread(target=press) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 7
