@@ -20,6 +20,7 @@ COLOURS = {"green": ("#232", "#353"), "red": ("#322", "#533")}  # as core's temp
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 BOX, BOX_OUT = -10, -20  # the frontend's ids of a subgraph's own ends
 WIDTH, GAP, TITLE, SLOT, WIDGET, TEXT = 340, 50, 30, 20, 26, 110  # pixels
+VIEWS = {"ForesightSampler": 310, "ForesightMonitoredSampler": 310}  # web/foresight.js: the live view below the widgets
 
 
 @dataclass
@@ -170,7 +171,8 @@ class _Writer:
         widgets = [given for given in inputs if given.is_widget]
         height = max(sum(not given.is_widget for given in inputs), len(info["output"])) * SLOT + 12
         height += sum(TEXT if given.options.get("multiline") else WIDGET for given in widgets)
-        return height + WIDGET * sum("control_after_generate" in given.options for given in widgets)
+        height += WIDGET * sum("control_after_generate" in given.options for given in widgets)
+        return height + VIEWS.get(node.type, 0)
 
     def _place(self) -> list[dict[str, Any]]:
         made, x = [], 0

@@ -57,11 +57,13 @@ class InjectionSettings:
 class Anchor:
     """The single-frame x0 prediction at the probe's stop: latent [B, C, 1, H, W] in model space, None if there is none.
 
-    verdict is the probe's; its history travels on into the injected run's report.
+    verdict is the probe's; its history travels on into the injected run's report. gate: the probe's; an injected run is
+    not judged, only shown with it.
     """
 
     latent: torch.Tensor | None
     verdict: Any = None
+    gate: Any = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..scoring.inspector import Inspector
 logger = logging.getLogger("foresight")
 
 STOPS = ("rejected", "decided", "never")
+Look = Callable[[torch.Tensor], torch.Tensor]  # Gate.look
 
 
 class _Stop(Exception):
@@ -64,15 +65,17 @@ def inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> 
         inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
 
 
-def show(run: Run, inspector: Inspector | None, step: int, x0: torch.Tensor, inspected: bool) -> None:
+def show(
+    run: Run, inspector: Inspector | None, step: int, x0: torch.Tensor, inspected: bool, look: Look | None
+) -> None:
     """Shows a step in the live panel, which must not break the run either."""
     score, picture = None, None
     try:
         if inspected:
             seen = inspector.last if inspector.last and inspector.last.step == step else None
             score, picture = (max(seen.scores), seen.picture) if seen else (math.nan, None)
-        elif inspector is not None and run.wants_picture():
-            picture = inspector.look(x0)
+        elif look is not None and run.wants_picture():
+            picture = run.to_picture(look(x0))
         run.step(step, score, picture)
     except Exception as error:
         logger.warning("Foresight: step %d was not shown: %s: %s", step, type(error).__name__, error)
@@ -84,19 +87,22 @@ class MonitorSampler(comfy.samplers.Sampler):
     inspector: may be None, then nothing is inspected. stop: "rejected" ends a run when every item is rejected,
     "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
     prediction of each step (1-based; not to be written to). run: shows it in the live panel, where a person may decide
-    instead of the detector. After the run: `evaluations` (of the model), `steps` (executed), `x0` (the last one).
+    instead of the detector; look: decodes x0 predictions for it that are not inspected. After the run: `evaluations`
+    (of the model), `steps` (executed), `x0` (the last x0 prediction).
     A stopped run returns its x0 prediction, in model space like any sampler's result.
     """
 
     def __init__(
         self, inner: comfy.samplers.Sampler, inspector: Inspector | None = None, *, stop: str = "rejected",
         on_step: Callable[[int, torch.Tensor], None] | None = None, run: Run | None = None,
+        look: Look | None = None,
     ):
         self.inner = inner
         self.inspector = inspector
         self.stop = stop
         self.on_step = on_step
         self.run = run or Run()
+        self.look = look
         self.evaluations = 0
         self.steps = 0
         self.x0: torch.Tensor | None = None
@@ -133,7 +139,7 @@ class MonitorSampler(comfy.samplers.Sampler):
         wanted = inspector is not None and inspector.wants(step)
         if wanted:
             inspect(inspector, step, sigma, video)
-        show(self.run, inspector, step, video, wanted)
+        show(self.run, inspector, step, video, wanted, self.look)
         match self.run.take():
             case Decision.STOP:
                 raise comfy.model_management.InterruptProcessingException()

@@ -95,8 +95,9 @@ def monitored_sample(
     shows it in the live panel.
     """
     run = run or Run()
+    shown_by = gate
     if injection is not None:
-        previous = injection.anchor.verdict or previous
+        previous, shown_by = injection.anchor.verdict or previous, gate or injection.anchor.gate
     if previous is not None and previous.refinement_failed:
         gate = None
     refined = previous is not None and previous.refined
@@ -113,7 +114,7 @@ def monitored_sample(
     run.begin(Trial(trial, kind, inputs.steps, gate and gate.video.window(inputs.whole), bool(gate)), settings)
     kept: list[torch.Tensor] = []
     monitor = MonitorSampler(
-        sampler, inspector, stop=stop, run=run,
+        sampler, inspector, stop=stop, run=run, look=shown_by and shown_by.look,
         on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
@@ -154,7 +155,7 @@ def single_frame_probe(
         return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
     inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=run.to_picture)
-    monitor = MonitorSampler(inputs.sampler, inspector, stop="decided", run=run)
+    monitor = MonitorSampler(inputs.sampler, inspector, stop="decided", run=run, look=gate.look)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     failure = None
@@ -177,7 +178,7 @@ def single_frame_probe(
     better = found is not None and asked is not None and found >= asked + gate.delta
     accepted = inspector.overruled[0] if inspector.overruled else better or rejected.refined
     verdict = concluded(replace(record, accepted=accepted, details={"better_by_delta": better}))
-    return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict), verdict
+    return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict, gate), verdict
 
 
 def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:

@@ -83,7 +83,7 @@ class Watch:
                 video, wanted = video_latent(x0, kwargs.get("latent_shapes")), inspector.wants(step + 1)
                 if wanted:
                     inspect(inspector, step + 1, levels[step], video)
-                show(run, inspector, step + 1, video, wanted)
+                show(run, inspector, step + 1, video, wanted, self.gate.look)
                 if run.take() is Decision.STOP:
                     raise comfy.model_management.InterruptProcessingException()
 

@@ -63,6 +63,16 @@ class Gate:
         settings = self.single_frame if single_frame else self.video
         return Inspector(self, settings, steps, available or steps, picture)
 
+    def decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
+        """Frames of one item [1, C, F, H, W], model space: [F, sH, sW, 3] in 0..1 on its device."""
+        # Converters are small and plain modules: they go where the latent is.
+        return decode(self.l2r.to(latent.device), latent.float(), frames)[0]
+
+    def look(self, x0: torch.Tensor) -> torch.Tensor:
+        """What the scorer would see of an x0 prediction's first item."""
+        latent = (x0 if x0.ndim == 5 else x0.unsqueeze(2))[:1]
+        return self.decode(latent, self.scorer.looks_at(latent.shape[2]))
+
 
 @dataclass
 class Inspector:
@@ -117,7 +127,7 @@ class Inspector:
             seen = self.gate.scorer.looks_at(latent.shape[2])
             scores, picture = [], None
             for item in latent.split(1):
-                frames = self._decode(item, seen)
+                frames = self.gate.decode(item, seen)
                 scores.append(float(self.gate.scorer.score(frames, self._text)))
                 if self.picture and scores[-1] == max(scores):
                     picture = self.picture(frames)
@@ -126,15 +136,6 @@ class Inspector:
         finally:
             self.seconds += time.perf_counter() - begin
         return self.last
-
-    def look(self, x0: torch.Tensor) -> Any:
-        """The picture of an x0 prediction that is not scored: of its first item, the frames the scorer would see."""
-        begin = time.perf_counter()
-        try:
-            latent = (x0 if x0.ndim == 5 else x0.unsqueeze(2))[:1]
-            return self.picture(self._decode(latent, self.gate.scorer.looks_at(latent.shape[2])))
-        finally:
-            self.seconds += time.perf_counter() - begin
 
     def overrule(self, step: int, accepted: bool, items: int) -> None:
         """A person decides for all `items` of the batch, whatever was decided before."""
@@ -146,13 +147,9 @@ class Inspector:
         """All frames of a batch item at the last inspected step, [F, sH, sW, 3] in 0..1, on the CPU."""
         begin = time.perf_counter()
         try:
-            return self._decode(self.last.x0[item : item + 1]).cpu()
+            return self.gate.decode(self.last.x0[item : item + 1]).cpu()
         finally:
             self.seconds += time.perf_counter() - begin
-
-    def _decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
-        # Converters are small and plain modules: they go where the latent is.
-        return decode(self.gate.l2r.to(latent.device), latent.float(), frames)[0]
 
     def skip(self, step: int, reason: str, items: int = 1) -> None:
         """Counts a step whose inspection failed as seen, so that the window still ends."""

@@ -1,0 +1,204 @@
+"""The live panel as a person meets it: a real ComfyUI, its own frontend and a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from foresight.evaluation.server import ComfyServer
+from foresight.evaluation.thumbnails import CHROMIUM, FLAGS, NO_DIALOGS, READY
+
+ROOT = Path(__file__).resolve().parent.parent
+PANEL = ".foresight-panel"
+RUN = f"{PANEL} .foresight-run >> nth=0"
+RUN_ENDED = f"{PANEL} .foresight-run:first-child[data-live=false]"
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+# A demo run of 20 steps takes a second: too quick to be pressed at.
+SLOW = {"steps": 400}
+
+
+@pytest.mark.skipif(which("node") is None, reason="no node on this machine")
+def test_the_pages_own_store():
+    ran = subprocess.run(["node", "--test", str(ROOT / "tests" / "js")], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, comfy_server: ComfyServer, tmp_path: Path) -> Iterator[Page]:
+    """The demo template, opened from the template browser's own list."""
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.request.post(f"{comfy_server.url}/settings", data=NO_DIALOGS)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    opened(page, comfy_server)
+    yield page
+    page.screenshot(path=tmp_path / "end.png")
+    page.close()
+    assert not [error for error in errors if "foresight" in error.lower()]
+
+
+def opened(page: Page, server: ComfyServer) -> None:
+    page.goto(server.url)
+    page.wait_for_function(READY)
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !document.querySelector('.p-dialog-mask')")
+    page.evaluate(
+        """async () => {
+            const templates = await (await fetch('/api/workflow_templates')).json()
+            if (!templates.foresight.includes('demo_one_node')) throw new Error('not in the template browser')
+            await app.loadGraphData(await (await fetch('/api/workflow_templates/foresight/demo_one_node.json')).json())
+        }"""
+    )
+    page.click(".foresight-tab-button")
+    page.wait_for_selector(PANEL)
+
+
+def queue(page: Page, **widgets: Any) -> None:
+    """Presses Run with these values in the node, and waits for the first preview of the new run."""
+    before = page.evaluate("() => document.querySelector('.foresight-panel .foresight-run').dataset.run")
+    page.evaluate(
+        """async (widgets) => {
+            const node = app.graph._nodes.find(node => node.type === 'ForesightSampler')
+            for (const [name, value] of Object.entries(widgets)) node.widgets.find(w => w.name === name).value = value
+            await app.queuePrompt(0)
+        }""",
+        widgets,
+    )
+    other = f":not([data-run='{before}'])" if before else ""
+    page.wait_for_selector(f"{PANEL} .foresight-run[data-run]{other} .foresight-picture:visible", timeout=60_000)
+
+
+def wait_for_end(page: Page, timeout: float = 60_000) -> None:
+    page.wait_for_selector(f"{RUN_ENDED} .foresight-cost:visible", timeout=timeout)
+
+
+def state(server: ComfyServer) -> dict[str, Any]:
+    newest = json.loads(server.get("/foresight/runs"))["runs"][0]
+    return json.loads(server.get(f"/foresight/runs/{newest['id']}"))
+
+
+@needs_chromium
+def test_a_newcomer_sees_what_happened_and_why(page, comfy_server):
+    queue(page, seed=1, tau=0.99)  # no clip of the demo reaches this: every trial is tried
+    wait_for_end(page)
+    shown = state(comfy_server)
+    report = shown["report"]
+    text = page.locator(RUN).inner_text()
+    assert report["prompt"] in text and "(wanted 0.990)" in text
+    assert f"{report['nfe']} model evaluations, a plain run takes {report['nfe_plain']}" in text
+    assert f"predicted score {report['trials'][0]['verdict']['predicted_score']:.3f}" in text
+    classes = page.eval_on_selector_all(f"{RUN} >> .foresight-ladder li", "items => items.map(i => i.className)")
+    assert classes[0] == "foresight-rejected" and "foresight-waiting" not in classes
+    refined = page.locator(f"{RUN} >> .foresight-refined ins").all_inner_texts()
+    assert refined and all(word in report["refined_prompt"] for word in refined)
+    assert page.locator(f"{RUN} >> .foresight-chart polyline").count() >= 3
+    node = page.locator(".foresight-run:visible").last  # the same on the node
+    assert report["prompt"] in node.inner_text()
+
+
+@needs_chromium
+def test_the_filmstrip_is_scrubbed_by_pointer_and_by_keys(page, comfy_server):
+    queue(page, seed=2, tau=-1.0)
+    wait_for_end(page)
+    canvas = page.locator(f"{RUN} >> canvas")
+    box = canvas.bounding_box()
+    for share, frame in ((0.05, "0"), (0.5, "2"), (0.95, "4")):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        expect(canvas).to_have_attribute("data-frame", frame)  # a browser takes pointer events frame by frame
+    page.click(f"{RUN} >> .foresight-play")
+    before = int(canvas.get_attribute("data-frame"))
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    expect(canvas).to_have_attribute("data-frame", str((before + 1) % 5))
+    page.wait_for_timeout(500)
+    expect(canvas).to_have_attribute("data-frame", str((before + 1) % 5))  # it is paused
+    label = page.locator(f"{RUN} >> .foresight-label")
+    assert label.inner_text() != "trial 0, step 1"
+    page.locator(f"{RUN} >> .foresight-history").fill("0")
+    expect(label).to_have_text("trial 0, step 1")
+
+
+@needs_chromium
+def test_reject_now_starts_trial_1_also_after_a_reload(page, comfy_server):
+    queue(page, seed=3, tau=-1.0, **SLOW)
+    opened(page, comfy_server)  # all that the page knew is gone
+    page.wait_for_selector(f"{PANEL} .foresight-run[data-live=true] .foresight-picture:visible")
+    page.locator(f"{RUN} >> .foresight-reject").press("Enter")
+    wait_for_end(page, timeout=120_000)
+    found = state(comfy_server)
+    assert found["report"]["trials"][0]["verdict"]["rule"] == "user_reject"
+    assert found["report"]["trials"][1]["trial"] == "1"
+    assert "you rejected it" in page.locator(RUN).inner_text()
+
+
+@needs_chromium
+def test_stop_cancels_and_says_so(page, comfy_server):
+    queue(page, seed=4, tau=-1.0, **SLOW)
+    page.click(f"{RUN} >> .foresight-stop")
+    wait_for_end(page)
+    assert "Stopped by the user." in page.locator(RUN).inner_text()
+    queue(page, seed=5, tau=-1.0)  # and the server goes on as before
+    wait_for_end(page)
+    assert "a plain run takes" in page.locator(f"{RUN} >> .foresight-cost").inner_text()
+
+
+@needs_chromium
+def test_two_runs_stand_side_by_side_in_another_tab_on_a_phone_in_a_light_theme(page, browser, comfy_server):
+    for seed in (6, 7):
+        queue(page, seed=seed, tau=-1.0)
+        wait_for_end(page)
+        page.wait_for_function(
+            "seed => document.querySelector('.foresight-choices select').innerText.includes(`seed ${seed}`)", arg=seed
+        )
+    other = browser.new_page(viewport={"width": 1100, "height": 900})
+    other.request.post(f"{comfy_server.url}/settings", data={"Comfy.ColorPalette": "light"})
+    try:
+        opened(other, comfy_server)
+        options = other.locator(".foresight-choices select >> nth=1 >> option")
+        assert "seed 6" in options.nth(2).inner_text()
+        other.select_option(".foresight-choices select >> nth=1", index=2)
+        assert other.locator(f"{PANEL} .foresight-run:visible").count() == 2
+        other.evaluate("() => document.querySelector('.foresight-panel').style.width = '320px'")
+        assert other.evaluate("() => document.querySelector('.foresight-panel').scrollWidth") <= 320
+    finally:
+        other.request.post(f"{comfy_server.url}/settings", data={"Comfy.ColorPalette": "dark"})
+        other.close()
+
+
+@needs_chromium
+def test_no_timer_runs_while_nobody_can_see_the_panel(page):
+    queue(page, seed=8, tau=-1.0)
+    wait_for_end(page)
+    canvas = page.locator(f"{RUN} >> canvas")
+    page.click(".foresight-tab-button")  # closes the tab
+    page.wait_for_timeout(300)
+    made = page.evaluate(
+        """async () => {
+            let calls = 0
+            const drawImage = CanvasRenderingContext2D.prototype.drawImage
+            const shown = document.querySelector('.foresight-panel canvas')
+            CanvasRenderingContext2D.prototype.drawImage = function (...rest) {
+                if (!this.canvas.isConnected && this.canvas.classList.contains('foresight-picture')) calls++
+                return drawImage.apply(this, rest)
+            }
+            await new Promise(done => setTimeout(done, 800))
+            CanvasRenderingContext2D.prototype.drawImage = drawImage
+            return calls
+        }"""
+    )
+    assert made == 0 and not canvas.is_visible()
