@@ -20,7 +20,8 @@ COLOURS = {"green": ("#232", "#353"), "red": ("#322", "#533")}  # as core's temp
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 BOX, BOX_OUT = -10, -20  # the frontend's ids of a subgraph's own ends
 WIDTH, GAP, TITLE, SLOT, WIDGET, TEXT = 340, 50, 30, 20, 26, 110  # pixels
-VIEWS = {"ForesightSampler": 310, "ForesightMonitoredSampler": 310}  # web/foresight.js: the live view below the widgets
+# The live view below the widgets (web/foresight.js).
+VIEWS = dict.fromkeys(("ForesightSampler", "ForesightMonitoredSampler", "ForesightSeedAudition"), 310)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from . import folders, panel
+from .audition import SeedAudition
 from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
@@ -19,7 +20,7 @@ panel.register()
 
 NODES = [
     ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
-    PromptRefiner, TrialSwitch, RunReport, ForesightWatch, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
+    PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def add_routes(routes: web.RouteTableDef, store: RunStore) -> None:
     GET  runs/{id}                                 the whole state (Run.state)
     GET  runs/{id}/report                          the run report of a run that has ended
     GET  runs/{id}/trials/{n}/steps/{step}.jpg     the preview's frames side by side; ?frame=i: one of them
-    POST runs/{id}/decision {"decision": "accept" | "reject" | "stop"}
+    POST runs/{id}/decision {"decision": "accept" | "reject" | "stop"}, or {"decision": "choose", "trials": [n...]}
 
     400 for malformed requests, 404 for what is not there, 409 for a decision that cannot be taken.
     """
@@ -68,11 +68,12 @@ def add_routes(routes: web.RouteTableDef, store: RunStore) -> None:
         if request.content_type != "application/json":  # what a page of another origin cannot send unasked
             return _error(400, "send application/json")
         try:
-            decision = Decision((await request.json())["decision"])
+            body = await request.json()
+            decision, trials = Decision(body["decision"]), [int(index) for index in body.get("trials", ())]
         except (ValueError, KeyError, TypeError):
-            return _error(400, f"decision is one of {', '.join(Decision)}")
+            return _error(400, f"decision is one of {', '.join(Decision)}; trials are numbers")
         try:
-            store.run(request.match_info["id"]).decide(decision)
+            store.run(request.match_info["id"]).decide(decision, trials)
         except KeyError:
             return _gone()
         except Refused as refused:

@@ -33,11 +33,13 @@ Send = Callable[[str, dict[str, Any], str | None], None]
 
 
 class Decision(StrEnum):
-    """What a person can say of a live run: take it as it is, go on to the next trial, or cancel the queue's run."""
+    """What a person can say of a live run: take it as it is, go on to the next trial, cancel the queue's run, or finish
+    these of the trials that are offered."""
 
     ACCEPT = "accept"
     REJECT = "reject"
     STOP = "stop"
+    CHOOSE = "choose"
 
 
 class Refused(Exception):
@@ -84,6 +86,8 @@ class Run:
         self.live, self.message = True, None
         self.report: dict[str, Any] | None = None
         self.sequence = 0
+        self.offered: dict[str, Any] | None = None
+        self.picked: list[int] | None = None
         self._decision: Decision | None = None
         self._pictured = self._told = 0.0
 
@@ -102,10 +106,18 @@ class Run:
 
     def wants_picture(self) -> bool:
         """Whether somebody would see a picture of a step that is not inspected, and it is time for one."""
-        if self.store is None:
-            return False
-        now = time.monotonic()
-        return now - self.store.looked_at < WATCHED and now - self._pictured > PICTURE_EVERY
+        return self.somebody_looks() and time.monotonic() - self._pictured > PICTURE_EVERY
+
+    def somebody_looks(self) -> bool:
+        return self.store is not None and time.monotonic() - self.store.looked_at < WATCHED
+
+    def offer(self, trials: list[int] | None, best: list[int], seconds: float) -> None:
+        """Asks a person to pick of these trials; `picked` then holds the answer. None: the offer is over."""
+        with self._changing():
+            self.picked = None
+            until = time.time() + seconds
+            self.offered = None if trials is None else {"trials": trials, "best": best, "until": until}
+            self._send("start", state=self.state())
 
     def step(self, step: int, score: float | None, picture: np.ndarray | None = None) -> None:
         """A step (1-based) is done. score: of the best item where it was inspected; picture: uint8 [F, h, w, 3]."""
@@ -135,11 +147,18 @@ class Run:
         decision, self._decision = self._decision, None
         return decision
 
-    def decide(self, decision: Decision) -> None:
-        """Raises Refused."""
+    def decide(self, decision: Decision, trials: list[int] | None = None) -> None:
+        """trials: for CHOOSE, indices of those that are offered. Raises Refused."""
         with self._changing():
             if not self.live:
                 raise Refused("this run has ended")
+            if decision is Decision.CHOOSE:
+                if not self.offered:
+                    raise Refused("nothing is offered now: the time is over, or the choice was made")
+                if not trials or not set(trials) <= set(self.offered["trials"]):
+                    raise Refused("choose at least one of the trials that are offered")
+                self.picked = list(dict.fromkeys(trials))
+                return
             if self._decision is not None:
                 raise Refused(f"'{self._decision}' was asked for just before, and is not done yet")
             if decision is not Decision.STOP and not (self.trials and self.trials[-1].decidable):
@@ -167,7 +186,7 @@ class Run:
 
     def close(self, message: str | None) -> None:
         with self._changing():
-            self.live, self.message, self._decision = False, message, None
+            self.live, self.message, self._decision, self.offered = False, message, None, None
             self._send("end", message=message, report=self.report)
 
     def reopen(self, node: str, client: str | None) -> None:
@@ -179,7 +198,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         return self.about | {
             "sequence": self.sequence, "live": self.live, "message": self.message, "settings": self.settings,
-            "trials": [trial.state() for trial in self.trials], "report": self.report,
+            "trials": [trial.state() for trial in self.trials], "report": self.report, "offered": self.offered,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -285,6 +304,7 @@ class RunStore:
 
     def state(self, id: str) -> dict[str, Any]:
         with self.lock:
+            self.looked_at = time.monotonic()
             return self._runs[id].state()
 
     def picture(self, id: str, trial: int, step: int) -> np.ndarray:

@@ -118,7 +118,7 @@ def monitored_sample(
         on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
-    latent, x0 = _guided_sample(inputs, monitor, _attached(inputs.guider, gate))
+    latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate))
     seconds = time.perf_counter() - begin
     record = trial_record(trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
     if inspector and record.message is None:
@@ -160,7 +160,7 @@ def single_frame_probe(
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     failure = None
     try:
-        _guided_sample(single, monitor, _attached(inputs.guider, gate))
+        guided_sample(single, monitor, attached(inputs.guider, gate))
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:  # promise 2: e.g. a control video of full length that does not fit one frame
@@ -219,7 +219,7 @@ class FixedNoise:
         return self.noise
 
 
-def _guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:
+def guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:
     """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1."""
     require_fitting(inputs.sampler, guider.model_patcher.get_model_object("model_sampling"))
     latent = inputs.latent.copy()
@@ -238,7 +238,7 @@ def _guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Lat
     return out, {**latent, "samples": x0}
 
 
-def _attached(guider, gate: Gate | None):
+def attached(guider, gate: Gate | None):
     """A copy of the guider whose model brings the scorer along, so that ComfyUI budgets memory for both at once."""
     patcher = getattr(gate.scorer, "patcher", None) if gate else None
     if patcher is None:

@@ -11,6 +11,7 @@ import tiny_wan
 import tiny_weights
 import torch
 
+from foresight.evaluation.locales import files as locale_files
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
 from foresight.evaluation.workflows import api_graph, node_of
 from foresight.l2r.checkpoint import save_l2r
@@ -30,6 +31,7 @@ NODES = {
     "ForesightSampler": "Foresight Sampler",
     "ForesightRunReport": "Run Report",
     "ForesightWatch": "Foresight Watch",
+    "ForesightSeedAudition": "Seed Audition",
     "ForesightTwoExpertGuider": "Two-Expert Guider",
     "ForesightCogVideoXSampler": "CogVideoX Sampler",
     "ForesightDemoTextEncoder": "Demo Text Encoder",
@@ -207,3 +209,30 @@ def test_a_probe_that_gives_no_frame_leaves_the_plain_run():
 
 def test_a_graph_that_ends_in_a_refusal_leaves_the_server_usable(server, info):
     assert report(server, visual(info, tau=-0.99, seed=9))["accepted"]
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The rows below a heading of a node's help page, without the first two."""
+    part = page.split(f"## {heading}\n", 1)[-1].split("\n## ")[0] if f"## {heading}\n" in page else ""
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+@pytest.mark.parametrize("id", NODES)
+def test_a_nodes_help_page_tells_of_its_inputs_and_outputs(info, id):
+    page = (ROOT / "web" / "docs" / f"{id}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {NODES[id]}\n")
+    inputs = {
+        name: "COMBO" if isinstance(kind, list) else kind.replace("*", "any")
+        for group in ("required", "optional")
+        for name, (kind, *_) in info[id]["input"].get(group, {}).items()
+    }
+    told = {name: row[1] for row in table(page, "Inputs") for name in row[0].split(", ")}
+    assert told == inputs
+    assert [row[0] for row in table(page, "Outputs")] == info[id]["output_name"]
+    assert all(len(row) >= 3 and row[2] for heading in ("Inputs", "Outputs") for row in table(page, heading))
+
+
+def test_translations_are_those_of_the_nodes(info):
+    for path, text in locale_files(info).items():
+        assert (ROOT / path).read_text(encoding="utf-8") == text, f"run python -m foresight.evaluation.locales: {path}"

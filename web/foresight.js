@@ -6,7 +6,7 @@ import { app } from "../../scripts/app.js"
 import { EVENTS, Runs } from "./runs.js"
 import { RunView } from "./view.js"
 
-const NODES = new Set(["ForesightSampler", "ForesightMonitoredSampler"])
+const NODES = new Set(["ForesightSampler", "ForesightMonitoredSampler", "ForesightSeedAudition"])
 const WIDGET_HEIGHT = 300
 const DRAW_MS = 80 // between two drawings: a quick model makes more events than anybody sees
 const FOLLOW_MS = 1500 // between looks at a live run that another tab has queued: its events go there
@@ -20,9 +20,9 @@ async function ask(path, options) {
 
 const server = {
   pictureUrl: (run, trial, step) => api.apiURL(`/foresight/runs/${run}/trials/${trial}/steps/${step}.jpg`),
-  decide: (run, decision) =>
+  decide: (run, decision, trials) =>
     ask(`/foresight/runs/${run}/decision`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ decision }),
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ decision, trials }),
     }),
 }
 

@@ -117,7 +117,9 @@ export function ladder(state) {
   return rungs
 }
 
-const KINDS = { sample: "clip", probe: "single frame", refine: "better prompt", inject: "clip from the frame", plain: "clip, not judged" }
+const KINDS = {
+  audition: "heard", finish: "finished", sample: "clip", probe: "single frame", refine: "better prompt", inject: "clip from the frame", plain: "clip, not judged",
+}
 const RULES = {
   early_reject: "stays below the threshold", give_up: "falls below the threshold", early_accept: "stays above the threshold",
   stable_stop: "the score has settled", budget: "the window's best score", not_inspected: "could not be judged",
@@ -126,8 +128,9 @@ const RULES = {
 
 /** What happened in a trial, in one sentence. */
 export function story(trial, tau) {
-  const what = `Trial ${trial.trial.replace("->", "→")}, ${KINDS[trial.kind] ?? trial.kind}`
   const { kind, verdict } = trial
+  const name = trial.trial.startsWith("seed ") ? trial.trial : `Trial ${trial.trial.replace("->", "→")}`
+  const what = `${name}, ${KINDS[trial.kind] ?? trial.kind}`
   if (!verdict) {
     if (!trial.steps) return `${what}: asking…`
     const last = trial.trace.at(-1)?.[1]
@@ -141,6 +144,7 @@ export function story(trial, tau) {
     const score = verdict.predicted_score == null ? "" : `, predicted score ${verdict.predicted_score.toFixed(3)}`
     return `${what}: ${found}${reason}${score}${verdict.message ? `. ${verdict.message}` : ""}`
   }
+  if (kind === "audition") return `${what}: ${verdict.predicted_score == null ? "not scored" : `score ${verdict.predicted_score.toFixed(3)}`}`
   if (!verdict.rule) return `${what}: done${verdict.message ? ` (${verdict.message})` : ""}`
   const score = verdict.predicted_score == null ? "" : `, predicted score ${verdict.predicted_score.toFixed(3)}`
   const wanted = tau == null || !score ? "" : ` (wanted ${tau.toFixed(3)})`

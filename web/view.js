@@ -25,7 +25,7 @@ function draw(tag, attributes, text) {
   return element
 }
 
-/** `server`: { pictureUrl(run, trial, step), decide(run, decision) -> promise }. */
+/** `server`: { pictureUrl(run, trial, step), decide(run, decision, trials) -> promise }. */
 export class RunView {
   constructor(server) {
     this.server = server
@@ -55,11 +55,12 @@ export class RunView {
       button.addEventListener("click", () => this.#decide(decision))
       return button
     }))
+    this.offer = make("fieldset", "foresight-offer")
     this.notice = make("div", "foresight-notice")
     this.notice.setAttribute("role", "status")
     this.element = make("section", "foresight-run", this.heading, this.rungs, this.canvas,
       make("div", "foresight-controls", this.play, this.slider, this.label),
-      this.chart, this.buttons, this.notice, this.stories, this.cost, this.refined)
+      this.chart, this.offer, this.buttons, this.notice, this.stories, this.cost, this.refined)
 
     this.play.addEventListener("click", () => this.#setPlaying(!this.playing))
     this.slider.addEventListener("input", () => {
@@ -108,6 +109,7 @@ export class RunView {
     this.heading.textContent = settings.prompt ?? "No prompt"
     Object.assign(this.element.dataset, { run: state.id, live })
     const rungs = ladder(state)
+    this.rungs.hidden = trials.some((trial) => trial.kind === "audition")
     this.rungs.replaceChildren(...["0", "1", "2", "2->1"].map((rung) => {
       const item = make("li", `foresight-${rungs[rung]}`, rung.replace("->", "→"))
       item.title = `Trial ${rung}: ${rungs[rung]}`
@@ -119,6 +121,7 @@ export class RunView {
     for (const button of this.buttons.children)
       button.disabled = !(live && (decidable || button.classList.contains("foresight-stop")))
     this.buttons.hidden = !live
+    this.#offered()
     this.cost.textContent = costs(report, trials, live, message)
     this.#refinement()
     this.#curve()
@@ -132,6 +135,33 @@ export class RunView {
   #decide(decision) {
     this.server.decide(this.state.id, decision).then(
       () => this.#say(`Asked to ${decision}: done at the next step.`), (error) => this.#say(error.message))
+  }
+
+  /** The seeds of an audition, to be ticked. Built once for an offer, so that ticks are kept. */
+  #offered() {
+    const { offered, trials, id } = this.state
+    this.offer.hidden = !offered
+    if (!offered || this.offer.dataset.until === String(offered.until)) return
+    this.offer.dataset.until = offered.until
+    const boxes = offered.trials.map((index) => {
+      const trial = trials[index]
+      const box = Object.assign(document.createElement("input"), { type: "checkbox", value: index, checked: offered.best.includes(index) })
+      const label = make("label", "foresight-seed", box, ` ${trial.trial}, ${trial.verdict?.predicted_score?.toFixed(3) ?? "not scored"}`)
+      if (trial.pictures.length) {
+        const image = Object.assign(new Image(), {
+          alt: `Preview of ${trial.trial}`,
+          src: `${this.server.pictureUrl(id, index, trial.pictures.at(-1))}?frame=${Math.floor(trial.size[0] / 2)}`,
+        })
+        label.prepend(image)
+      }
+      return label
+    })
+    const go = Object.assign(make("button", "foresight-choose", "Finish these"), { type: "button" })
+    go.addEventListener("click", () => {
+      const ticked = [...this.offer.querySelectorAll("input:checked")].map((box) => Number(box.value))
+      this.server.decide(id, "choose", ticked).then(() => this.#say(""), (error) => this.#say(error.message))
+    })
+    this.offer.replaceChildren(make("legend", "", "Which seeds shall be finished?"), make("div", "foresight-seeds", ...boxes), go)
   }
 
   #say(text) {

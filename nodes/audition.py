@@ -1,0 +1,91 @@
+"""Seed Audition: many seeds a short way, the best ones to the end."""
+
+import json
+import math
+
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..sampling.audition import budget, hold_audition
+from ..sampling.run import Inputs
+from . import types
+from .compat import check_choice, show_on_node
+from .hierarchy import SeededNoise
+from .panel import running
+from .widgets import schedule_steps_widget
+
+BEST, BY_HAND = "best", "by hand"
+
+
+class SeedAudition(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ForesightSeedAudition",
+            display_name="Seed Audition",
+            category="Foresight",
+            description="Samples many seeds a short way, scores their previews, and finishes the best or those you tick in the "
+            "Foresight tab. A finished clip is the same as with its seed alone.",
+            inputs=[
+                io.Guider.Input("guider"),
+                io.Sampler.Input("sampler"),
+                io.Sigmas.Input("sigmas"),
+                io.Latent.Input("latent_image"),
+                types.Gate.Input("gate", tooltip="Its converter, scorer and prompt; its window and tau are not used."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="The first seed; the others follow by one.",
+                ),
+                io.Int.Input("seeds", default=8, min=2, max=64, tooltip="How many are heard."),
+                io.Int.Input("keep", default=1, min=1, max=64, tooltip="How many are finished."),
+                io.Float.Input(
+                    "fraction", default=0.2, min=0.02, max=1.0, step=0.01, round=0.001,
+                    tooltip="Of the schedule, after which a seed is scored. The cost is seeds x fraction + keep runs.",
+                ),
+                io.Combo.Input(
+                    "choose", options=[BEST, BY_HAND], default=BEST,
+                    tooltip="by hand: waits for your ticks in the Foresight tab, as long as it is open. Without it, the best.",
+                ),
+                io.Int.Input("wait_seconds", default=120, min=5, max=3600, tooltip="For by hand; then the best are taken."),
+                schedule_steps_widget(),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                io.Image.Output(display_name="contact_sheet"),
+                io.String.Output(display_name="seeds"),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, guider, sampler, sigmas, latent_image, gate, seed, seeds, keep, fraction, choose=BEST, wait_seconds=120,
+        schedule_steps=0,
+    ):  # fmt: skip
+        check_choice("choose", choose, (BEST, BY_HAND))
+        heard = [(seed + i) % 2**64 for i in range(seeds)]
+
+        def make(one: int) -> Inputs:
+            return Inputs(SeededNoise(one), guider, sampler, sigmas, latent_image, schedule_steps)
+
+        most = budget(seeds, keep, fraction, make(seed))
+        show_on_node(cls.hidden.unique_id, f"{seeds} seeds, {keep} finished: {most} steps in all")
+        with running() as run:
+            found = hold_audition(
+                make, gate, heard, keep=keep, fraction=fraction, run=run, wait=wait_seconds if choose == BY_HAND else 0
+            )
+        sheet = found.sheet if found.sheet is not None else ExecutionBlocker("A seed's preview could not be made.")
+        report = json.dumps(found.report, indent=1)
+        text = summary(found.report)
+        return io.NodeOutput(found.latent, sheet, ", ".join(map(str, found.chosen)), report, ui={"text": [text]})
+
+
+def summary(report: dict) -> str:
+    def line(seed: int, score: float | None) -> str:
+        mark = "finished" if seed in report["chosen"] else "left"
+        return f"seed {seed}: {'not scored' if score is None or not math.isfinite(score) else f'{score:.3f}'}, {mark}"
+
+    lines = [line(*pair) for pair in zip(report["seeds"], report["scores"], strict=True)]
+    lines.append(f"{report['nfe']} NFE; all {len(report['seeds'])} seeds to the end: {report['nfe_of_all_seeds']}")
+    return "\n".join(lines + [f"Note: {note}" for note in report["notes"]])

@@ -1,0 +1,120 @@
+"""Seed audition: many seeds a short way, the promising ones to the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ..panel.runs import Decision, Run, Trial
+from ..scoring.detector import reached
+from ..scoring.inspector import Gate
+from ..trials.verdict import TrialRecord
+from .monitor import MonitorSampler
+from .run import Inputs, Latent, attached, gate_settings, guided_sample, trial_record
+
+
+@dataclass(frozen=True)
+class Audition:
+    """latent: the finished clips along the batch dimension, best first; chosen: their seeds. sheet: the middle frame of
+    each seed's preview, [N, H, W, 3], None where one has none. report: JSON; a score is None where there is none."""
+
+    latent: Latent
+    chosen: tuple[int, ...]
+    sheet: torch.Tensor | None
+    report: dict[str, Any]
+
+
+def budget(seeds: int, keep: int, fraction: float, inputs: Inputs) -> int:
+    """Schedule steps of an audition: as many model evaluations with a first-order sampler."""
+    return seeds * reached(fraction, inputs.whole) + keep * inputs.steps
+
+
+def hold_audition(
+    make: Callable[[int], Inputs], gate: Gate, seeds: Sequence[int], *, keep: int, fraction: float,
+    run: Run | None = None, wait: float = 0.0,
+) -> Audition:
+    """Runs each seed up to `fraction` of its schedule, scores the preview there, and the best `keep` to the end.
+
+    make(seed) gives the sampling inputs of one clip. A chosen seed starts again from its noise: its clip is the same as
+    without an audition. wait: seconds in which a person may choose others in the live panel, if somebody looks.
+    """
+    run = run or Run()
+    inputs = {seed: make(seed) for seed in seeds}
+    first = inputs[seeds[0]]
+    stop = reached(fraction, first.whole)
+    if not 0 < stop <= first.steps:
+        raise ValueError(
+            f"fraction {fraction} of {first.whole} steps is step {stop}, but only {first.steps} are run: lower it."
+        )
+    if not 1 <= keep <= len(seeds):
+        raise ValueError(f"keep is {keep}, but there are {len(seeds)} seeds: keep between 1 and all of them.")
+    window = stop / first.whole
+    short = replace(gate, every=stop, video=replace(gate.video, start=window, end=window))
+    settings = gate_settings(gate, first.whole) | {"steps": first.steps, "seed": seeds[0]}
+    records = [_hear(inputs[seed], short, stop, seed, settings, run) for seed in seeds]
+    found = [record.best and record.best.predicted_score for record in records]
+    ranked = sorted(range(len(seeds)), key=lambda i: math.inf if found[i] is None else -found[i])
+    picked = _picked_by_hand(run, len(seeds), ranked[:keep], keep, wait) if wait else ranked[:keep]
+    chosen = tuple(seeds[i] for i in picked)
+    finished = []
+    for seed in chosen:
+        run.begin(Trial(f"seed {seed}", "finish", first.steps), {"seed": seed})
+        latent, record = _finish(inputs[seed], gate, seed, run)
+        finished.append(latent)
+        records.append(record)
+        run.conclude(record)
+    previews = [record.preview for record in records[: len(seeds)]]
+    sheet = None
+    if all(preview is not None for preview in previews):
+        sheet = torch.stack([preview[len(preview) // 2] for preview in previews])
+    latent = {**finished[0], "samples": torch.cat([each["samples"] for each in finished])}
+    report = {
+        "seeds": list(seeds), "scores": found, "chosen": list(chosen), "stop_step": stop,
+        "nfe": sum(record.nfe_video for record in records), "nfe_of_all_seeds": len(seeds) * first.steps,
+        "seconds": sum(sum(record.seconds.values()) for record in records),
+        "notes": [f"{record.trial}: {record.message}" for record in records if record.message],
+    }  # fmt: skip
+    return Audition(latent, chosen, sheet, report)
+
+
+def _hear(inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, Any], run: Run) -> TrialRecord:
+    run.begin(Trial(f"seed {seed}", "audition", stop), settings)
+    inspector = gate.inspector(inputs.whole, stop, picture=run.to_picture)
+    monitor = MonitorSampler(inputs.sampler, inspector, stop="never", run=run)
+    begin = time.perf_counter()
+    guided_sample(replace(inputs, sigmas=inputs.sigmas[: stop + 1]), monitor, attached(inputs.guider, gate))
+    seconds = time.perf_counter() - begin
+    record = trial_record(f"seed {seed}", "audition", inspector, monitor.evaluations, monitor.steps, seconds)
+    run.conclude(record)
+    return record
+
+
+def _finish(inputs: Inputs, gate: Gate, seed: int, run: Run) -> tuple[Latent, TrialRecord]:
+    monitor = MonitorSampler(inputs.sampler, run=run, look=gate.look)
+    begin = time.perf_counter()
+    latent, _ = guided_sample(inputs, monitor, inputs.guider)
+    seconds = time.perf_counter() - begin
+    return latent, trial_record(f"seed {seed}", "finish", None, monitor.evaluations, monitor.steps, seconds)
+
+
+def _picked_by_hand(run: Run, count: int, best: list[int], keep: int, wait: float) -> list[int]:
+    """What a person ticks of `count` auditions; the best where nobody looks or answers in time."""
+    run.offer(list(range(count)), best, wait)
+    end = time.monotonic() + wait
+    try:
+        while time.monotonic() < end and run.somebody_looks():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if run.take() is Decision.STOP:
+                raise comfy.model_management.InterruptProcessingException()
+            if run.picked is not None:
+                return run.picked[:keep]
+            time.sleep(0.1)
+    finally:
+        run.offer(None, [], 0)
+    return best

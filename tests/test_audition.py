@@ -1,0 +1,119 @@
+"""Seed audition: what it costs, whom it finishes, and that a finished clip is the plain one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import comfy.model_management
+import pytest
+import torch
+from tiny_wan import ScriptedScorer, gate, inputs, model
+
+from foresight.nodes.audition import summary
+from foresight.nodes.hierarchy import SeededNoise
+from foresight.panel.runs import Decision, Refused, RunStore
+from foresight.sampling.audition import budget, hold_audition
+from foresight.sampling.run import monitored_sample
+
+SEEDS = (5, 6, 7, 8)
+SCORES = (0.1, 0.3, 0.2, 0.25)
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return model()
+
+
+def made(patcher, sampler="euler", steps=10):
+    return lambda seed: replace(inputs(patcher, sampler, steps=steps), noise=SeededNoise(seed))
+
+
+def test_the_best_are_finished_as_if_they_had_been_alone(patcher):
+    make = made(patcher, "dpmpp_2m")
+    found = hold_audition(make, gate(*SCORES), SEEDS, keep=2, fraction=0.2)
+    assert found.chosen == (6, 8)
+    for item, seed in zip(found.latent["samples"], found.chosen, strict=True):
+        assert torch.equal(item, monitored_sample(make(seed)).latent["samples"][0])
+    assert found.report["scores"] == list(SCORES) and found.report["stop_step"] == 2
+    assert found.sheet.shape == (4, 4, 4, 3)
+
+
+def test_it_costs_no_more_than_was_said(patcher):
+    make = made(patcher)
+    found = hold_audition(make, gate(*SCORES), SEEDS, keep=1, fraction=0.25)
+    assert found.report["nfe"] == budget(4, 1, 0.25, make(5)) == 4 * 3 + 10
+    assert found.report["nfe_of_all_seeds"] == 40
+
+
+def test_a_seed_that_cannot_be_scored_comes_last(patcher):
+    found = hold_audition(made(patcher), gate(RuntimeError("busy"), *SCORES), SEEDS, keep=4, fraction=0.2)
+    assert found.chosen == (7, 8, 6, 5)
+    assert found.report["scores"][0] is None and "busy" in found.report["notes"][0]
+    assert "seed 5: not scored, finished" in summary(found.report)
+
+
+@pytest.mark.parametrize("changes, said", [({"keep": 5}, "keep is 5"), ({"keep": 0}, "keep is 0")])
+def test_wrong_settings_are_named(patcher, changes, said):
+    with pytest.raises(ValueError, match=said):
+        hold_audition(made(patcher), gate(*SCORES), SEEDS, **{"keep": 1, "fraction": 0.2, **changes})
+
+
+def test_without_a_panel_nobody_is_waited_for(patcher):
+    begin = time.monotonic()
+    with RunStore().running(None, "", "", None) as run:
+        found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=1, fraction=0.2, run=run, wait=600)
+    assert found.chosen == (6,) and time.monotonic() - begin < 60
+
+
+class Person(threading.Thread):
+    """Looks at the panel, and answers as soon as seeds are offered."""
+
+    def __init__(self, store, answer):
+        super().__init__(daemon=True)
+        self.store, self.answer, self.offer = store, answer, None
+        store.looked_at = 1e9
+
+    def run(self):
+        while not (states := [self.store.state(run["id"]) for run in self.store.runs()]) or not states[0]["offered"]:
+            time.sleep(0.01)
+        self.store.looked_at = 1e9
+        self.offer = states[0]["offered"]
+        self.answer(self.store.run(states[0]["id"]))
+
+
+def test_a_person_picks_other_seeds(patcher):
+    store = RunStore()
+    person = Person(store, lambda run: run.decide(Decision.CHOOSE, [2, 0]))
+    with store.running(None, "", "", None) as run:
+        person.start()
+        found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, run=run, wait=600)
+    assert found.chosen == (7, 5)
+    assert person.offer["trials"] == [0, 1, 2, 3] and person.offer["best"] == [1, 3]
+    with pytest.raises(Refused):
+        run.decide(Decision.CHOOSE, [0])
+
+
+def test_a_person_stops_instead_of_picking(patcher):
+    store = RunStore(cancelled=comfy.model_management.InterruptProcessingException)
+    Person(store, lambda run: run.decide(Decision.STOP)).start()
+    with pytest.raises(comfy.model_management.InterruptProcessingException), store.running(None, "", "", None) as run:
+        hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, run=run, wait=600)
+    assert store.state(run.id)["message"] == "stopped"
+
+
+def test_what_is_not_offered_cannot_be_picked():
+    with RunStore().running(None, "", "", None) as run:
+        with pytest.raises(Refused, match="nothing is offered"):
+            run.decide(Decision.CHOOSE, [0])
+        run.offer([0, 1], [0], 60)
+        for trials in (None, [], [5]):
+            with pytest.raises(Refused, match="at least one"):
+                run.decide(Decision.CHOOSE, trials)
+
+
+def test_the_gates_own_window_is_not_used(patcher):
+    scorer = ScriptedScorer(*SCORES)
+    hold_audition(made(patcher, steps=50), gate(scorer=scorer), SEEDS, keep=1, fraction=0.9)
+    assert scorer.calls == len(SEEDS)
