@@ -1,13 +1,17 @@
 """Run Report: what happened, as a picture, as text and as JSON."""
 
+import os
+
+import folder_paths
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..trials.picture import report_figure
 from ..trials.report import run_report, to_json
 from ..trials.summary import report_text
 from . import types
 from .inspection import score_images
+from .panel import STORE
 
 
 class RunReport(io.ComfyNode):
@@ -30,17 +34,22 @@ class RunReport(io.ComfyNode):
                     tooltip="The finished clip: scored as well where a scorer is connected; with a watch, what to wait for.",
                 ),
                 types.Scorer.Input("scorer", optional=True, tooltip="Scores the finished clip; connect images as well."),
+                io.String.Input(
+                    "save_as", optional=True, default="",
+                    tooltip="Keep the picture and the JSON in the output folder under this name, as Save Image does. Empty: not kept.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="picture"),
                 io.String.Output(display_name="text"),
                 io.String.Output(display_name="json"),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, verdict=None, watch=None, images=None, scorer=None):
+    def execute(cls, verdict=None, watch=None, images=None, scorer=None, save_as=""):
         if verdict is None and watch is None:
             raise ValueError("connect a verdict (from Monitored Sampler, Foresight Sampler or a switch), or a watch.")
         if verdict is None:
@@ -54,7 +63,20 @@ class RunReport(io.ComfyNode):
         report = run_report(verdict)
         if images is not None and scorer is not None and report["prompt"]:
             report["final_score"] = score_images(scorer, images, report["prompt"])
+            STORE.amend(verdict.run, report)
         text = report_text(report)
         previews = {record.trial: record.preview for record in verdict.history if record.preview is not None}
         picture = torch.from_numpy(report_figure(report, previews)).float()[None] / 255
-        return io.NodeOutput(picture, text, to_json(report), ui={"text": [text], "foresight_report": [report]})
+        shown = {"text": [text], "foresight_report": [report]}
+        if save_as.strip():
+            shown["images"] = [keep(save_as.strip(), picture, to_json(report), cls)]
+        return io.NodeOutput(picture, text, to_json(report), ui=shown)
+
+
+def keep(name: str, picture: torch.Tensor, text: str, node) -> ui.SavedResult:
+    """Core's own way to save an image, with the workflow in it, and the report beside it under the same name."""
+    (saved,) = ui.ImageSaveHelper.save_images(picture, name, io.FolderType.output, node)
+    folder = os.path.join(folder_paths.get_output_directory(), saved.subfolder)
+    with open(os.path.join(folder, saved.filename.removesuffix(".png") + ".json"), "w", encoding="utf-8") as file:
+        file.write(text)
+    return saved

@@ -184,6 +184,12 @@ class Run:
         if self.store is not None:
             self.report = run_report(verdict)
 
+    def amend(self, report: dict[str, Any]) -> None:
+        """The report knows more now: the finished clip has been scored."""
+        with self._changing():
+            self.report = report
+            self._send("end", message=self.message, report=report)
+
     def close(self, message: str | None) -> None:
         with self._changing():
             self.live, self.message, self._decision, self.offered = False, message, None, None
@@ -274,6 +280,12 @@ class RunStore:
             raise
         finally:
             run.close(message)
+
+    def amend(self, id: str | None, report: dict[str, Any]) -> None:
+        """See Run.amend; nothing for a run that is not, or no longer, there."""
+        with self.lock:
+            if run := self._runs.get(id or ""):
+                run.amend(report)
 
     def fit(self) -> None:
         """Drops what is too much: whole runs that have ended, then pictures of those that are live."""

@@ -10,6 +10,7 @@ import pytest
 import tiny_wan
 import tiny_weights
 import torch
+from PIL import Image
 
 from foresight.evaluation.locales import files as locale_files
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
@@ -156,6 +157,23 @@ def report(server, prompt: Prompt) -> dict[str, Any]:
     return found
 
 
+def test_a_report_is_kept_beside_its_picture(server, info):
+    prompt = changed(one_node(info, tau=-0.99, steps=2), "ForesightRunReport", save_as="kept/report")
+    outputs = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]
+    (image,) = outputs["images"]
+    assert image["subfolder"] == "kept"
+    path = server.output / "kept" / image["filename"]
+    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == outputs["foresight_report"][0]
+    with Image.open(path) as picture:
+        assert "ForesightRunReport" in picture.text["prompt"]
+
+
+def test_a_report_is_kept_nowhere_else(server, info):
+    prompt = changed(one_node(info, tau=-0.99, steps=2), "ForesightRunReport", save_as="../../elsewhere")
+    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightRunReport\).*outside the output folder"):
+        server.queue(prompt)
+
+
 def test_a_schedule_of_one_step_is_sampled(server, info):
     found = report(server, one_node(info, tau=-0.99, steps=1))
     assert (found["trial"], found["nfe"], found["accepted"]) == ("0", 1, True)
@@ -214,8 +232,8 @@ def test_a_graph_that_ends_in_a_refusal_leaves_the_server_usable(server, info):
 def table(page: str, heading: str) -> list[list[str]]:
     """The rows below a heading of a node's help page, without the first two."""
     part = page.split(f"## {heading}\n", 1)[-1].split("\n## ")[0] if f"## {heading}\n" in page else ""
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line.startswith("|")]
-    return rows[2:]
+    rows = [line.strip("|").split(" | ") for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
 @pytest.mark.parametrize("id", NODES)

@@ -400,3 +400,12 @@ def test_two_decisions_at_once_are_one(shown):
     for thread in threads:
         thread.join()
     assert len(refused) == 7
+
+
+def test_a_final_score_reaches_the_page_after_the_end(page):
+    with page.running() as run:
+        run.finish(Verdict((record(),)))
+    page.store.amend(run.id, {"final_score": 0.3})
+    page.store.amend("gone", {"final_score": 0.3})
+    assert follow([(event, data) for event, data, _ in page.events])["report"] == {"final_score": 0.3}
+    assert page.store.state(run.id)["report"] == {"final_score": 0.3}

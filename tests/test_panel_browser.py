@@ -180,6 +180,40 @@ def test_two_runs_stand_side_by_side_in_another_tab_on_a_phone_in_a_light_theme(
         other.close()
 
 
+IN_A_SUBGRAPH = """async () => {
+    const node = app.graph._nodes.find(node => node.type === 'ForesightSampler')
+    app.canvas.selectItems ? app.canvas.selectItems([node]) : app.canvas.selectNodes([node])
+    app.graph.convertToSubgraph(new Set([node]))
+    const inside = [...app.graph.subgraphs.values()][0].nodes.find(node => node.type === 'ForesightSampler')
+    inside.widgets.find(w => w.name === 'seed').value = 9
+    app.canvas.setGraph ? app.canvas.setGraph(inside.graph) : app.canvas.openSubgraph(inside.graph)
+    await app.queuePrompt(0)
+}"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes_2"])
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "subgraph"])
+def test_the_node_shows_its_own_run(browser, comfy_server, vue, nested):
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.request.post(f"{comfy_server.url}/settings", data={**NO_DIALOGS, "Comfy.VueNodes.Enabled": vue})
+    try:
+        opened(page, comfy_server)
+        if nested:
+            page.evaluate(IN_A_SUBGRAPH)
+        else:
+            queue(page, seed=9, tau=-1.0)
+        wait_for_end(page)
+        seen = page.locator(".foresight-run:visible")
+        expect(seen).to_have_count(2)  # in the sidebar and on the node
+        outside = page.locator(".foresight-run:visible:not(.foresight-panel *)")
+        assert state(comfy_server)["settings"]["prompt"] in outside.inner_text()
+        assert outside.locator("canvas").get_attribute("data-frame") is not None
+    finally:
+        page.request.post(f"{comfy_server.url}/settings", data={"Comfy.VueNodes.Enabled": False})
+        page.close()
+
+
 @needs_chromium
 def test_no_timer_runs_while_nobody_can_see_the_panel(page):
     queue(page, seed=8, tau=-1.0)
