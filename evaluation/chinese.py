@@ -24,7 +24,7 @@ NAMES = {
     "fraction": "比例", "choose": "选择方式", "wait_seconds": "等待秒数", "high_noise_model": "高噪声模型",
     "positive": "正面条件", "rule": "采样规则", "eta": "eta", "denoise": "去噪强度", "psnr": "PSNR", "score": "分数",
     "x0": "x0 预测", "steps_x0": "各步 x0", "negative_conditioning": "负面条件", "report": "报告", "value": "值",
-    "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表", "save_as": "另存为",
+    "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
 }  # fmt: skip
 
 TEXTS = {
@@ -152,8 +152,8 @@ TEXTS = {
     "The finished clip: scored as well where a scorer is connected; with a watch, what to wait for.":
         "完成的片段：接有评分器时也为它评分；接有监视时，用它等待采样结束。",
     "Scores the finished clip; connect images as well.": "为完成的片段评分；请同时连接图像。",
-    "Keep the picture and the JSON in the output folder under this name, as Save Image does. Empty: not kept.":
-        "以此名称把图片和 JSON 保存到输出文件夹，与 Save Image 相同。留空：不保存。",
+    "Keep the picture, with the workflow in it, and the JSON in the output folder under foresight/report.":
+        "把图片（内含工作流）和 JSON 保存到输出文件夹的 foresight/report。",
     "Judges early what a model samples, under KSampler or any other sampler node. It only reports: nothing is stopped, and "
     "every clip is the same to the last bit.":
         "在 KSampler 或任何采样节点下，提前判断模型的采样结果。只作报告：不停止任何运行，片段逐位相同。",

@@ -11,10 +11,12 @@ import io
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from .demo_family import comfyui_path
 from .server import ComfyServer
@@ -41,8 +43,9 @@ FIT = """async (workflow) => {
 }"""
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+@contextmanager
+def frontend(width: int, height: int) -> Iterator[Page]:
+    """The frontend of a ComfyUI that has this pack, ready for use."""
     if CHROMIUM is None:
         raise SystemExit("there is no Chromium on this machine (Debian: apt install chromium)")
     with tempfile.TemporaryDirectory() as base, sync_playwright() as playwright:
@@ -50,18 +53,24 @@ def main() -> None:
         with ComfyServer(comfyui_path(), folder, ROOT, log=folder / "server.log", cpu=True,
                          arguments=("--disable-api-nodes",)) as server:  # fmt: skip
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1400, "height": 1240})
+            page = browser.new_page(viewport={"width": width, "height": height})
             page.request.post(f"{server.url}/settings", data=NO_DIALOGS)
             page.goto(server.url)
             page.wait_for_function(READY)
-            for name in GRAPHS:
-                path = ROOT / "workflows" / f"{name}.json"
-                page.evaluate(FIT, json.loads(path.read_text(encoding="utf-8")))
-                page.wait_for_timeout(700)
-                shot = Image.open(io.BytesIO(page.screenshot(clip={"x": 90, "y": 140, "width": 1000, "height": 1000})))
-                shot.convert("RGB").resize((SIZE, SIZE), Image.LANCZOS).save(path.with_suffix(".jpg"), quality=85)
-                print(path.with_suffix(".jpg").name)
+            yield page
             browser.close()
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    with frontend(1400, 1240) as page:
+        for name in GRAPHS:
+            path = ROOT / "workflows" / f"{name}.json"
+            page.evaluate(FIT, json.loads(path.read_text(encoding="utf-8")))
+            page.wait_for_timeout(700)
+            shot = Image.open(io.BytesIO(page.screenshot(clip={"x": 90, "y": 140, "width": 1000, "height": 1000})))
+            shot.convert("RGB").resize((SIZE, SIZE), Image.LANCZOS).save(path.with_suffix(".jpg"), quality=85)
+            print(path.with_suffix(".jpg").name)
 
 
 if __name__ == "__main__":

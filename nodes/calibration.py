@@ -1,7 +1,6 @@
 """L2R Calibrate: a converter from the user's own VAE, in seconds."""
 
 import datetime
-import hashlib
 import os
 
 import comfy.model_management
@@ -12,7 +11,8 @@ from comfy_api.latest import io
 
 from ..l2r.calibration import calibration_clips
 from ..l2r.checkpoint import load_l2r, save_l2r
-from ..l2r.fit import fit_affine, key_frames, psnr, refine
+from ..l2r.fit import fit_affine, psnr, refine
+from ..l2r.pairs import encoded, fingerprint, temporal, whole_latents
 from . import types
 from .folders import L2R
 
@@ -58,7 +58,7 @@ class L2RCalibrate(io.ComfyNode):
             bar.update(1)
         held_out, pairs = pairs[:HELD_OUT], pairs[HELD_OUT:]
         if images is not None:
-            pairs.append(encoded(vae, latent_format, own_clip(vae, images[..., :3])))
+            pairs.append(encoded(vae, latent_format, whole_latents(vae, images[..., :3])))
         converter = fit_affine(pairs)
         if refine_seconds:
 
@@ -83,37 +83,6 @@ def procedural_clips(vae) -> torch.Tensor:
     """[CLIPS, T, P, P, 3]: as long and as large as this VAE needs for a few latents each way."""
     groups = GROUPS if temporal(vae) > 1 else 0
     return calibration_clips(CLIPS, groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode())
-
-
-def temporal(vae) -> int:
-    return vae.temporal_compression_decode() or 1
-
-
-def own_clip(vae, images: torch.Tensor) -> torch.Tensor:
-    """The user's frames, cut to what makes whole latents."""
-    step, space = temporal(vae), vae.spacial_compression_decode()
-    frames = (len(images) - 1) // step * step + 1
-    height, width = (side // space * space for side in images.shape[1:3])
-    if not (height and width):
-        raise ValueError(f"images are {images.shape[2]}x{images.shape[1]} pixels, less than one latent: give larger ones.")
-    return images[:frames, :height, :width]
-
-
-def encoded(vae, latent_format, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Model-space latents [1, C, F, h, w] of a clip [T, H, W, 3], and the frames that belong to them."""
-    latent = vae.encode(clip).cpu()
-    if latent.ndim == 4:  # image VAEs make one latent of each frame
-        latent = latent.movedim(0, 1).unsqueeze(0)
-    return latent_format.process_in(latent).float(), key_frames(clip[None].float().cpu(), latent.shape[2])
-
-
-def fingerprint(vae) -> str:
-    """Tells one VAE's weights from another's."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.first_stage_model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def keep(converter) -> None:

@@ -13,6 +13,8 @@ from . import types
 from .inspection import score_images
 from .panel import STORE
 
+SAVED = "foresight/report"  # below the output folder; fixed, so that no workflow file names a path
+
 
 class RunReport(io.ComfyNode):
     @classmethod
@@ -34,9 +36,9 @@ class RunReport(io.ComfyNode):
                     tooltip="The finished clip: scored as well where a scorer is connected; with a watch, what to wait for.",
                 ),
                 types.Scorer.Input("scorer", optional=True, tooltip="Scores the finished clip; connect images as well."),
-                io.String.Input(
-                    "save_as", optional=True, default="",
-                    tooltip="Keep the picture and the JSON in the output folder under this name, as Save Image does. Empty: not kept.",
+                io.Boolean.Input(
+                    "save", optional=True, default=False,
+                    tooltip="Keep the picture, with the workflow in it, and the JSON in the output folder under foresight/report.",
                 ),
             ],
             outputs=[
@@ -49,7 +51,7 @@ class RunReport(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, verdict=None, watch=None, images=None, scorer=None, save_as=""):
+    def execute(cls, verdict=None, watch=None, images=None, scorer=None, save=False):
         if verdict is None and watch is None:
             raise ValueError("connect a verdict (from Monitored Sampler, Foresight Sampler or a switch), or a watch.")
         if verdict is None:
@@ -68,14 +70,14 @@ class RunReport(io.ComfyNode):
         previews = {record.trial: record.preview for record in verdict.history if record.preview is not None}
         picture = torch.from_numpy(report_figure(report, previews)).float()[None] / 255
         shown = {"text": [text], "foresight_report": [report]}
-        if save_as.strip():
-            shown["images"] = [keep(save_as.strip(), picture, to_json(report), cls)]
+        if save:
+            shown["images"] = [keep(picture, to_json(report), cls)]
         return io.NodeOutput(picture, text, to_json(report), ui=shown)
 
 
-def keep(name: str, picture: torch.Tensor, text: str, node) -> ui.SavedResult:
+def keep(picture: torch.Tensor, text: str, node) -> ui.SavedResult:
     """Core's own way to save an image, with the workflow in it, and the report beside it under the same name."""
-    (saved,) = ui.ImageSaveHelper.save_images(picture, name, io.FolderType.output, node)
+    (saved,) = ui.ImageSaveHelper.save_images(picture, SAVED, io.FolderType.output, node)
     folder = os.path.join(folder_paths.get_output_directory(), saved.subfolder)
     with open(os.path.join(folder, saved.filename.removesuffix(".png") + ".json"), "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,0 +1,202 @@
+"""Trains a converter at the paper's scale, from any VAE that ComfyUI loads and a folder of videos:
+
+    python -m foresight.l2r.train --vae VAE.safetensors --latent-format Wan21 --videos DIR --out NAME.safetensors
+
+The paper's recipe (A.2): clips of real video with enough motion, the VAE's encoder alone, pairs of latents and pixels.
+A clip is encoded once and stays a while in a pool, from which crops are drawn. The same command goes on after a stop.
+Beside NAME.safetensors stand NAME.log, the curve NAME.png and the state NAME.ckpt. Needs ComfyUI (COMFYUI_PATH).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .checkpoint import PAPER, SUBPIXEL, save_l2r
+from .fit import fit_affine, psnr
+from .model import L2R
+from .pairs import encoded, fingerprint
+from .subpixel import SubpixelL2R
+from .videos import Motion, clips, read_clip, split
+
+Pair = tuple[Tensor, Tensor]
+POOL = 48  # clips from which crops are drawn: at the paper's size 1.3 GB
+STEPS_A_CLIP = 4  # how often the pool gives before it takes another clip
+BATCH, CROP = 8, 24  # crops a step; latents a side
+LR = 2e-3
+NOISE = 0.1  # on latents: x0 predictions are never exact
+WIDTH = 32  # of the sub-pixel layout's network
+AVERAGE = 0.999
+MEASURE = 500  # steps between two measurements
+MEASURED = 8  # held-out clips
+
+
+class Pool:
+    """The newest clips, as half-precision latents and uint8 frames."""
+
+    def __init__(self, size: int):
+        self.size, self.pairs = size, []
+
+    def put(self, pair: Pair) -> None:
+        self.pairs = [*self.pairs, (pair[0].half(), pair[1].mul(255).round().byte())][-self.size :]
+
+    def crops(self, count: int, side: int, generator: torch.Generator) -> Pair:
+        """Latents [count, C, F, side, side] and frames [count, F, s side, s side, 3] in 0..1."""
+
+        def below(limit: int) -> int:
+            return int(torch.randint(limit, (), generator=generator))
+
+        latents, frames = [], []
+        for _ in range(count):
+            latent, shown = self.pairs[below(len(self.pairs))]
+            s, (h, w) = shown.shape[2] // latent.shape[3], (min(side, size) for size in latent.shape[3:])
+            y, x = below(latent.shape[3] - h + 1), below(latent.shape[4] - w + 1)
+            latents.append(latent[0, :, :, y : y + h, x : x + w].float())
+            frames.append(shown[0, :, s * y : s * (y + h), s * x : s * (x + w)].float() / 255)
+        return torch.stack(latents), torch.stack(frames)
+
+
+def start(architecture: str, pairs: Sequence[Pair], seed: int) -> L2R | SubpixelL2R:
+    """The paper's layout as it is built, or the sub-pixel layout from its closed-form fit to the first clips."""
+    channels, scale = pairs[0][0].shape[1], pairs[0][1].shape[2] // pairs[0][0].shape[3]
+    if architecture == SUBPIXEL:
+        first = [(latent.float(), frames.float() / 255) for latent, frames in pairs]
+        return fit_affine(first).widened(WIDTH, torch.Generator().manual_seed(seed))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return L2R(channels, scale)
+
+
+def train(
+    encode: Callable[[Tensor], Pair], source: Iterator[Tensor], held_out: Sequence[Pair], out: Path, *,
+    architecture: str, steps: int, seed: int, metadata: dict[str, Any], device: torch.device | str = "cpu",
+    say: Callable[[str], None] = print,
+) -> L2R | SubpixelL2R:
+    """encode: uint8 frames [T, H, W, 3] to a pair; source: clips without end; held_out: pairs that only measure."""
+    generator, pool = torch.Generator().manual_seed(seed), Pool(POOL)
+    state_path, log = out.with_suffix(".ckpt"), out.with_suffix(".log")
+    state = torch.load(state_path, weights_only=True) if state_path.exists() else None
+    for _ in range(min(POOL, 8)):  # a few to begin with; the pool fills as training goes on
+        pool.put(encode(next(source)))
+    model = start(architecture, pool.pairs, seed).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    step, minutes, curve = 0, 0.0, []
+    if state:
+        for part, saved in ((model, "model"), (optimiser, "optimiser"), (average, "average")):
+            part.load_state_dict(state[saved])
+        generator.set_state(state["generator"])
+        step, minutes, curve = state["step"], state["minutes"], state["curve"]
+        say(f"going on from step {step}")
+    begin, half = time.monotonic() - 60 * minutes, torch.device(device).type == "cuda"
+    while step < steps:
+        if step % STEPS_A_CLIP == 0:
+            pool.put(encode(next(source)))
+        for group in optimiser.param_groups:
+            group["lr"] = LR * min(1.0, (step + 1) / 100, 2 * (1 - step / steps))
+        latents, frames = pool.crops(BATCH, CROP, generator)
+        latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+            shown = getattr(model, "colours", model)(latents.to(device))
+        error = shown.float() - frames.to(device)
+        loss = error.abs().mean() + error.square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.update_parameters(model)
+        step += 1
+        if step % MEASURE == 0 or step == steps:
+            minutes = (time.monotonic() - begin) / 60
+            quality = psnr(average.module.eval(), held_out)
+            curve.append([round(minutes, 2), step, round(loss.item(), 5), round(quality, 3)])
+            line = f"{minutes:.1f} min step {step} loss {loss.item():.4f} held-out clips {quality:.2f} dB"
+            say(line)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state_dict(),
+                    "generator": generator.get_state(), "step": step, "minutes": minutes, "curve": curve}  # fmt: skip
+            torch.save(kept, state_path.with_suffix(".tmp"))
+            state_path.with_suffix(".tmp").replace(state_path)
+            save_l2r(average.module, out, metadata | {
+                "psnr": round(quality, 2), "held_out": f"{len(held_out)} clips of other videos", "steps": step,
+                "minutes": round(minutes, 1), "seed": seed, "date": datetime.date.today().isoformat(),
+            })  # fmt: skip
+            draw_curve(curve, out.with_suffix(".png"))
+    return average.module.eval()
+
+
+def draw_curve(curve: Sequence[Sequence[float]], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110)
+    axes = figure.add_subplot(xlabel="step", ylabel="held-out clips, PSNR in dB")
+    axes.plot([row[1] for row in curve], [row[3] for row in curve], marker=".")
+    axes.grid(alpha=0.3)
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vae", type=Path, required=True, help="a VAE file that ComfyUI's VAELoader takes")
+    parser.add_argument("--latent-format", required=True, help="a class of comfy/latent_formats.py, e.g. Wan21")
+    parser.add_argument("--videos", type=Path, required=True, help="a folder; its folders are searched too")
+    parser.add_argument("--out", type=Path, required=True, help="put it into models/foresight_l2r to have it found")
+    parser.add_argument("--architecture", choices=(PAPER, SUBPIXEL), default=PAPER)
+    parser.add_argument("--steps", type=int, default=120_000, help="the paper's 33,000 clips are 132,000")
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=720)
+    parser.add_argument("--frames", type=int, default=49)
+    parser.add_argument("--min-flow", type=float, default=0.5, help="mean optical flow, pixels a frame; 0: any clip")
+    parser.add_argument("--flow-weights", type=Path, help="torchvision's raft_small or raft_large checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    if a.min_flow and a.flow_weights is None:
+        parser.error("--min-flow needs --flow-weights (torchvision's RAFT); with --min-flow 0 any clip is taken")
+    from ..evaluation.demo_family import load_comfyui
+
+    load_comfyui()
+    import comfy.latent_formats
+    import comfy.model_management
+    import comfy.sd
+    import comfy.utils
+
+    try:
+        latent_format = getattr(comfy.latent_formats, a.latent_format)()
+        files, measuring = split(a.videos)
+    except (AttributeError, ValueError) as error:
+        parser.error(str(error))
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(a.vae)))
+    device = comfy.model_management.get_torch_device()
+
+    def encode(clip: Tensor) -> Pair:
+        return encoded(vae, latent_format, clip.float() / 255)
+
+    shape = a.frames, a.height, a.width
+    read = (read_clip(path, *shape) for path in measuring)
+    held_out = [encode(clip) for clip in (clip for clip in read if clip is not None)][:MEASURED]
+    if not held_out:
+        parser.error(f"none of the {len(measuring)} videos that measure has {a.frames} frames")
+    motion = Motion(a.flow_weights, device) if a.min_flow else None
+    source = clips(
+        files, *shape, torch.Generator().manual_seed(a.seed), lambda clip: motion is None or motion(clip) > a.min_flow
+    )
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    train(
+        encode, source, held_out, a.out, architecture=a.architecture, steps=a.steps, seed=a.seed, device=device,
+        metadata={"name": a.out.stem, "latent_format": a.latent_format, "vae": fingerprint(vae), "videos": len(files),
+                  "recipe": "foresight.l2r.train", "min_flow": a.min_flow},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
