@@ -22,7 +22,7 @@ NAMES = {
     "preview": "预览", "back_end": "后端", "on_accept": "接受分支", "accept_verdict": "接受分支的裁决",
     "reject_verdict": "拒绝分支的裁决", "watch": "监视", "enabled": "启用", "seeds": "种子数", "keep": "保留数",
     "fraction": "比例", "choose": "选择方式", "wait_seconds": "等待秒数", "high_noise_model": "高噪声模型",
-    "positive": "正面条件", "rule": "采样规则", "eta": "eta", "denoise": "去噪强度", "psnr": "PSNR", "score": "分数",
+    "positive": "正面条件", "rule": "采样规则", "learn": "学习", "eta": "eta", "denoise": "去噪强度", "psnr": "PSNR", "score": "分数",
     "x0": "x0 预测", "steps_x0": "各步 x0", "negative_conditioning": "负面条件", "report": "报告", "value": "值",
     "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
 }  # fmt: skip
@@ -84,11 +84,15 @@ TEXTS = {
     "A latent to look at; the preview comes out as IMAGE.": "要查看的潜空间；预览以 IMAGE 输出。",
     # L2R Calibrate
     "Makes a latent-to-RGB converter for any video VAE in seconds: it encodes pictures made on the spot, and finds the map back "
-    "to their pixels. Nothing is downloaded.":
-        "几秒内为任意视频 VAE 制作潜空间到 RGB 转换器：编码当场生成的图片，再求回到像素的映射。不下载任何东西。",
+    "to their pixels. Nothing is downloaded. It can also learn from your finished clips.":
+        "几秒内为任意视频 VAE 制作潜空间到 RGB 转换器：编码当场生成的图片，再求回到像素的映射。不下载任何东西。也可以从你完成的片段中学习。",
     "The model whose latents are to be seen: it knows their scale.": "要查看其潜空间的模型：它知道数值的尺度。",
-    "Its VAE; only the encoder is used.": "它的 VAE；只用编码器。",
-    "A clip of your own to learn from as well.": "也可用你自己的片段来学习。",
+    "Its VAE; only the encoder is used. Not needed with a latent.": "它的 VAE；只用编码器。接有潜空间时不需要。",
+    "A clip of your own to learn from as well; it is passed on.": "也可用你自己的片段来学习；图像原样传递。",
+    "What the images were decoded from: then nothing has to be encoded. Put the node after VAE Decode.":
+        "图像由此解码而来：这样就无需编码。请把此节点放在 VAE 解码之后。",
+    "With a latent: add this clip to all that the kept converter has learned from, and keep the result. Takes about a second a "
+    "clip.": "接有潜空间时：把此片段加入已保存转换器学过的内容，并保存结果。每个片段约需一秒。",
     "0: the closed-form fit alone. Otherwise it is trained for about so long after that.": "0：只做闭式拟合。否则在其后再训练大约这么久。",
     "Keep it in models/foresight_l2r (unless a better one for this VAE is there), where L2R Preview's auto finds it.":
         "保存到 models/foresight_l2r（除非那里已有此 VAE 的更好转换器），“L2R 预览”的 auto 会找到它。",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .decode import decode
 from .subpixel import SubpixelL2R
 
 NOISE = 0.1  # standard deviation of the noise that latents are taken to have; x0 predictions are never exact
@@ -55,31 +56,59 @@ def neighbourhoods(latent: Tensor) -> Tensor:
     return F.pad(rows, (0, 1), value=1.0)
 
 
-def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> SubpixelL2R:
-    """The affine converter of least squared error over pairs of model-space latents [B, C, F, H, W] and frames
-    [B, F, sH, sW, 3] in 0..1, where each latent value carries noise of that standard deviation (ridge regression).
+class AffineFit:
+    """The running sums of a ridge regression from latent neighbourhoods to pixel patches: pairs can be added one by
+    one, whenever they come, and need not be kept.
+
+    channels, scale: of the latents. clips: how many were added; rows: how many neighbourhoods.
     """
-    scale, channels = check_pair(*pairs[0]), pairs[0][0].shape[1]
-    size = channels * 18 + 1
-    gram = torch.zeros(size, size, dtype=torch.float64)
-    moment = torch.zeros(size, 3 * scale**2, dtype=torch.float64)
-    rows = 0
-    for latent, frames in pairs:
-        check_pair(latent, frames)
-        for one, shown in zip(latent.split(1), frames.split(1), strict=True):  # neighbourhoods are 18 times the latents
-            x = neighbourhoods(one.float())
-            y = F.pixel_unshuffle(shown.float().movedim(-1, 2), scale).movedim(2, -1).reshape(len(x), -1)
-            gram += (x.T @ x).double().cpu()
-            moment += (x.T @ y).double().cpu()
-            rows += len(x)
-    ridge = torch.full((size,), rows * noise**2, dtype=torch.float64)
-    ridge[-1] = 1e-6 * rows  # the bias is not measured with noise
-    solution = torch.linalg.solve(gram + ridge.diag(), moment)
-    model = SubpixelL2R(channels, scale)
-    with torch.no_grad():
-        model.affine.weight.copy_(solution[:-1].T.reshape(-1, channels, 2, 3, 3))
-        model.affine.bias.copy_(solution[-1])
-    return model.eval()
+
+    def __init__(self, channels: int, scale: int):
+        self.channels, self.scale, self.clips, self.rows = channels, scale, 0, 0
+        size = channels * 18 + 1
+        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.moment = torch.zeros(size, 3 * scale**2, dtype=torch.float64)
+
+    def add(self, latent: Tensor, frames: Tensor, limit: int | None = None) -> None:
+        """A pair of model-space latents [B, C, F, H, W] and frames [B, F, sH, sW, 3] in 0..1. limit: rows to take of
+        each clip at most (but one whole frame), from frames spread over it. ValueError for latents of another kind."""
+        if (check_pair(latent, frames), latent.shape[1]) != (self.scale, self.channels):
+            raise ValueError(
+                f"latents of {latent.shape[1]} channels do not go with a fit to {self.channels} channels at scale "
+                f"{self.scale}: calibrate for this VAE from the start."
+            )
+        count, area = latent.shape[2], latent.shape[3] * latent.shape[4]
+        taken = range(count)
+        if limit is not None and count * area > limit:
+            taken = torch.linspace(0, count - 1, max(1, limit // area)).round().long().tolist()
+        for one, shown in zip(latent.split(1), frames.split(1), strict=True):
+            for t in taken:  # frame by frame: neighbourhoods are 18 times as large as the latents
+                x = neighbourhoods(one[:, :, max(t - 1, 0) : t + 1].float())[-area:]
+                patches = F.pixel_unshuffle(shown[:, t].float().movedim(-1, 1), self.scale)
+                y = patches.movedim(1, -1).reshape(area, -1).to(x.device)
+                self.gram += (x.T @ x).double().cpu()
+                self.moment += (x.T @ y).double().cpu()
+                self.rows += area
+            self.clips += 1
+
+    def solve(self, noise: float = NOISE) -> SubpixelL2R:
+        """The converter of least squared error, where each latent value carries noise of that standard deviation."""
+        ridge = torch.full((len(self.gram),), self.rows * noise**2, dtype=torch.float64)
+        ridge[-1] = 1e-6 * self.rows  # the bias is not measured with noise
+        solution = torch.linalg.solve(self.gram + ridge.diag(), self.moment)
+        model = SubpixelL2R(self.channels, self.scale)
+        with torch.no_grad():
+            model.affine.weight.copy_(solution[:-1].T.reshape(-1, self.channels, 2, 3, 3))
+            model.affine.bias.copy_(solution[-1])
+        return model.eval()
+
+
+def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> SubpixelL2R:
+    """The affine converter of least squared error over pairs (see AffineFit.add)."""
+    fit = AffineFit(pairs[0][0].shape[1], check_pair(*pairs[0]))
+    for pair in pairs:
+        fit.add(*pair)
+    return fit.solve(noise)
 
 
 def refine(
@@ -131,7 +160,7 @@ def _crops(pairs: Sequence[tuple[Tensor, Tensor]], scale: int, generator: torch.
 def psnr(model: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Mean over clips of the peak signal-to-noise ratio in dB."""
     errors = [
-        (model(one.float()).cpu() - shown.float().cpu()).square().mean().clamp_min(1e-10)
+        (decode(model, one.float()).cpu() - shown.float().cpu()).square().mean().clamp_min(1e-10)
         for latent, frames in pairs for one, shown in zip(latent.split(1), frames.split(1), strict=True)
     ]
     return float(-10 * torch.stack(errors).log10().mean())

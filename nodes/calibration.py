@@ -8,16 +8,19 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 
 from ..l2r.calibration import calibration_clips
-from ..l2r.checkpoint import load_l2r, save_l2r
-from ..l2r.fit import fit_affine, psnr, refine
+from ..l2r.checkpoint import load_fit, load_l2r, save_l2r
+from ..l2r.decode import decode
+from ..l2r.fit import AffineFit, check_pair, key_frames, psnr, refine
 from ..l2r.pairs import encoded, fingerprint, temporal, whole_latents
 from . import types
 from .folders import L2R
 
 CLIPS, HELD_OUT = 24, 6  # procedural clips, and those of them that only measure
 GROUPS = 4  # latent frames a clip, beside the first
+ROWS = 20_000  # latents of a clip to learn from: about a second on two cores
 LATENTS = 8  # a side of a clip: enough to see past a neighbourhood's edges, and quick on a CPU
 
 
@@ -29,11 +32,15 @@ class L2RCalibrate(io.ComfyNode):
             display_name="L2R Calibrate",
             category="Foresight",
             description="Makes a latent-to-RGB converter for any video VAE in seconds: it encodes pictures made on the spot, and "
-            "finds the map back to their pixels. Nothing is downloaded.",
+            "finds the map back to their pixels. Nothing is downloaded. It can also learn from your finished clips.",
             inputs=[
                 io.Model.Input("model", tooltip="The model whose latents are to be seen: it knows their scale."),
-                io.Vae.Input("vae", tooltip="Its VAE; only the encoder is used."),
-                io.Image.Input("images", optional=True, tooltip="A clip of your own to learn from as well."),
+                io.Vae.Input("vae", optional=True, tooltip="Its VAE; only the encoder is used. Not needed with a latent."),
+                io.Image.Input("images", optional=True, tooltip="A clip of your own to learn from as well; it is passed on."),
+                io.Latent.Input(
+                    "latent", optional=True,
+                    tooltip="What the images were decoded from: then nothing has to be encoded. Put the node after VAE Decode.",
+                ),
                 io.Int.Input(
                     "refine_seconds", default=0, min=0, max=3600,
                     tooltip="0: the closed-form fit alone. Otherwise it is trained for about so long after that.",
@@ -43,23 +50,39 @@ class L2RCalibrate(io.ComfyNode):
                     tooltip="Keep it in models/foresight_l2r (unless a better one for this VAE is there), where L2R Preview's "
                     "auto finds it.",
                 ),
+                io.Boolean.Input(
+                    "learn", default=False,
+                    tooltip="With a latent: add this clip to all that the kept converter has learned from, and keep the result. "
+                    "Takes about a second a clip.",
+                ),
             ],
-            outputs=[types.L2R.Output(display_name="l2r"), io.Float.Output(display_name="psnr")],
-        )
+            outputs=[
+                types.L2R.Output(display_name="l2r"), io.Float.Output(display_name="psnr"),
+                io.Image.Output(display_name="images"),
+            ],
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, vae, images=None, refine_seconds=0, save=True):
+    def execute(cls, model, vae=None, images=None, latent=None, refine_seconds=0, save=True, learn=False):
         latent_format = model.get_model_object("latent_format")
+        path = path_of_kept(latent_format, vae)
+        kept = kept_at(path)
+        if latent is not None:
+            if images is None:
+                raise ValueError("a latent alone has no pixels to learn: connect the images it was decoded to as well.")
+            own = decoded(latent_format, latent["samples"], images[..., :3])
+        elif vae is not None:
+            own = None if images is None else encoded(vae, latent_format, whole_latents(vae, images[..., :3]))
+        else:
+            raise ValueError("connect a VAE, or a latent and the images it was decoded to.")
+        fit = load_fit(path) if kept and learn and latent is not None else None
         bar = comfy.utils.ProgressBar(CLIPS + 100)
-        pairs = []
-        for clip in procedural_clips(vae):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            pairs.append(encoded(vae, latent_format, clip))
-            bar.update(1)
-        held_out, pairs = pairs[:HELD_OUT], pairs[HELD_OUT:]
-        if images is not None:
-            pairs.append(encoded(vae, latent_format, whole_latents(vae, images[..., :3])))
-        converter = fit_affine(pairs)
+        pairs = [] if fit or vae is None else procedural_pairs(vae, latent_format, bar)
+        held_out, pairs = pairs[:HELD_OUT], pairs[HELD_OUT:] + ([own] if own else [])
+        fit = fit or AffineFit(pairs[0][0].shape[1], check_pair(*pairs[0]))
+        for pair in pairs:
+            fit.add(*pair, limit=ROWS)
+        converter = fit.solve()
         if refine_seconds:
 
             def progress(share: float) -> None:
@@ -67,34 +90,66 @@ class L2RCalibrate(io.ComfyNode):
                 bar.update_absolute(CLIPS + round(100 * share))
 
             converter = refine(converter, pairs, refine_seconds, on_progress=progress)
-        quality = psnr(converter, held_out)
-        name = type(latent_format).__name__
-        converter.metadata = {
-            "name": f"{name}, calibrated", "latent_format": name, "calibrated": True, "vae": fingerprint(vae),
-            "psnr": round(quality, 2), "held_out": f"{HELD_OUT} procedural clips", "refine_seconds": refine_seconds,
+        described = {
+            "latent_format": type(latent_format).__name__, "calibrated": True, "vae": fingerprint(vae) if vae else None,
+            "name": f"{type(latent_format).__name__}, calibrated", "refine_seconds": refine_seconds,
             "own_images": 0 if images is None else len(images), "date": datetime.date.today().isoformat(),
         }  # fmt: skip
-        if save:
-            keep(converter)
-        return io.NodeOutput(converter, quality)
+        if held_out:
+            quality, described["held_out"] = psnr(converter, held_out), f"{HELD_OUT} procedural clips"
+        else:  # what the converter made of this clip before it learned it
+            quality = seen_quality(kept or converter, *own)
+            described["held_out"] = "each clip before it was learned" if kept else "the clip itself"
+        converter.metadata = described | {"psnr": round(quality, 2)}
+        if learn and latent is not None:
+            converter.metadata["learned"] = (kept.metadata.get("learned", 0) if kept else 0) + 1
+        if save and worth_keeping(converter, kept):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            save_l2r(converter, path, fit=fit)
+        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None))
 
 
-def procedural_clips(vae) -> torch.Tensor:
-    """[CLIPS, T, P, P, 3]: as long and as large as this VAE needs for a few latents each way."""
+def procedural_pairs(vae, latent_format, bar) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs of clips as long and as large as this VAE needs for a few latents each way."""
     groups = GROUPS if temporal(vae) > 1 else 0
-    return calibration_clips(CLIPS, groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode())
+    pairs = []
+    for clip in calibration_clips(CLIPS, groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode()):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pairs.append(encoded(vae, latent_format, clip))
+        bar.update(1)
+    return pairs
 
 
-def keep(converter) -> None:
-    """Writes the converter under a name of its latent format and VAE; a better one that is there stays."""
-    described = converter.metadata
-    folder = folder_paths.get_folder_paths(L2R)[0]
-    path = os.path.join(folder, f"{described['latent_format']}_{described['vae']}.safetensors")
-    if os.path.exists(path):
-        try:
-            if load_l2r(path).metadata.get("psnr", 0) >= described["psnr"]:
-                return
-        except ValueError:
-            pass  # not a whole file: it is replaced
-    os.makedirs(folder, exist_ok=True)
-    save_l2r(converter, path)
+def decoded(latent_format, samples: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A pair of a LATENT and the IMAGE that VAE Decode made of it."""
+    latent = latent_format.process_in(samples if samples.ndim == 5 else samples.unsqueeze(2)).float().cpu()
+    frames = images.float().cpu().unflatten(0, (len(latent), -1))
+    return latent, key_frames(frames, latent.shape[2])
+
+
+def seen_quality(converter, latent: torch.Tensor, frames: torch.Tensor) -> float:
+    """PSNR in dB of a few frames of a pair: decoding all of a long clip would take longer than learning it."""
+    some = sorted({0, latent.shape[2] // 2, latent.shape[2] - 1})
+    error = decode(converter, latent, some).cpu() - frames[:, some]
+    return float(-10 * error.square().mean().clamp_min(1e-10).log10())
+
+
+def path_of_kept(latent_format, vae) -> str:
+    """Where the converter for this VAE is kept; without a VAE there is one for each latent format."""
+    name = type(latent_format).__name__
+    return os.path.join(folder_paths.get_folder_paths(L2R)[0], f"{name}_{fingerprint(vae) if vae else 'any'}.safetensors")
+
+
+def kept_at(path: str):
+    """The converter that is kept there, if there is a whole one."""
+    try:
+        return load_l2r(path) if os.path.exists(path) else None
+    except ValueError:
+        return None
+
+
+def worth_keeping(converter, kept) -> bool:
+    """What has learned from one more clip is; a fresh fit only where nothing learned or better is kept."""
+    if kept is None or "learned" in converter.metadata:
+        return True
+    return "learned" not in kept.metadata and converter.metadata["psnr"] > kept.metadata.get("psnr", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.latent_formats
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -14,7 +15,7 @@ from foresight.demo.train_common import random_clips
 from foresight.demo.train_l2r import VAE, pairs
 from foresight.demo.wan_vae import load_vae
 from foresight.l2r.calibration import calibration_clips
-from foresight.l2r.checkpoint import load_l2r, save_l2r
+from foresight.l2r.checkpoint import load_fit, load_l2r, save_l2r
 from foresight.l2r.fit import fit_affine, key_frames, psnr, refine
 from foresight.l2r.model import L2R
 from foresight.l2r.subpixel import SubpixelL2R
@@ -153,7 +154,8 @@ def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
     model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     assert load_converter("auto", model).name == "linear"
     own = calibration_clips(1, 7, 70, seed=3)[0, :, :, :66]  # neither whole groups of frames nor whole latents
-    converter, quality = L2RCalibrate.execute(model, vae, images=own).args
+    converter, quality, passed_on = L2RCalibrate.execute(model, vae, images=own).args
+    assert passed_on is own
     assert quality > 15 and converter.metadata["own_images"] == 7
     (kept,) = folder.iterdir()
     assert load_converter("auto", model).metadata["vae"] == converter.metadata["vae"] in kept.name
@@ -163,6 +165,64 @@ def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
     save_l2r(L2R(16, metadata={"name": "trained", "latent_format": "Wan21"}), folder / "a_trained.safetensors")
     folder_paths.filename_list_cache.pop("foresight_l2r", None)
     assert load_converter("auto", model).name == "trained"
+
+
+@pytest.fixture(scope="module")
+def finished():
+    """Latents and frames of finished demo clips, as VAE Decode gives them."""
+    vae = load_vae(VAE)
+    clips = random_clips(torch.Generator().manual_seed(5), 6).float() / 255
+    with torch.no_grad():
+        latents = [vae.encode(clip[None].movedim(-1, 1) * 2 - 1) for clip in clips]
+    return [({"samples": latent}, clip) for latent, clip in zip(latents, clips, strict=True)]
+
+
+def test_it_learns_from_every_finished_clip(folder, finished):
+    model = tiny_wan.model()
+    found = []
+    for latent, images in finished:
+        before = images.clone()
+        converter, quality, passed_on = L2RCalibrate.execute(model, images=images, latent=latent, learn=True).args
+        assert passed_on is images and torch.equal(images, before)
+        found.append(quality)
+    (kept,) = folder.iterdir()
+    assert "any" in kept.name and load_l2r(kept).metadata["learned"] == 6
+    assert sum(found[3:]) / 3 > found[1], "what was learned helps with clips it has not seen"
+    # The same as all at once: nothing is forgotten.
+    together = calibration.AffineFit(16, 8)
+    for latent, images in finished:
+        together.add(*calibration.decoded(comfy.latent_formats.Wan21(), latent["samples"], images), calibration.ROWS)
+    torch.testing.assert_close(converter.affine.weight, together.solve().affine.weight)
+    assert kept.stat().st_size < 2_000_000
+    assert load_converter("auto", model).metadata["learned"] == 6
+
+
+def test_learning_is_off_unless_asked_and_takes_a_bounded_share(folder, finished, monkeypatch):
+    latent, images = finished[0]
+    model = tiny_wan.model()
+    L2RCalibrate.execute(model, images=images, latent=latent, save=False)
+    assert not list(folder.iterdir())
+    L2RCalibrate.execute(model, images=images, latent=latent, learn=True)
+    (kept,) = folder.iterdir()
+    written = kept.read_bytes()
+    L2RCalibrate.execute(model, images=images, latent=finished[1][0])  # not to learn: the kept one stays
+    assert kept.read_bytes() == written
+    monkeypatch.setattr(calibration, "ROWS", 100)
+    L2RCalibrate.execute(model, images=finished[1][1], latent=finished[1][0], learn=True)
+    assert load_fit(kept).rows == 5 * 64 + 64 and load_fit(kept).clips == 2
+
+
+def test_what_does_not_belong_together_is_named(folder, finished):
+    model, (latent, images) = tiny_wan.model(), finished[0]
+    with pytest.raises(ValueError, match="connect the images it was decoded to"):
+        L2RCalibrate.execute(model, latent=latent)
+    with pytest.raises(ValueError, match="connect a VAE, or a latent"):
+        L2RCalibrate.execute(model, images=images)
+    with pytest.raises(ValueError, match="do not make 5 latent frames"):
+        L2RCalibrate.execute(model, latent=latent, images=images[:7])
+    fit = calibration.AffineFit(16, 8)
+    with pytest.raises(ValueError, match="4 channels do not go with a fit to 16"):
+        fit.add(draw(1, 4, 1, 2, 2), torch.zeros(1, 1, 16, 16, 3))
 
 
 def test_nothing_is_written_unless_asked(folder):
