@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from .preset import CFG, SHIFT
 from .wan_dit import WanTransformer
 
 
@@ -30,10 +31,12 @@ def start_noise(prompt: int, seeds: Iterable[int], frames: int) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    model: WanTransformer, context: Tensor, noise: Tensor, steps: int = 50, cfg: float = 4.0, shift: float = 0.4,
-    callback: Callable[[int, float, Tensor], None] | None = None, sigmas: Tensor | None = None,
+    model: WanTransformer, context: Tensor, noise: Tensor, steps: int = 50, cfg: float = CFG, shift: float = SHIFT,
+    callback: Callable[[int, float, Tensor], None] | None = None, sigmas: Tensor | None = None, eta: float = 1.0,
+    seed: int = 0,
 ) -> Tensor:
-    """Euler with classifier-free guidance against the empty caption.
+    """Ancestral Euler steps (ComfyUI's sample_euler_ancestral_RF; eta 0: plain Euler) with classifier-free guidance
+    against the empty caption. seed: of the noise that the steps add.
 
     context: [B, tokens, text_dim]; noise: [B, C, F, h, w]. Returns x0 in model space, like noise. `callback` sees step
     (1-based), sigma and the x0 prediction before each step is taken. sigmas: a falling part of a schedule,
@@ -41,12 +44,18 @@ def sample(
     """
     sigmas = schedule(steps, shift) if sigmas is None else sigmas
     both = torch.cat([context, torch.zeros_like(context)])
+    generator = torch.Generator().manual_seed(seed)
     x = noise
     for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True), 1):
         timestep = sigma.mul(1000).expand(2 * len(x))
         positive, negative = model(torch.cat([x, x]), timestep, both).float().chunk(2)
-        velocity = negative + cfg * (positive - negative)
+        x0 = x - sigma * (negative + cfg * (positive - negative))
         if callback is not None:
-            callback(step, sigma.item(), x - sigma * velocity)
-        x = x + (following - sigma) * velocity
+            callback(step, sigma.item(), x0)
+        down = following * (1 + (following / sigma - 1) * eta)  # a step too far, made up for with fresh noise
+        x = x0 + down / sigma * (x - x0)
+        if eta and following > 0:
+            scale = (1 - following) / (1 - down)
+            fresh = (following**2 - (down * scale) ** 2).clamp_min(0).sqrt()
+            x = scale * x + fresh * torch.randn(x.shape, generator=generator)
     return x

@@ -84,7 +84,7 @@ def generate(
             if step in moments:
                 kept[step] = x0.half()
 
-        final = sample(transformer, context, noise, steps, CFG, SHIFT, keep)
+        final = sample(transformer, context, noise, steps, CFG, SHIFT, keep, seed=start)
         clips = vae.decode(to_vae_space(final)).movedim(1, -1).add(1).div(2)
         verdicts = [judge(clip, pairs[p][1]) for clip, (p, _) in zip(clips, part, strict=True)]
         data["x0"].append(torch.stack([*(kept[step] for step in moments), final.half()], 1))

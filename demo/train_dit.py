@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from .captions import prompts
 from .flow import sample
 from .judge import judge
+from .preset import CFG, SAMPLER, SHIFT
 from .text import TOKENS, WIDTH, encode_text, split_words
 from .token_contents import CONTENTS, token_contents
 from .train_common import (
@@ -296,7 +297,7 @@ def right_rates(model: WanTransformer, vae: WanVAE, split: str, count: int, cfg:
             part = pairs[start : start + batch]
             context = torch.stack([encode_text(text) for text, _ in part])
             noise = torch.randn((len(part), 16, frames, 8, 8), generator=generator)
-            latents = sample(model, context, noise, steps, cfg, shift)
+            latents = sample(model, context, noise, steps, cfg, shift, seed=seed + start)
             with torch.no_grad():
                 clips = vae.decode(to_vae_space(latents)).movedim(1, -1).add(1).div(2)
             for clip, (_, scene) in zip(clips, part, strict=True):
@@ -322,7 +323,8 @@ def evaluate(count: int, cfg: float, shift: float, seed: int) -> None:
                         zip(rebuilt.movedim(1, -1).add(1).div(2), scenes, strict=True)) / len(scenes)
     figures = {
         "command": "python -m foresight.demo.train_dit --evaluate", "date": today(), "torch": torch.__version__,
-        "prompts_per_difficulty": count, "split": "test", "seed": seed, "steps": 50, "cfg": cfg, "shift": shift,
+        "prompts_per_difficulty": count, "split": "test", "seed": seed, "steps": 50, "sampler": SAMPLER,
+        "cfg": cfg, "shift": shift,
         "vae": json.loads(VAE_EXPORT.with_suffix(".json").read_text()),
         "transformer": transformer,
         "reconstructions_right": round(rebuilt_right, 4),
@@ -346,8 +348,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--evaluate", action="store_true", help="measure the shipped weights instead of training")
     parser.add_argument("--prompts", type=int, default=64, help="of each difficulty, for --evaluate")
-    parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--shift", type=float, default=0.4)
+    parser.add_argument("--cfg", type=float, default=CFG)
+    parser.add_argument("--shift", type=float, default=SHIFT)
     a = parser.parse_args()
     if a.evaluate:
         evaluate(a.prompts, a.cfg, a.shift, a.seed)

@@ -88,18 +88,18 @@ def look_at(
             kept = x0
 
     noise = start_noise(index, seeds, FRAMES)
-    final = sample(transformer, context.expand(count, -1, -1), noise, STEPS, CFG, SHIFT, watch)
+    final = sample(transformer, context.expand(count, -1, -1), noise, STEPS, CFG, SHIFT, watch, seed=index)
     clips = decode(final)
     judged = [judge(clip, scene) for clip in clips]
     single = start_noise(index, seeds, 1)
-    frames = verdicts(sample(transformer, context.expand(count, -1, -1), single, STEPS, CFG, SHIFT))
+    frames = verdicts(sample(transformer, context.expand(count, -1, -1), single, STEPS, CFG, SHIFT, seed=index))
     again: list[list[bool]] = []
     sigmas = schedule(STEPS, SHIFT)[BRANCHED - 1 :]
     for branch in range(branches):
         fresh = start_noise(index, range(10_000 * (branch + 1), 10_000 * (branch + 1) + count), FRAMES)
         x = sigmas[0] * fresh + (1 - sigmas[0]) * kept
         again.append([v.right for v in verdicts(sample(
-            transformer, context.expand(count, -1, -1), x, cfg=CFG, sigmas=sigmas))])
+            transformer, context.expand(count, -1, -1), x, cfg=CFG, sigmas=sigmas, seed=branch + 1))])
     return [
         {
             "prompt_index": index, "difficulty": difficulty, "prompt": prompt, "seed": seed, "right": judged[i].right,

@@ -88,7 +88,7 @@ def _hear(inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, 
     inspector = gate.inspector(inputs.whole, stop, picture=run.to_picture)
     monitor = MonitorSampler(inputs.sampler, inspector, stop="never", run=run)
     begin = time.perf_counter()
-    guided_sample(replace(inputs, sigmas=inputs.sigmas[: stop + 1]), monitor, attached(inputs.guider, gate))
+    guided_sample(replace(inputs, sigmas=inputs.sigmas[: stop + 1]), monitor, attached(inputs.guider, gate), gate)
     seconds = time.perf_counter() - begin
     record = trial_record(f"seed {seed}", "audition", inspector, monitor.evaluations, monitor.steps, seconds)
     run.conclude(record)
@@ -98,7 +98,7 @@ def _hear(inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, 
 def _finish(inputs: Inputs, gate: Gate, seed: int, run: Run) -> tuple[Latent, TrialRecord]:
     monitor = MonitorSampler(inputs.sampler, run=run, look=gate.look)
     begin = time.perf_counter()
-    latent, _ = guided_sample(inputs, monitor, inputs.guider)
+    latent, _ = guided_sample(inputs, monitor, inputs.guider, gate)
     seconds = time.perf_counter() - begin
     return latent, trial_record(f"seed {seed}", "finish", None, monitor.evaluations, monitor.steps, seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 
 from ..panel.runs import Run, Trial
 from ..scoring.inspector import Gate, Inspector
@@ -118,7 +120,7 @@ def monitored_sample(
         on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
-    latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate))
+    latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate), shown_by)
     seconds = time.perf_counter() - begin
     record = trial_record(trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
     if inspector and record.message is None:
@@ -160,7 +162,7 @@ def single_frame_probe(
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     failure = None
     try:
-        guided_sample(single, monitor, attached(inputs.guider, gate))
+        guided_sample(single, monitor, attached(inputs.guider, gate), gate)
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:  # promise 2: e.g. a control video of full length that does not fit one frame
@@ -219,13 +221,16 @@ class FixedNoise:
         return self.noise
 
 
-def guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Latent, Latent]:
-    """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1."""
+def guided_sample(
+    inputs: Inputs, monitor: MonitorSampler, guider, shown_by: Gate | None = None
+) -> tuple[Latent, Latent]:
+    """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1. shown_by: makes the
+    preview that core shows on the node."""
     require_fitting(inputs.sampler, guider.model_patcher.get_model_object("model_sampling"))
     latent = inputs.latent.copy()
     latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     x0_output: dict[str, torch.Tensor] = {}
-    callback = latent_preview.prepare_callback(guider.model_patcher, inputs.steps, x0_output)
+    callback = preview_callback(guider.model_patcher, inputs.steps, x0_output, shown_by)
     samples = guider.sample(
         inputs.noise.generate_noise(latent), latent["samples"], monitor, inputs.sigmas,
         denoise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -236,6 +241,27 @@ def guided_sample(inputs: Inputs, monitor: MonitorSampler, guider) -> tuple[Late
         return out, out
     x0 = guider.model_patcher.model.process_latent_out(x0_output["x0"].cpu())
     return out, {**latent, "samples": x0}
+
+
+def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], shown_by: Gate | None) -> Callable:
+    """Core's own callback; where its previews are on, L2R makes them instead of the linear map: the middle frame and
+    not the first, and also for models of which core has no map. Whoever has chosen TAESD keeps it."""
+    methods = (LatentPreviewMethod.Auto, LatentPreviewMethod.Latent2RGB)
+    if shown_by is None or args.preview_method not in methods:
+        return latent_preview.prepare_callback(patcher, steps, x0_output)
+    bar = comfy.utils.ProgressBar(steps)
+
+    def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
+        x0_output["x0"] = x0
+        preview = None
+        try:
+            image = latent_preview.preview_to_image(shown_by.still(x0), do_scale=False)
+            preview = ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+        except Exception as error:  # promise 2
+            logger.warning("Foresight: step %d has no preview: %s: %s", step + 1, type(error).__name__, error)
+        bar.update_absolute(step + 1, total_steps, preview)
+
+    return callback
 
 
 def attached(guider, gate: Gate | None):

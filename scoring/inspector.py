@@ -30,6 +30,11 @@ class Observation:
     picture: Any = None
 
 
+def video(x0: torch.Tensor) -> torch.Tensor:
+    """[B, C, F, H, W], also of an image model's [B, C, H, W]."""
+    return x0 if x0.ndim == 5 else x0.unsqueeze(2)
+
+
 @dataclass(frozen=True)
 class Gate:
     """Everything that inspection needs; makes a fresh Inspector for every run.
@@ -70,8 +75,13 @@ class Gate:
 
     def look(self, x0: torch.Tensor) -> torch.Tensor:
         """What the scorer would see of an x0 prediction's first item."""
-        latent = (x0 if x0.ndim == 5 else x0.unsqueeze(2))[:1]
+        latent = video(x0)[:1]
         return self.decode(latent, self.scorer.looks_at(latent.shape[2]))
+
+    def still(self, x0: torch.Tensor) -> torch.Tensor:
+        """The middle frame of an x0 prediction's first item, [sH, sW, 3]."""
+        latent = video(x0)[:1]
+        return self.decode(latent, [latent.shape[2] // 2])[0]
 
 
 @dataclass
@@ -119,7 +129,7 @@ class Inspector:
         """
         begin = time.perf_counter()
         try:
-            latent = x0 if x0.ndim == 5 else x0.unsqueeze(2)
+            latent = video(x0)
             if not torch.isfinite(latent).all():
                 raise ValueError(f"the x0 prediction of step {step} is not finite")
             if self._text is None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foresight.demo.flow import sample
+from foresight.demo.flow import sample, schedule
 from foresight.demo.text import encode_text
 from foresight.demo.train_common import WEIGHTS, Average, Muon, orthogonalise, to_network
 from foresight.demo.train_dit import look_at
@@ -227,3 +227,18 @@ def test_sampling_follows_the_flow_to_the_only_target():
     torch.testing.assert_close(out, target)
     assert [step for step, _ in seen] == [1, 2, 3, 4] and seen[0][1] == pytest.approx(1)
     assert seen[1][1] == pytest.approx(0.4 * 0.75 / (1 - 0.6 * 0.75))
+
+
+@torch.no_grad()
+def test_ancestral_steps_are_comfyuis(comfyui):
+    from comfy.k_diffusion.sampling import sample_euler_ancestral_RF
+
+    def velocity(x, timestep, context):
+        return 0.7 * x + timestep.view(-1, 1, 1, 1, 1) / 1000
+
+    noise, sigmas = torch.randn(1, 16, 2, 4, 4), schedule(8, 1.0)
+    theirs = sample_euler_ancestral_RF(
+        lambda x, sigma: x - sigma * velocity(x, sigma * 1000, None), noise, sigmas, {"seed": 5}, disable=True
+    )
+    ours = sample(velocity, torch.zeros(1, 3, 8), noise, cfg=1.0, sigmas=sigmas, seed=5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

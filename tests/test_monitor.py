@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
+import numpy as np
 import pytest
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from tiny_wan import CancellingScorer, MeanL2R, Noise, ScriptedScorer, gate, inputs, model
 
@@ -142,6 +145,51 @@ def test_no_memory_for_the_reports_preview_costs_that_preview_only(patcher):
     result = monitored_sample(inputs(patcher, steps=50), gate(scorer=Sparse(*FAIL), l2r=Hungry()))
     assert not result.verdict.accepted and result.verdict.preview is None
     assert "no preview could be made: OutOfMemoryError: no room" in result.verdict.record.message
+
+
+class Bar:
+    """Core's progress bar, as far as a sampler uses it."""
+
+    shown = []
+
+    def __init__(self, total):
+        self.shown.clear()
+
+    def update_absolute(self, value, total=None, preview=None):
+        self.shown.append(preview)
+
+
+@pytest.mark.parametrize("method, by_l2r", [("auto", True), ("latent2rgb", True), ("none", False)])
+def test_cores_own_preview_is_made_by_l2r_where_it_is_on(patcher, monkeypatch, method, by_l2r):
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod(method))
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    latent, _ = core(inputs(patcher))
+    result = monitored_sample(inputs(patcher), gate(*PASS))
+    assert torch.equal(result.latent["samples"], latent)
+    assert len(Bar.shown) == 10
+    if not by_l2r:
+        assert Bar.shown == [None] * 10
+        return
+    kind, image, _ = Bar.shown[-1]
+    expected = MeanL2R()(monitored_x0(patcher))[0, 1]  # the middle of three frames
+    assert (kind, image.size) == ("JPEG", (4, 4))
+    assert (torch.from_numpy(np.array(image)).float() / 255 - expected).abs().max() < 0.01
+
+
+def monitored_x0(patcher):
+    return patcher.model.process_latent_in(monitored_sample(inputs(patcher), None).x0["samples"])
+
+
+def test_a_core_preview_that_fails_ends_nothing(patcher, monkeypatch):
+    class Broken(MeanL2R):
+        def forward(self, latent, frames=None):
+            raise RuntimeError("no picture")
+
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Auto)
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    latent, _ = core(inputs(patcher))
+    assert torch.equal(monitored_sample(inputs(patcher), gate(*PASS, l2r=Broken())).latent["samples"], latent)
+    assert Bar.shown == [None] * 10
 
 
 def test_nan_previews_never_reject(patcher):
