@@ -28,6 +28,7 @@ def whole_latents(vae: Any, frames: Tensor) -> Tensor:
     return frames[:count, :height, :width]
 
 
+@torch.no_grad()
 def encoded(vae: Any, latent_format: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Model-space latents [1, C, F, h, w] of a clip [T, H, W, 3] in 0..1, and the frames [1, F, H, W, 3] that belong to
     them, float32 on the CPU."""

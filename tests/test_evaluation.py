@@ -33,7 +33,7 @@ def test_a_run_cut_in_two_is_the_whole_run():
     torch.nn.init.normal_(model.head.head.weight, std=0.1)
     noise, sigmas = start_noise(3, [5], 1), schedule(6, 0.4)
     halfway = sample(model, context, noise, sigmas=sigmas[:3], eta=0)
-    whole = sample(model, context, noise, 6, eta=0)
+    whole = sample(model, context, noise, sigmas=sigmas, eta=0)
     assert torch.equal(whole, sample(model, context, halfway, sigmas=sigmas[2:], eta=0))
 
 
