@@ -239,10 +239,13 @@ def test_ancestral_steps_are_comfyuis(comfyui):
         return 0.7 * x + timestep.view(-1, 1, 1, 1, 1) / 1000
 
     noise, sigmas = torch.randn(1, 16, 2, 4, 4), schedule(8, 1.0)
-    def denoised(x, sigma, seed):
+    def denoised(x, sigma):
         return x - sigma * velocity(x, sigma * 1000, None)
 
     denoised.inner_model = SimpleNamespace(model_patcher=SimpleNamespace(get_model_object=lambda name: None))  # 0.33
-    theirs = sample_euler_ancestral_RF(denoised, noise, sigmas, {"seed": 5}, disable=True)
+    generator = torch.Generator().manual_seed(5)  # versions seed their own one differently
+    theirs = sample_euler_ancestral_RF(
+        denoised, noise, sigmas, disable=True, noise_sampler=lambda *_: torch.randn(noise.shape, generator=generator)
+    )
     ours = sample(velocity, torch.zeros(1, 3, 8), noise, cfg=1.0, sigmas=sigmas, seed=5)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
