@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.demo_family import load_comfyui
+from ..evaluation.comfyui import load_comfyui
 from ..evaluation.results import environment
 from ..l2r.model import L2R
 from ..scoring.detector import DetectorSettings

@@ -21,7 +21,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from ..evaluation.demo_family import comfyui_path, load_comfyui
+from ..evaluation.comfyui import comfyui_path, load_comfyui
 from ..evaluation.results import environment
 from ..evaluation.server import ComfyServer, seconds
 from ..evaluation.thumbnails import CHROMIUM, FLAGS, NO_DIALOGS, READY

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,26 +10,7 @@ from pathlib import Path
 import torch
 
 from ..demo import preset
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def comfyui_path() -> Path:
-    """The ComfyUI in COMFYUI_PATH, or the one that `python dev.py` has set up."""
-    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".foresight" / "comfyui-0.3.75").resolve()
-    if not (path / "main.py").exists():
-        raise SystemExit(f"no ComfyUI in {path}: run `python dev.py test` once, or set COMFYUI_PATH")
-    return path
-
-
-def load_comfyui() -> None:
-    """Makes ComfyUI importable."""
-    path = comfyui_path()
-    # In front: this checkout also has a folder named `nodes`, which ComfyUI's own `import nodes` must not find.
-    sys.path.insert(0, str(path))
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()
+from .comfyui import ROOT, load_comfyui
 
 
 @dataclass

@@ -28,7 +28,7 @@ from ..demo.wan_vae import load_vae, to_vae_space
 from ..demo.world import Scene
 from ..l2r.checkpoint import load_l2r
 from ..scoring.viclip import load_viclip
-from .demo_family import comfyui_path
+from .comfyui import comfyui_path
 
 JUDGED = (2, 3, 5, 8, 10, 12, 14, 20, 30, 40)  # steps at which the judge looks at the preview
 BRANCHED = 10  # step of 50 whose x0 prediction is re-noised

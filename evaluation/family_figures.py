@@ -27,7 +27,8 @@ from ..demo.world import DIFFICULTIES, render_batch
 from ..scoring.detector import Detector, DetectorSettings
 from ..scoring.viclip import ViCLIPConfig, load_viclip
 from . import statistics
-from .demo_family import ROOT, fingerprint, load_comfyui
+from .comfyui import ROOT, load_comfyui
+from .demo_family import fingerprint
 from .family_data import BRANCHED, JUDGED, SCORER, look_at, start_worker
 from .results import environment, number, percent, publish, run_jobs
 from .statistics import auc, bootstrap, bootstrap_within, text_only_scores

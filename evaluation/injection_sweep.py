@@ -26,7 +26,8 @@ from ..demo.flow import start_noise
 from ..demo.judge import judge
 from ..demo.world import Scene
 from . import statistics
-from .demo_family import ROOT, family, fingerprint, load_comfyui, start_worker
+from .comfyui import ROOT, load_comfyui
+from .demo_family import family, fingerprint, start_worker
 from .results import environment, percent, publish, run_jobs
 
 FIRST_SEED = 9000

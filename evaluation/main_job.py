@@ -25,7 +25,8 @@ from ..demo.judge import judge
 from ..demo.world import Scene
 from ..scoring.inspector import Gate
 from . import statistics
-from .demo_family import ROOT, DemoFamily, family, fingerprint, load_comfyui, start_worker
+from .comfyui import ROOT, load_comfyui
+from .demo_family import DemoFamily, family, fingerprint, start_worker
 from .results import environment, number, percent, publish, run_jobs
 from .statistics import auc, bootstrap, bootstrap_within, text_only_scores
 

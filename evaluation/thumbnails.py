@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from .demo_family import comfyui_path
+from .comfyui import comfyui_path
 from .server import ComfyServer
 from .workflows import GRAPHS
 

@@ -126,7 +126,7 @@ def refine(
         on_progress(share)
         for group in optimiser.param_groups:
             group["lr"] = LR * min(1.0, 2 * (1 - share))
-        latent, frames = _crops(pairs, model.scale, generator)
+        latent, frames = crops(pairs, model.scale, generator)
         latent = latent + noise * torch.randn(latent.shape, generator=generator)
         error = model.colours(latent.to(device)) - frames.to(device)
         loss = error.abs().mean() + error.square().mean()
@@ -138,16 +138,19 @@ def refine(
     return model.eval()
 
 
-def _crops(pairs: Sequence[tuple[Tensor, Tensor]], scale: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch of small crops from one pair: less arithmetic a step, more kinds of picture."""
+def crops(
+    pairs: Sequence[tuple[Tensor, Tensor]], scale: int, generator: torch.Generator, count: int = BATCH, side: int = CROP
+) -> tuple[Tensor, Tensor]:
+    """`count` crops of `side` latents a side from one of the pairs, in float32: less arithmetic a step than whole
+    clips, more kinds of picture."""
 
     def below(limit: int) -> int:
         return int(torch.randint(limit, (), generator=generator))
 
     latent, frames = pairs[below(len(pairs))]
-    side = min(CROP, *latent.shape[-2:])
+    side = min(side, *latent.shape[-2:])
     parts = []
-    for _ in range(BATCH):
+    for _ in range(count):
         row, y, x = below(len(latent)), below(latent.shape[-2] - side + 1), below(latent.shape[-1] - side + 1)
         parts.append((
             latent[row, :, :, y : y + side, x : x + side],

@@ -13,6 +13,7 @@ import argparse
 import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
-from .fit import fit_affine, psnr
+from .fit import check_pair, crops, fit_affine, psnr
 from .model import L2R
 from .pairs import encoded, fingerprint
 from .subpixel import SubpixelL2R
@@ -39,54 +41,32 @@ MEASURE = 500  # steps between two measurements
 MEASURED = 8  # held-out clips
 
 
-class Pool:
-    """The newest clips, as half-precision latents and uint8 frames."""
-
-    def __init__(self, size: int):
-        self.size, self.pairs = size, []
-
-    def put(self, pair: Pair) -> None:
-        self.pairs = [*self.pairs, (pair[0].half(), pair[1].mul(255).round().byte())][-self.size :]
-
-    def crops(self, count: int, side: int, generator: torch.Generator) -> Pair:
-        """Latents [count, C, F, side, side] and frames [count, F, s side, s side, 3] in 0..1."""
-
-        def below(limit: int) -> int:
-            return int(torch.randint(limit, (), generator=generator))
-
-        latents, frames = [], []
-        for _ in range(count):
-            latent, shown = self.pairs[below(len(self.pairs))]
-            s, (h, w) = shown.shape[2] // latent.shape[3], (min(side, size) for size in latent.shape[3:])
-            y, x = below(latent.shape[3] - h + 1), below(latent.shape[4] - w + 1)
-            latents.append(latent[0, :, :, y : y + h, x : x + w].float())
-            frames.append(shown[0, :, s * y : s * (y + h), s * x : s * (x + w)].float() / 255)
-        return torch.stack(latents), torch.stack(frames)
-
-
 def start(architecture: str, pairs: Sequence[Pair], seed: int) -> L2R | SubpixelL2R:
     """The paper's layout as it is built, or the sub-pixel layout from its closed-form fit to the first clips."""
-    channels, scale = pairs[0][0].shape[1], pairs[0][1].shape[2] // pairs[0][0].shape[3]
     if architecture == SUBPIXEL:
-        first = [(latent.float(), frames.float() / 255) for latent, frames in pairs]
-        return fit_affine(first).widened(WIDTH, torch.Generator().manual_seed(seed))
+        return fit_affine(pairs).widened(WIDTH, torch.Generator().manual_seed(seed))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return L2R(channels, scale)
+        return L2R(pairs[0][0].shape[1], check_pair(*pairs[0]))
 
 
 def train(
-    encode: Callable[[Tensor], Pair], source: Iterator[Tensor], held_out: Sequence[Pair], out: Path, *,
-    architecture: str, steps: int, seed: int, metadata: dict[str, Any], device: torch.device | str = "cpu",
-    say: Callable[[str], None] = print,
+    encode: Callable[[Tensor], Pair], draw: Callable[[torch.Generator], Iterator[Tensor]], held_out: Sequence[Pair],
+    out: Path, *, architecture: str, steps: int, seed: int, metadata: dict[str, Any],
+    device: torch.device | str = "cpu", say: Callable[[str], None] = print,
 ) -> L2R | SubpixelL2R:
-    """encode: uint8 frames [T, H, W, 3] to a pair; source: clips without end; held_out: pairs that only measure."""
-    generator, pool = torch.Generator().manual_seed(seed), Pool(POOL)
+    """encode: uint8 frames [T, H, W, 3] to a pair; draw: clips without end, by the generator; held_out: pairs that only
+    measure."""
+    # Clips have a generator of their own, so that after a stop new ones follow and not the first again.
+    generator, clip_generator = (torch.Generator().manual_seed(seed + i) for i in (0, 1))
     state_path, log = out.with_suffix(".ckpt"), out.with_suffix(".log")
     state = torch.load(state_path, weights_only=True) if state_path.exists() else None
-    for _ in range(min(POOL, 8)):  # a few to begin with; the pool fills as training goes on
-        pool.put(encode(next(source)))
-    model = start(architecture, pool.pairs, seed).to(device).train()
+    if state:
+        clip_generator.set_state(state["clip_generator"])
+    source = draw(clip_generator)
+    # A few to begin with; the pool fills as training goes on.
+    pool = [half(encode(next(source))) for _ in range(min(POOL, 8))]
+    model = start(architecture, pool, seed).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     step, minutes, curve = 0, 0.0, []
@@ -96,15 +76,15 @@ def train(
         generator.set_state(state["generator"])
         step, minutes, curve = state["step"], state["minutes"], state["curve"]
         say(f"going on from step {step}")
-    begin, half = time.monotonic() - 60 * minutes, torch.device(device).type == "cuda"
+    begin, on_gpu = time.monotonic() - 60 * minutes, torch.device(device).type == "cuda"
     while step < steps:
         if step % STEPS_A_CLIP == 0:
-            pool.put(encode(next(source)))
+            pool = [*pool, half(encode(next(source)))][-POOL:]
         for group in optimiser.param_groups:
             group["lr"] = LR * min(1.0, (step + 1) / 100, 2 * (1 - step / steps))
-        latents, frames = pool.crops(BATCH, CROP, generator)
+        latents, frames = crops(pool, model.scale, generator, BATCH, CROP)
         latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=on_gpu):
             shown = getattr(model, "colours", model)(latents.to(device))
         error = shown.float() - frames.to(device)
         loss = error.abs().mean() + error.square().mean()
@@ -123,7 +103,8 @@ def train(
             with log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state_dict(),
-                    "generator": generator.get_state(), "step": step, "minutes": minutes, "curve": curve}  # fmt: skip
+                    "generator": generator.get_state(), "clip_generator": clip_generator.get_state(), "step": step,
+                    "minutes": minutes, "curve": curve}  # fmt: skip
             torch.save(kept, state_path.with_suffix(".tmp"))
             state_path.with_suffix(".tmp").replace(state_path)
             save_l2r(average.module, out, metadata | {
@@ -132,6 +113,10 @@ def train(
             })  # fmt: skip
             draw_curve(curve, out.with_suffix(".png"))
     return average.module.eval()
+
+
+def half(pair: Pair) -> Pair:
+    return pair[0].half(), pair[1].half()
 
 
 def draw_curve(curve: Sequence[Sequence[float]], path: Path) -> None:
@@ -162,37 +147,28 @@ def main() -> None:
     a = parser.parse_args()
     if a.min_flow and a.flow_weights is None:
         parser.error("--min-flow needs --flow-weights (torchvision's RAFT); with --min-flow 0 any clip is taken")
-    from ..evaluation.demo_family import load_comfyui
-
-    load_comfyui()
-    import comfy.latent_formats
-    import comfy.model_management
-    import comfy.sd
-    import comfy.utils
-
     try:
-        latent_format = getattr(comfy.latent_formats, a.latent_format)()
         files, measuring = split(a.videos)
-    except (AttributeError, ValueError) as error:
+    except ValueError as error:
         parser.error(str(error))
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(a.vae)))
-    device = comfy.model_management.get_torch_device()
+    vae, latent_format, device = load_vae(a.vae, a.latent_format)
 
     def encode(clip: Tensor) -> Pair:
         return encoded(vae, latent_format, clip.float() / 255)
 
     shape = a.frames, a.height, a.width
-    read = (read_clip(path, *shape) for path in measuring)
-    held_out = [encode(clip) for clip in (clip for clip in read if clip is not None)][:MEASURED]
+    readable = (clip for path in measuring if (clip := read_clip(path, *shape)) is not None)
+    held_out = [encode(clip) for clip in islice(readable, MEASURED)]
     if not held_out:
         parser.error(f"none of the {len(measuring)} videos that measure has {a.frames} frames")
     motion = Motion(a.flow_weights, device) if a.min_flow else None
-    source = clips(
-        files, *shape, torch.Generator().manual_seed(a.seed), lambda clip: motion is None or motion(clip) > a.min_flow
-    )
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        return clips(files, *shape, generator, lambda clip: motion is None or motion(clip) > a.min_flow)
+
     a.out.parent.mkdir(parents=True, exist_ok=True)
     train(
-        encode, source, held_out, a.out, architecture=a.architecture, steps=a.steps, seed=a.seed, device=device,
+        encode, draw, held_out, a.out, architecture=a.architecture, steps=a.steps, seed=a.seed, device=device,
         metadata={"name": a.out.stem, "latent_format": a.latent_format, "vae": fingerprint(vae), "videos": len(files),
                   "recipe": "foresight.l2r.train", "min_flow": a.min_flow},
     )  # fmt: skip

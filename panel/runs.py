@@ -6,6 +6,7 @@ out as a small event, so that a page follows with events alone and rebuilds itse
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -22,6 +23,8 @@ from torch import Tensor
 from ..trials.report import finite, run_report
 from ..trials.verdict import TrialRecord, Verdict
 from .pictures import thumbnail
+
+logger = logging.getLogger("foresight")
 
 MAX_RUNS = 24
 MAX_BYTES = 192 * 2**20  # of pictures: a 480p clip of 8 frames is about 0.5 MB a step
@@ -241,8 +244,7 @@ class Run:
 class RunStore:
     """The last MAX_RUNS runs, their pictures within MAX_BYTES; the oldest go first.
 
-    send(event, data, client) must not block; what it raises is ignored, since a page that cannot be told must not end a
-    run (promise 2). cancelled: what is raised when the user cancels.
+    send(event, data, client) must not block, and may fail. cancelled: what is raised when the user cancels.
     """
 
     def __init__(
@@ -256,8 +258,10 @@ class RunStore:
     def send(self, event: str, data: dict[str, Any], client: str | None) -> None:
         try:
             self._tell(event, data, client)
-        except Exception:
-            return
+        except self._cancelled:
+            raise
+        except Exception as error:  # a page that is gone must not end a run, whatever its connection raises (promise 2)
+            logger.debug("Foresight: %s was not sent: %s: %s", event, type(error).__name__, error)
 
     @contextmanager
     def running(self, known: str | None, prompt_id: str, node: str, client: str | None) -> Iterator[Run]:
@@ -275,7 +279,7 @@ class RunStore:
             message = None
         except self._cancelled:
             raise
-        except Exception as error:
+        except Exception as error:  # only to tell the page why; it goes on its way
             message = f"{type(error).__name__}: {error}"
             raise
         finally:

@@ -64,11 +64,9 @@ def hold_audition(
     chosen = tuple(seeds[i] for i in picked)
     finished = []
     for seed in chosen:
-        run.begin(Trial(f"seed {seed}", "finish", first.steps), {"seed": seed})
         latent, record = _finish(inputs[seed], gate, seed, run)
         finished.append(latent)
         records.append(record)
-        run.conclude(record)
     previews = [record.preview for record in records[: len(seeds)]]
     sheet = None
     if all(preview is not None for preview in previews):
@@ -84,23 +82,28 @@ def hold_audition(
 
 
 def _hear(inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, Any], run: Run) -> TrialRecord:
-    run.begin(Trial(f"seed {seed}", "audition", stop), settings)
+    """The record of a seed's first `stop` steps, with its score there."""
     inspector = gate.inspector(inputs.whole, stop, picture=run.to_picture)
     monitor = MonitorSampler(inputs.sampler, inspector, stop="never", run=run)
-    begin = time.perf_counter()
-    guided_sample(replace(inputs, sigmas=inputs.sigmas[: stop + 1]), monitor, attached(inputs.guider, gate), gate)
-    seconds = time.perf_counter() - begin
-    record = trial_record(f"seed {seed}", "audition", inspector, monitor.evaluations, monitor.steps, seconds)
-    run.conclude(record)
-    return record
+    short = replace(inputs, sigmas=inputs.sigmas[: stop + 1], guider=attached(inputs.guider, gate))
+    run.begin(Trial(f"seed {seed}", "audition", stop), settings)
+    return _sample(short, gate, monitor, run)[1]
 
 
 def _finish(inputs: Inputs, gate: Gate, seed: int, run: Run) -> tuple[Latent, TrialRecord]:
-    monitor = MonitorSampler(inputs.sampler, run=run, look=gate.look)
+    run.begin(Trial(f"seed {seed}", "finish", inputs.steps), {"seed": seed})
+    return _sample(inputs, gate, MonitorSampler(inputs.sampler, run=run, look=gate.look), run)
+
+
+def _sample(inputs: Inputs, gate: Gate, monitor: MonitorSampler, run: Run) -> tuple[Latent, TrialRecord]:
+    """Runs the trial that the run has begun, and concludes it."""
     begin = time.perf_counter()
     latent, _ = guided_sample(inputs, monitor, inputs.guider, gate)
     seconds = time.perf_counter() - begin
-    return latent, trial_record(f"seed {seed}", "finish", None, monitor.evaluations, monitor.steps, seconds)
+    begun = run.trials[-1]
+    record = trial_record(begun.trial, begun.kind, monitor.inspector, monitor.evaluations, monitor.steps, seconds)
+    run.conclude(record)
+    return latent, record
 
 
 def _picked_by_hand(run: Run, count: int, best: list[int], keep: int, wait: float) -> list[int]:

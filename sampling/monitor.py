@@ -60,7 +60,7 @@ def inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> 
         inspector.observe(step, sigma, x0)
     except comfy.model_management.InterruptProcessingException:
         raise
-    except Exception as error:
+    except Exception as error:  # promise 2
         logger.warning("Foresight: step %d was not inspected: %s: %s", step, type(error).__name__, error)
         inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
 
@@ -77,7 +77,9 @@ def show(
         elif look is not None and run.wants_picture():
             picture = run.to_picture(look(x0))
         run.step(step, score, picture)
-    except Exception as error:
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:  # promise 2
         logger.warning("Foresight: step %d was not shown: %s: %s", step, type(error).__name__, error)
 
 

@@ -257,6 +257,8 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
         try:
             image = latent_preview.preview_to_image(shown_by.still(x0), do_scale=False)
             preview = ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+        except comfy.model_management.InterruptProcessingException:
+            raise
         except Exception as error:  # promise 2
             logger.warning("Foresight: step %d has no preview: %s: %s", step + 1, type(error).__name__, error)
         bar.update_absolute(step + 1, total_steps, preview)
@@ -296,6 +298,8 @@ def trial_record(
     if inspector.last is not None:
         try:
             record = replace(record, preview=inspector.preview(items.index(record.best)))
+        except comfy.model_management.InterruptProcessingException:
+            raise
         except Exception as error:  # promise 2
             logger.warning("Foresight: no preview: %s: %s", type(error).__name__, error)
             message = f"no preview could be made: {type(error).__name__}: {error}"

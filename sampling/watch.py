@@ -105,5 +105,7 @@ class Watch:
         run.finish(self.verdict)
         try:
             self.on_verdict(self.verdict)
+        except comfy.model_management.InterruptProcessingException:
+            raise
         except Exception as error:  # promise 2
             logger.warning("Foresight: the verdict could not be shown: %s: %s", type(error).__name__, error)

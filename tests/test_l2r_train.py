@@ -102,8 +102,10 @@ def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, archi
     said = []
 
     def run(steps):
-        source = videos.clips(files[1:], 9, 64, 64, torch.Generator().manual_seed(0))
-        return recipe.train(encode, source, held_out, tmp_path / "made.safetensors", architecture=architecture,
+        def draw(generator):
+            return videos.clips(files[1:], 9, 64, 64, generator)
+
+        return recipe.train(encode, draw, held_out, tmp_path / "made.safetensors", architecture=architecture,
                             steps=steps, seed=0, metadata={"latent_format": "Wan21"}, say=said.append)  # fmt: skip
 
     run(20)

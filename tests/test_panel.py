@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
-from io import BytesIO
 
 import comfy.model_management
 import numpy as np
 import pytest
 import torch
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
-from PIL import Image
 from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
 
 from foresight.panel import runs as panel_runs
 from foresight.panel.pictures import SIDE, thumbnail
-from foresight.panel.routes import add_routes
 from foresight.panel.runs import Decision, Refused, Run, RunStore, Trial
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
@@ -298,93 +292,16 @@ def test_thumbnails_are_small_and_keep_their_colours():
     assert thumbnail(frames[:, :64, :64]).shape == (2, 64, 64, 3)  # small ones stay as they are
 
 
-def ask(store, *requests):
-    """The answers (status, headers, body) to (method, path, keywords) from the real routes."""
-
-    async def run():
-        routes = web.RouteTableDef()
-        add_routes(routes, store)
-        app = web.Application()
-        app.add_routes(routes)
-        async with TestClient(TestServer(app)) as client:
-            answers = []
-            for method, path, keywords in requests:
-                async with client.request(method, f"/foresight/runs{path}", **keywords) as answer:
-                    answers.append((answer.status, answer.headers, await answer.read()))
-            return answers
-
-    return asyncio.run(run())
-
-
-@pytest.fixture
-def shown(page):
-    """A store with a live run that has one picture; yields the store and the run."""
+def test_a_final_score_reaches_the_page_after_the_end(page):
     with page.running() as run:
-        run.begin(Trial("0", "sample", 50, (8, 14), True), {"prompt": "a red circle"})
-        frames = picture()
-        frames[2] = 255
-        run.step(9, 0.25, frames)
-        yield page.store, run
+        run.finish(Verdict((record(),)))
+    page.store.amend(run.id, {"final_score": 0.3})
+    page.store.amend("gone", {"final_score": 0.3})
+    assert follow([(event, data) for event, data, _ in page.events])["report"] == {"final_score": 0.3}
+    assert page.store.state(run.id)["report"] == {"final_score": 0.3}
 
 
-def test_pictures_are_encoded_when_asked_for_and_cached_by_the_browser(shown):
-    store, run = shown
-    at = f"/{run.id}/trials/0/steps/9.jpg"
-    (status, headers, body), (_, _, frame) = ask(store, ("GET", at, {}), ("GET", f"{at}?frame=2", {}))
-    assert status == 200 and headers["Content-Type"] == "image/jpeg" and "immutable" in headers["Cache-Control"]
-    assert Image.open(BytesIO(body)).size == (40, 8)
-    assert np.asarray(Image.open(BytesIO(frame))).min() > 250
-    ((status, _, body),) = ask(store, ("GET", at, {"headers": {"If-None-Match": headers["ETag"]}}))
-    assert status == 304 and body == b""
-    assert run.wants_picture() or run._pictured  # somebody is looking now
-
-
-def test_lists_and_states_are_json(shown):
-    store, run = shown
-    (_, _, listed), (_, _, state) = ask(store, ("GET", "", {}), ("GET", f"/{run.id}", {}))
-    assert json.loads(listed)["runs"][0]["prompt"] == "a red circle"
-    assert json.loads(state) == json.loads(json.dumps(store.state(run.id)))
-
-
-@pytest.mark.parametrize(
-    "path, status",
-    [
-        (f"/{'0' * 32}", 404), (f"/{'0' * 32}/report", 404), (f"/{'0' * 32}/trials/0/steps/9.jpg", 404),
-        ("/not-an-id", 404), ("/{id}/trials/7/steps/9.jpg", 404), ("/{id}/trials/0/steps/10.jpg", 404),
-        ("/{id}/trials/0/steps/9.jpg?frame=50", 404), ("/{id}/trials/0/steps/9.jpg?frame=x", 400), ("/..", 404),
-        ("/{id}/report", 404),
-    ],
-)  # fmt: skip
-def test_what_is_not_there_is_said_so(shown, path, status):
-    store, run = shown
-    ((found, _, _),) = ask(store, ("GET", path.format(id=run.id), {}))
-    assert found == status
-
-
-def test_a_picture_that_cannot_be_encoded_is_said_so(shown):
-    store, run = shown
-    run.trials[0].pictures[9] = np.zeros((2, 3, 3, 7), np.uint8)  # seven colours
-    ((status, _, body),) = ask(store, ("GET", f"/{run.id}/trials/0/steps/9.jpg", {}))
-    assert status == 500 and "could not be encoded" in json.loads(body)["error"]
-
-
-def test_decisions_over_http(shown):
-    store, run = shown
-    at = f"/{run.id}/decision"
-    answers = ask(
-        store,
-        ("POST", at, {"json": {"decision": "explode"}}), ("POST", at, {"json": ["accept"]}),
-        ("POST", at, {"data": "not json", "headers": {"Content-Type": "application/json"}}),
-        ("POST", at, {"data": {"decision": "accept"}}),  # a form, as any page could send it
-        ("POST", f"/{'0' * 32}/decision", {"json": {"decision": "accept"}}),
-        ("POST", at, {"json": {"decision": "accept"}}), ("POST", at, {"json": {"decision": "stop"}}),
-    )  # fmt: skip
-    assert [status for status, _, _ in answers] == [400, 400, 400, 400, 404, 202, 409]
-    assert run.take() is Decision.ACCEPT
-
-
-def test_two_decisions_at_once_are_one(shown):
-    _, run = shown
+def test_two_decisions_at_once_are_one(page):
     refused, barrier = [], threading.Barrier(8)
 
     def press():
@@ -394,18 +311,11 @@ def test_two_decisions_at_once_are_one(shown):
         except Refused:
             refused.append(1)
 
-    threads = [threading.Thread(target=press) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(refused) == 7
-
-
-def test_a_final_score_reaches_the_page_after_the_end(page):
     with page.running() as run:
-        run.finish(Verdict((record(),)))
-    page.store.amend(run.id, {"final_score": 0.3})
-    page.store.amend("gone", {"final_score": 0.3})
-    assert follow([(event, data) for event, data, _ in page.events])["report"] == {"final_score": 0.3}
-    assert page.store.state(run.id)["report"] == {"final_score": 0.3}
+        run.begin(Trial("0", "sample", 50, (8, 14), True), {})
+        threads = [threading.Thread(target=press) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(refused) == 7
