@@ -40,7 +40,8 @@ LATENT_NOISE = 0.1
 LATENT_PENALTY = 5e-4
 OBJECT_WEIGHT = 3.0  # most pixels are background, and the caption is about the rest
 DECODER_LR, DECODER_BATCH, DECODER_NOISE = 1.5e-3, 2, 0.05
-HELD_OUT_SEED = 990_001
+HELD_OUT_SEED, HELD_OUT = 990_001, 96
+CLIPS = 4096
 
 
 def initialise(vae: WanVAE) -> None:
@@ -90,10 +91,14 @@ def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
     return ((error.abs() + error.square()) * weight).mean() / weight.float().mean()
 
 
+def held_out_clips() -> Tensor:
+    """Clips of the world that no training has seen."""
+    return random_clips(torch.Generator().manual_seed(HELD_OUT_SEED), HELD_OUT)
+
+
 @torch.no_grad()
-def held_out_psnr(vae: WanVAE, count: int = 96) -> dict[str, float]:
-    """PSNR in dB over whole clips no training has seen, and over their first frames as images."""
-    clips = random_clips(torch.Generator().manual_seed(HELD_OUT_SEED), count)
+def measure(vae: WanVAE, clips: Tensor) -> dict[str, float]:
+    """PSNR in dB over whole clips, uint8 [N, T, H, W, 3], and over their first frames as images."""
     video, image = [], []
     for part in clips.split(16):
         x = to_network(part)
@@ -101,11 +106,13 @@ def held_out_psnr(vae: WanVAE, count: int = 96) -> dict[str, float]:
         image.append(psnr(vae.decode(vae.encode(x[:, :, :1])), x[:, :, :1]))
     video, image = torch.cat(video), torch.cat(image)
     return {"psnr_clips": video.mean().item(), "psnr_clips_worst": video.min().item(),
-            "psnr_images": image.mean().item(), "held_out_clips": count}
+            "psnr_images": image.mean().item(), "held_out_clips": len(clips)}
 
 
 @torch.no_grad()
-def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, whiten: bool = True) -> dict:
+def export(
+    vae: WanVAE, clips: Tensor, held_out: Tensor, recipe: dict, path: Path = EXPORT, whiten: bool = True
+) -> dict:
     """Whiten the latents of `vae` (in place), write fp16, and measure what was written."""
     if whiten:
         vae.whiten_latents(torch.cat([vae.encode(to_network(part)) for part in clips[:512].split(16)]))
@@ -114,7 +121,7 @@ def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, whiten
     save_file(state, path)
     vae = load_vae(path)
     latents = to_model_space(torch.cat([vae.encode(to_network(part)) for part in clips[:256].split(16)]))
-    figures = held_out_psnr(vae) | {
+    figures = measure(vae, held_out) | {
         "latent_mean_abs": latents.mean((0, 2, 3, 4)).abs().max().item(),
         "latent_std": [round(v, 3) for v in latents.std((0, 2, 3, 4)).tolist()],
     }
@@ -124,11 +131,10 @@ def export(vae: WanVAE, clips: Tensor, recipe: dict, path: Path = EXPORT, whiten
     return figures
 
 
-def train(steps: int, dim: int, seed: int, export_path: Path = EXPORT, clip_count: int = 4096) -> None:
-    path = STATE / f"vae_{dim}_{seed}.pt"
+def train(clips: Tensor, held_out: Tensor, steps: int, dim: int, seed: int, export_path: Path = EXPORT) -> None:
+    """clips, held_out: uint8 [N, T, H, W, 3]; crops are taken of the first, the second only measure."""
+    path = STATE / f"{export_path.stem}_{seed}.pt"
     generator = torch.Generator().manual_seed(seed)
-    clips = random_clips(generator, clip_count)
-    print(f"{clip_count} clips rendered", flush=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = WanVAE(dim)
@@ -168,7 +174,7 @@ def train(steps: int, dim: int, seed: int, export_path: Path = EXPORT, clip_coun
         average.update(vae)
         step += 1
         if step % 200 == 0 or step == steps:
-            figures = held_out_psnr(average.model, 16)
+            figures = measure(average.model, held_out[:16])
             curve.append([round(clock.minutes, 2), step, round(figures["psnr_clips"], 2),
                           round(figures["psnr_images"], 2)])
             print(f"{clock.minutes:.1f} min step {step} loss {loss.item():.4f} latent std {latent.std().item():.2f} "
@@ -177,16 +183,16 @@ def train(steps: int, dim: int, seed: int, export_path: Path = EXPORT, clip_coun
                                    "optimiser": optimiser.state_dict(), "generator": generator.get_state(),
                                    "spent": clock.minutes, "curve": curve})
     recipe = {"recipe": "foresight.demo.train_vae", "date": today(), "torch": torch.__version__, "dim": dim,
-              "seed": seed, "minutes": round(clock.minutes, 1), "steps": step, "clips": clip_count,
+              "seed": seed, "minutes": round(clock.minutes, 1), "steps": step, "clips": len(clips),
               "curve": curve, "curve_columns": ["minutes", "step", "psnr_clips", "psnr_images"]}
-    print(export(average.model, clips, recipe, export_path))
+    print(export(average.model, clips, held_out, recipe, export_path))
 
 
 def train_decoder(steps: int, seed: int, path: Path = EXPORT, clip_count: int = 2048) -> None:
     """Go on with the decoder of an exported VAE, on whole clips, its latents unchanged. Resumes like `train`."""
     vae, generator = load_vae(path), torch.Generator().manual_seed(seed + 1000)
     recipe = json.loads(path.with_suffix(".json").read_text())
-    clips = random_clips(generator, clip_count)
+    clips, held_out = random_clips(generator, clip_count), held_out_clips()
     with torch.no_grad():
         latents = torch.cat([vae.encode(to_network(part)) for part in clips.split(16)])
     spread = latents.std((0, 2, 3, 4)).view(1, -1, 1, 1, 1)
@@ -215,12 +221,12 @@ def train_decoder(steps: int, seed: int, path: Path = EXPORT, clip_count: int = 
         step += 1
         if step % 100 == 0 or step == steps:
             print(f"decoder step {step} loss {loss.item():.4f} "
-                  f"clips {held_out_psnr(average.model, 16)['psnr_clips']:.2f} dB", flush=True)
+                  f"clips {measure(average.model, held_out[:16])['psnr_clips']:.2f} dB", flush=True)
             save_checkpoint(state_path, {"model": vae.state_dict(), "average": average.model.state_dict(), "step": step,
                                          "optimiser": optimiser.state_dict()})
     keep = {k: v for k, v in recipe.items() if not k.startswith(("psnr", "latent", "held"))}
     keep |= {"decoder_steps": step}
-    print(export(average.model, clips, keep, path, whiten=False))
+    print(export(average.model, clips, held_out, keep, path, whiten=False))
 
 
 def main() -> None:
@@ -234,7 +240,8 @@ def main() -> None:
     if arguments.decoder_steps:
         train_decoder(arguments.decoder_steps, arguments.seed, arguments.export)
         return
-    train(arguments.steps, arguments.dim, arguments.seed, arguments.export)
+    clips = random_clips(torch.Generator().manual_seed(arguments.seed), CLIPS)
+    train(clips, held_out_clips(), arguments.steps, arguments.dim, arguments.seed, arguments.export)
 
 
 if __name__ == "__main__":

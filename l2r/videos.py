@@ -40,7 +40,7 @@ def read_clip(path: Path, frames: int, height: int, width: int, start: float = 0
                 container.seek(int(start * length * (1 - frames / stream.frames)), stream=stream)
             taken = []
             for frame in container.decode(stream):
-                taken.append(_fitted(torch.from_numpy(frame.to_ndarray(format="rgb24")), height, width))
+                taken.append(fitted(torch.from_numpy(frame.to_ndarray(format="rgb24")), height, width))
                 if len(taken) == frames:
                     return torch.stack(taken)
     except (av.error.FFmpegError, IndexError, OSError):
@@ -48,8 +48,8 @@ def read_clip(path: Path, frames: int, height: int, width: int, start: float = 0
     return None
 
 
-def _fitted(frame: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [H, W, 3] to uint8 [height, width, 3]."""
+def fitted(frame: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [H, W, 3] to uint8 [height, width, 3]: fitted over it and cut out of the middle."""
     scale = max(height / frame.shape[0], width / frame.shape[1])
     size = max(height, round(frame.shape[0] * scale)), max(width, round(frame.shape[1] * scale))
     pixels = frame.movedim(-1, 0)[None].float()

@@ -1,0 +1,38 @@
+"""Trains a VAE of the Wan architecture on real footage: ``python -m foresight.benchmarks.footage_vae VIDEO``.
+
+The demo family's VAE knows only its own world, so `benchmarks/l2r.py` needs a second one. Same recipe as the demo's
+(demo/train_vae.py), width 16. The same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..demo.train_common import STATE
+from ..demo.train_vae import train
+from . import footage
+
+EXPORT = STATE / "footage_vae.safetensors"
+WIDTH = 16
+CLIPS, FRAMES, SIZE = 2048, 17, 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", type=Path, help="see benchmarks/footage.py")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    a = parser.parse_args()
+    learned, held_out = footage.clips(a.video)
+    generator = torch.Generator().manual_seed(a.seed)
+    train(
+        footage.small(learned, CLIPS, FRAMES, SIZE, generator), footage.small(held_out, 96, FRAMES, SIZE, generator),
+        a.steps, WIDTH, a.seed, EXPORT,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
