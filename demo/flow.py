@@ -29,6 +29,13 @@ def start_noise(prompt: int, seeds: Iterable[int], frames: int) -> Tensor:
     ])
 
 
+def guided(model: WanTransformer, x: Tensor, sigma: Tensor, context: Tensor, cfg: float) -> Tensor:
+    """The x0 prediction [B, C, F, h, w] at noise levels [B], guided (classifier-free) against the empty caption."""
+    both = torch.cat([context, torch.zeros_like(context)])
+    positive, negative = model(torch.cat([x, x]), sigma.mul(1000).repeat(2), both).float().chunk(2)
+    return x - sigma[:, None, None, None, None] * (negative + cfg * (positive - negative))
+
+
 @torch.no_grad()
 def sample(
     model: WanTransformer, context: Tensor, noise: Tensor, steps: int = 50, cfg: float = CFG, shift: float = SHIFT,
@@ -43,13 +50,10 @@ def sample(
     instead of steps and shift; noise is then a latent at the first of them, and what comes back one at the last.
     """
     sigmas = schedule(steps, shift) if sigmas is None else sigmas
-    both = torch.cat([context, torch.zeros_like(context)])
     generator = torch.Generator().manual_seed(seed)
     x = noise
     for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True), 1):
-        timestep = sigma.mul(1000).expand(2 * len(x))
-        positive, negative = model(torch.cat([x, x]), timestep, both).float().chunk(2)
-        x0 = x - sigma * (negative + cfg * (positive - negative))
+        x0 = guided(model, x, sigma.expand(len(x)), context, cfg)
         if callback is not None:
             callback(step, sigma.item(), x0)
         down = following * (1 + (following / sigma - 1) * eta)  # a step too far, made up for with fresh noise

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..scoring.preprocess import MEAN, STD, middle_frames
 from ..scoring.viclip_scorer import clean_text, context_ids
 from .captions import split_of
-from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, _place, arrange, choose, draw, seen
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Layout, Scene, _place, arrange, choose
 
 MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Every statement a caption of this world can make, one output of the auxiliary loss each. Objects go by their colour,
@@ -51,8 +51,15 @@ def statements(scene: Scene) -> Tensor:
 
 def near_miss(scene: Scene, generator: torch.Generator, still: bool = False) -> Scene:
     """The scene with one statement made false: a colour, shape, motion, size, background, relation, swapped objects,
-    one object missing or one too many. still: nothing that needs time to see."""
+    one object missing or one too many. still: nothing that needs time to see. Of the training split or the scene's own,
+    so that training meets no prompt of another split."""
+    while True:
+        missed = _any_near_miss(scene, generator, still)
+        if split_of(missed) in ("train", split_of(scene)):
+            return missed
 
+
+def _any_near_miss(scene: Scene, generator: torch.Generator, still: bool) -> Scene:
     def other(options, value):
         return choose([option for option in options if option != value], generator)
 
@@ -101,9 +108,8 @@ def network_frames(clips: Tensor, count: int) -> Tensor:
 
 def scene_pairs(
     scenes: Sequence[Scene], generator: torch.Generator, split: str = "train"
-) -> tuple[list[Scene], Tensor, Tensor]:
-    """Each scene followed by a near miss of it, both of `split`, leaving out scenes that have none; their clips, uint8
-    [2N, 17, 64, 64, 3]; and the statements that each clip shows."""
+) -> tuple[list[Scene], list[Layout]]:
+    """Each scene followed by a near miss of it, both of `split`, and their layouts. Leaves out scenes without one."""
     both, layouts = [], []
     for scene in scenes:
         for missed in (near_miss(scene, generator) for _ in range(30)):
@@ -112,8 +118,7 @@ def scene_pairs(
                 both += [scene, missed]
                 layouts += [arrange(scene, generator), layout]
                 break
-    shown = torch.stack([statements(seen(*pair)) for pair in zip(both, layouts, strict=True)])
-    return both, draw(layouts), shown
+    return both, layouts
 
 
 def soften(clips: Tensor, generator: torch.Generator) -> Tensor:

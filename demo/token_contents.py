@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .world import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, SIZES, Layout, cover, described
 
-TOKEN = 16  # pixels a side: 2x2 latents
+TOKEN = 16  # pixels a side of a token of the transformer: 2x2 latents
 FULL = 0.3  # share of a token's pixels from which it counts as full
 CONTENTS = (
     *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
@@ -26,18 +26,30 @@ CONTENTS = (
 _INDEX = {name: index for index, name in enumerate(CONTENTS)}
 
 
-def token_contents(layouts: Sequence[Layout], frames: int) -> Tensor:
-    """[B, latent frames * 16, len(CONTENTS)], 0 to 1: how much of a token, 16x16 pixels of a latent frame, an object of
-    that kind covers."""
-    out = torch.zeros(len(layouts), (frames + 3) // 4, SIZE // TOKEN, SIZE // TOKEN, len(CONTENTS))
-    time = torch.arange(frames) / (FRAMES - 1)
+def contents(layouts: Sequence[Layout], frames: Sequence[int], token: int) -> Tensor:
+    """[B, frames, 64 / token, 64 / token, len(CONTENTS)]: the share of each token, `token` pixels a side, that an
+    object of that kind covers in these frames of the rendered clip."""
+    out = torch.zeros(len(layouts), len(frames), SIZE // token, SIZE // token, len(CONTENTS))
+    time = torch.tensor(frames) / (FRAMES - 1)
     for row, layout in zip(out, layouts, strict=True):
         for placed in layout.objects:
             thing = described(placed)
-            covered = F.avg_pool2d(cover(placed, time)[:, None], TOKEN)[:, 0]
-            later = covered[1:].unflatten(0, (-1, 4)).mean(1) if frames > 1 else covered[1:]
-            held = (torch.cat([covered[:1], later]) / FULL).clamp(max=1)
+            covered = F.avg_pool2d(cover(placed, time)[:, None], token)[:, 0]
             for name in (f"{thing.colour} {thing.shape}", f"{thing.colour} {thing.motion}", thing.size):
                 kind = row[..., _INDEX[name]]
-                kind.copy_(torch.maximum(kind, held))
-    return out.flatten(1, 3)
+                kind.copy_(torch.maximum(kind, covered))
+    return out
+
+
+def full(share: Tensor) -> Tensor:
+    """0 to 1: a token counts as full from the share FULL on."""
+    return share.div(FULL).clamp(max=1)
+
+
+def token_contents(layouts: Sequence[Layout], frames: int) -> Tensor:
+    """[B, latent frames * 16, len(CONTENTS)], 0 to 1: how much of a token of the transformer an object of that kind
+    covers. A latent frame is the first frame, then four each."""
+    share = contents(layouts, range(frames), TOKEN)
+    if frames > 1:
+        share = torch.cat([share[:, :1], share[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)
+    return full(share).flatten(1, 3)

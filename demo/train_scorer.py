@@ -2,13 +2,14 @@
 
 Stages, each going on from the one before (and from itself after a stop):
   renders     clean and blurred renders, each beside a near miss (one statement false)
-  previews    and VAE latents of renders, mixed with their near miss and noised, seen through L2R
+  previews    and what the demo transformer guesses of noised latents of renders, seen through L2R
   generated   and the demo transformer's own x0 predictions, with the judge's verdict on the finished clip
 
 Loss: contrastive over the batch (InfoNCE both ways, near misses as hard negatives), a sigmoid loss with one threshold
-for all captions (Zhai et al. 2023), and the statements of clip and caption read off both features by one linear layer,
-without which the contrast learns too slowly. Samples of the transformer add the sigmoid loss and a ranking loss between
-a better and a worse sample of one prompt. `--evaluate` measures the exported scorer on prompts no training has seen.
+for all captions (Zhai et al. 2023), the statements of clip and caption read off both features by one linear layer, and
+what each patch holds read off the last layer but one: without these two the contrast learns too slowly. Samples of the
+transformer add the sigmoid loss and a ranking loss between a better and a worse sample of one prompt. `--evaluate`
+measures the exported scorer on prompts no training has seen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,13 +26,14 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from ..l2r.checkpoint import load_l2r
-from ..scoring.preprocess import middle_frames
 from ..scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
-from .captions import caption, parse_caption, prompts, split_of
-from .scorer_data import STATEMENTS, Captions, near_miss, network_frames, scene_pairs, soften, statements
+from .captions import parse_caption, prompts
+from .scorer_batches import SHARES, Batch, Source, guess
+from .scorer_data import STATEMENTS, Captions, network_frames
 from .scorer_figures import STILLS as STILL_SET
 from .scorer_figures import TRAIN, VALIDATION, auc, evaluate, make_samples, scores, within
 from .scorer_samples import Samples, load_samples
+from .token_contents import CONTENTS, TOKEN
 from .train_common import (
     STATE,
     WEIGHTS,
@@ -39,31 +41,29 @@ from .train_common import (
     Clock,
     Muon,
     load_checkpoint,
-    random_scenes,
     save_checkpoint,
-    to_network,
     trapezoid,
 )
-from .train_dit import CAPTIONS, CLIPS, training_data
+from .train_dit import CAPTIONS, CLIPS, encode_scenes, training_data
+from .train_dit import EXPORT as TRANSFORMER
 from .train_l2r import EXPORT as L2R_FILE
 from .train_l2r import VAE
-from .wan_vae import load_vae, to_model_space
-from .world import FRAMES, Scene, render_batch
+from .wan_dit import load_transformer
+from .world import FRAMES, Scene
 
 EXPORT = WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors"
 STAGES = ("renders", "previews", "generated")
-# Two frames show a motion, and each costs 64 tokens. The text tower is mostly vocabulary.
+# Two frames show a motion. Patches of 8 pixels learn as much a step, but each step takes 2.5 times as long. The text
+# tower is mostly vocabulary.
 CONFIG = ViCLIPConfig(
-    image_size=64, patch_size=8, frames=2, vision_width=128, vision_layers=3, vision_heads=4,
+    image_size=64, patch_size=TOKEN, frames=2, vision_width=128, vision_layers=4, vision_heads=4,
     text_width=64, text_layers=2, text_heads=2, embed_dim=128, name="foresight-demo-viclip",
 )
-PAIRS = 16  # scenes a batch, each with its near miss
-LR, MUON_LR = 1.5e-3, 2e-3
-SHARES = {"easy": 0.3, "medium": 0.3, "hard": 0.4}
-STILLS = 0.15  # share of batches that show one frame, as the single-frame probe does
+LR, MUON_LR = 1.5e-3, 4e-3  # by 400 steps on the statements: 2e-3 and 8e-3 for Muon learn more slowly
 POOL, HELD_OUT = 3072, 256  # rendered pairs
+GUESSED = {"clips": 4000, "images": 1500}
 RANKED, RANDOM = 12, 8  # pairs of a better and a worse sample of one prompt, and further samples, a batch
-MIX, NOISE = 0.35, 0.3  # largest share of another clip in a latent, and of noise
+HELD_WEIGHT = 10.0  # of the patches' loss: a mean over mostly empty ones
 
 
 class Trainer(nn.Module):
@@ -73,7 +73,16 @@ class Trainer(nn.Module):
         super().__init__()
         self.viclip = ViCLIP(CONFIG)
         self.head = nn.Linear(CONFIG.embed_dim, len(STATEMENTS))
+        self.patch_head = nn.Linear(CONFIG.vision_width, len(CONTENTS))
+        self.viclip.vision_encoder.transformer.resblocks[-2].register_forward_hook(self._keep)
         self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-4.0))
+
+    def _keep(self, _block: nn.Module, _inputs: tuple, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+    def contents(self) -> Tensor:
+        """[N, T, 4, 4, CONTENTS] logits: what the patches of the last clips hold."""
+        return self.patch_head(self.tokens[:, 1:].unflatten(1, (CONFIG.frames, 4, 4)))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Trainer:
@@ -88,12 +97,14 @@ class Trainer(nn.Module):
             if "conv1" in name:
                 deviation = parameter[0].numel() ** -0.5
             parameter.normal_(0, deviation, generator=generator)
-        self.head.weight.normal_(0, 0.05, generator=generator)
-        self.head.bias.fill_(-2.0)
+        for head in (self.head, self.patch_head):
+            head.weight.normal_(0, 0.05, generator=generator)
+            head.bias.fill_(-2.0)
         return self
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         seen, said = self.viclip.encode_vision(batch.frames), self.viclip.encode_text(batch.ids)
+        held = HELD_WEIGHT * F.binary_cross_entropy_with_logits(self.contents(), batch.contents)
         cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
         count, own = len(seen), torch.arange(len(seen))
         logits = cosines * self.scale.exp()
@@ -108,8 +119,8 @@ class Trainer(nn.Module):
             F.binary_cross_entropy_with_logits(self.head(feature), target, reduction="sum") / len(feature)
             for feature, target in ((seen, batch.shown), (said, batch.stated)) if target is not None
         )
-        return contrast + judged + 0.2 * read, {
-            "contrast": contrast.item(), "judged": judged.item(), "read": read.item(),
+        return contrast + judged + 0.2 * read + held, {
+            "contrast": contrast.item(), "judged": judged.item(), "read": read.item(), "held": held.item(),
             "near": (cosines[own, own] > cosines[own, own + count]).float().mean().item(),
         }
 
@@ -129,79 +140,6 @@ class Trainer(nn.Module):
         lead = logits[0 : 2 * RANKED : 2] - logits[1 : 2 * RANKED : 2]
         loss = F.binary_cross_entropy_with_logits(logits, right) + F.softplus(-lead).mean()
         return loss, {"samples": loss.item(), "ranked": (lead > 0).float().mean().item()}
-
-
-@dataclass
-class Batch:
-    """N clips (a scene and its near miss in turn) and 2N captions: theirs, then one further near miss of each."""
-
-    frames: Tensor  # [N, T, 3, 64, 64]
-    ids: Tensor  # [2N, context]
-    shown: Tensor | None  # [N, statements]: what the clip shows, where that is known
-    stated: Tensor  # [2N, statements]: what the caption says
-
-
-class Source:
-    """Draws batches of rendered clips, and of latents seen through L2R once `add_previews` was called.
-
-    Clips are rendered once, as the frames that the scorer picks from a clip or a preview; wordings, blur and the second
-    near miss are drawn anew each time.
-    """
-
-    def __init__(self, captions: Captions, generator: torch.Generator, pairs: int, split: str = "train"):
-        self.captions, self.generator, self.split = captions, generator, split
-        clip, preview = middle_frames(FRAMES, CONFIG.frames), middle_frames((FRAMES + 3) // 4, CONFIG.frames)
-        kept = sorted({*clip, *(4 * i for i in preview)})
-        self.views = [kept.index(i) for i in clip], [kept.index(4 * i) for i in preview]
-        self.scenes: list[Scene] = []
-        clips, shown = [], []
-        while len(self.scenes) < 2 * pairs:
-            drawn = [scene for scene in random_scenes(generator, 256, SHARES) if split_of(scene) == split]
-            some, rendered, truth = scene_pairs(drawn, generator, split)
-            self.scenes += some
-            clips.append(rendered[:, kept])
-            shown.append(truth)
-        self.clips, self.shown = torch.cat(clips), torch.cat(shown)
-        self.previews: tuple[list[Scene], Tensor] | None = None
-
-    @torch.no_grad()
-    def add_previews(self, scenes: list[Scene], latents: Tensor) -> None:
-        """Model-space latents of clips of the scenes, mixed with another clip's and noised, through L2R."""
-        l2r, chosen, seen = load_l2r(L2R_FILE), middle_frames(latents.shape[2], CONFIG.frames), []
-        for part in latents.split(16):
-            share = MIX * torch.rand(len(part), 1, 1, 1, 1, generator=self.generator)
-            noise = NOISE * torch.rand(share.shape, generator=self.generator)
-            x = part.float().lerp(part.float().roll(1, 0), share)
-            x += noise * torch.randn(x.shape, generator=self.generator)
-            seen.append(l2r(x)[:, chosen].mul(255).round().byte())
-        self.previews = scenes, torch.cat(seen)
-
-    def random(self) -> float:
-        return float(torch.rand((), generator=self.generator))
-
-    def batch(self) -> Batch:
-        if self.previews and self.random() < 0.5:
-            scenes, clips = self.previews
-            chosen = torch.randint(len(scenes), (2 * PAIRS,), generator=self.generator)
-            return self.describe([scenes[i] for i in chosen.tolist()], clips[chosen], None)
-        first = torch.randint(len(self.scenes) // 2, (PAIRS,), generator=self.generator) * 2
-        chosen = torch.stack([first, first + 1], 1).flatten()
-        view, shown = self.views[self.random() < 0.5], self.shown[chosen]
-        still = self.random() < STILLS
-        if still:  # one frame shows no motion, so nothing is asked about it
-            view, shown = view[:1] * CONFIG.frames, shown.index_fill(1, torch.tensor(MOTION), 0)
-        clips = self.clips[chosen][:, view]
-        if self.random() < 0.6:
-            clips = soften(clips, self.generator)
-        return self.describe([self.scenes[i] for i in chosen.tolist()], clips, shown, still)
-
-    def describe(self, scenes: list[Scene], clips: Tensor, shown: Tensor | None, still: bool = False) -> Batch:
-        said = scenes + [near_miss(scene, self.generator, still) for scene in scenes]
-        return Batch(network_frames(clips, CONFIG.frames), self.captions([caption(s, self.generator) for s in said]),
-                     shown, torch.stack([statements(scene) for scene in said]))
-
-
-MOTION = [i for i, name in enumerate(STATEMENTS) if name.split()[-1] in ("left", "right", "up", "down", "still")]
 
 
 def threshold(scores: Tensor, right: Tensor) -> tuple[float, float]:
@@ -251,13 +189,24 @@ def training_samples() -> Samples:
     )
 
 
-@torch.no_grad()
-def validation_latents() -> tuple[list[Scene], Tensor]:
-    pairs = [pair for name in SHARES for pair in prompts("validation", name, 32)]
-    clips = render_batch([scene for _, scene in pairs], torch.Generator().manual_seed(990_004))
-    vae = load_vae(VAE)
-    latents = torch.cat([to_model_space(vae.encode(to_network(part))) for part in clips.split(16)])
-    return [scene for _, scene in pairs], latents
+def add_previews(source: Source, scenes: list[Scene], data: dict) -> None:
+    """What the transformer guesses of the clips and of some single frames. data: as `training_data` gives it; its clips
+    and images are of the first scenes."""
+    transformer, l2r = load_transformer(TRANSFORMER), load_l2r(L2R_FILE)
+    for kind, most in GUESSED.items():
+        count = min(len(data[kind]), most)
+        source.previews.append(guess(transformer, l2r, scenes[:count], data[kind][:count],
+                                     data[f"{kind}_contents"][:count], CONFIG.frames, source.generator))
+        print(f"{count} {kind} guessed", flush=True)
+
+
+def validation_data() -> tuple[list[Scene], dict]:
+    """Scenes of validation prompts, and their clips and images as `training_data` has them."""
+    scenes = [scene for name in SHARES for _, scene in prompts("validation", name, 32)]
+    data = {}
+    for kind, frames in (("clips", FRAMES), ("images", 1)):
+        data[kind], data[f"{kind}_contents"] = encode_scenes(VAE, scenes, 990_004, frames)
+    return scenes, data
 
 
 def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
@@ -283,12 +232,12 @@ def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
     if resumed:
         for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-    source = Source(captions, generator, POOL)
-    check = Source(captions, torch.Generator().manual_seed(990_003), HELD_OUT, "validation")
+    source = Source(captions, generator, CONFIG.frames, POOL)
+    check = Source(captions, torch.Generator().manual_seed(990_003), CONFIG.frames, HELD_OUT, "validation")
     if stage != "renders":
         data = training_data(VAE, CAPTIONS, CLIPS, seed)  # the transformer's, so already on disk
-        source.add_previews([parse_caption(text) for text in data["captions"][: len(data["clips"])]], data["clips"])
-        check.add_previews(*validation_latents())
+        add_previews(source, [parse_caption(text) for text in data["captions"]], data)
+        add_previews(check, *validation_data())
     start = check.generator.get_state()
     samples = validation = None
     if stage == "generated":

@@ -4,12 +4,22 @@ import pytest
 import torch
 from scipy import stats
 
+from foresight.demo import scorer_batches
 from foresight.demo.captions import caption, parse_caption, split_of
-from foresight.demo.scorer_data import STATEMENTS, near_miss, network_frames, scene_pairs, statements
+from foresight.demo.scorer_batches import Source, guess
+from foresight.demo.scorer_data import STATEMENTS, Captions, near_miss, network_frames, scene_pairs, statements
 from foresight.demo.scorer_figures import auc, detect, within
 from foresight.demo.scorer_samples import Samples
+from foresight.demo.token_contents import CONTENTS, TOKEN, contents
 from foresight.demo.train_common import random_scenes
-from foresight.demo.world import Scene, Thing, arrange, seen
+from foresight.demo.train_dit import EXPORT as TRANSFORMER
+from foresight.demo.train_dit import encode_scenes
+from foresight.demo.train_l2r import EXPORT as CONVERTER
+from foresight.demo.train_l2r import VAE
+from foresight.demo.train_scorer import CONFIG, Trainer, add_previews
+from foresight.demo.wan_dit import load_transformer
+from foresight.demo.world import Layout, Placed, Scene, Thing, arrange, seen
+from foresight.l2r.checkpoint import load_l2r
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.preprocess import vbench_frames
 
@@ -37,6 +47,7 @@ def test_a_near_miss_states_something_else():
     for scene in scenes(150):
         missed = near_miss(scene, generator)
         assert not torch.equal(statements(scene), statements(missed)), (scene, missed)
+        assert split_of(missed) in ("train", split_of(scene))
         assert parse_caption(caption(missed, generator)) is not None
 
 
@@ -57,10 +68,11 @@ def test_clips_show_all_their_scene_states():
 
 def test_pairs_stay_in_their_split():
     found = [scene for scene in scenes(60) if split_of(scene) == "validation"]
-    both, clips, shown = scene_pairs(found, torch.Generator().manual_seed(4), "validation")
+    both, layouts = scene_pairs(found, torch.Generator().manual_seed(4), "validation")
     assert len(both) >= 2 and set(both[::2]) <= set(found)  # a scene without a near miss in the split is left out
     assert all(split_of(scene) == "validation" for scene in both)
-    assert clips.shape == (len(both), 17, 64, 64, 3) and shown.shape == (len(both), len(STATEMENTS))
+    for scene, layout in zip(both, layouts, strict=True):
+        assert (statements(seen(scene, layout)) >= statements(scene)).all()
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])
@@ -68,6 +80,52 @@ def test_the_batched_preprocessing_is_the_scorers(frames):
     clips = torch.rand(2, frames, 64, 64, 3, generator=torch.Generator().manual_seed(5))
     expected = torch.stack([vbench_frames(clip, 64, 3) for clip in clips])
     assert torch.equal(network_frames(clips, 3), expected)
+
+
+def test_contents_say_what_each_token_holds():
+    layout = Layout((Placed("square", "red", 18.0, 24.0, 8.0, 16.0, 0.0),), "black")
+    held = contents([layout], [0, 16], TOKEN)[0]
+    kinds = [CONTENTS.index(name) for name in ("red square", "red right", "small")]
+    for frame, columns in ((0, (1,)), (1, (2,))):  # it crosses one token
+        full = held[frame, 0, :, kinds] > 0.9
+        assert full.sum(0).tolist() == [1, 1, 1] and full[columns].all()
+    assert held[..., [i for i in range(len(CONTENTS)) if i not in kinds]].max() == 0
+
+
+def test_guesses_from_little_noise_are_previews_of_the_clips(monkeypatch):
+    monkeypatch.setattr(scorer_batches, "SIGMAS", (0.02, 0.04))
+    generator, l2r = torch.Generator().manual_seed(8), load_l2r(CONVERTER)
+    found = scenes(3, 9)
+    latents, held = encode_scenes(VAE, found, 10, 17)
+    guessed = guess(load_transformer(TRANSFORMER), l2r, found, latents, held, 2, generator)
+    with torch.no_grad():
+        shown = l2r(latents.float())[:, [1, 3]]
+    assert (guessed.frames.float() / 255 - shown).abs().mean() < 0.03
+    assert guessed.scenes == found and all(a != b for a, b in zip(found, guessed.near, strict=True))
+    assert guessed.contents.shape == (3, 2, 4, 4, len(CONTENTS))
+
+
+def test_one_step_of_the_recipe_learns_from_renders_and_guesses(monkeypatch):
+    monkeypatch.setattr(scorer_batches, "PAIRS", 2)
+    generator = torch.Generator().manual_seed(11)
+    captions = Captions(lambda text: [49406, *(1000 + sum(map(ord, word)) for word in text.split()), 49407], 32)
+    source = Source(captions, generator, CONFIG.frames, 4)
+    found = scenes(4, 12)
+    data = {}
+    for kind, frames in (("clips", 17), ("images", 1)):
+        data[kind], data[f"{kind}_contents"] = encode_scenes(VAE, found, 13, frames)
+    add_previews(source, found, data)
+    monkeypatch.setattr(scorer_batches, "PREVIEWS", 0.5)
+    batches = [source.batch() for _ in range(12)]
+    assert {batch.shown is None for batch in batches} == {True, False}
+    trainer = Trainer().initialise(generator)
+    for batch in (next(b for b in batches if b.shown is None), next(b for b in batches if b.shown is not None)):
+        assert batch.frames.shape == (4, 2, 3, 64, 64) and batch.ids.shape == (8, 32)
+        trainer.zero_grad()
+        loss, parts = trainer.loss(batch)
+        loss.backward()
+        assert torch.isfinite(loss) and parts["held"] > 0
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.patch_head.parameters())
 
 
 def samples(prompt, right):
