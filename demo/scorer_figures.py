@@ -27,12 +27,13 @@ FIGURES = WEIGHTS / "scorer_figures.json"
 TRAIN, STILLS, VALIDATION, TEST = (
     {"name": "train", "split": "train", "count": 200, "seeds": 5},
     {"name": "stills", "split": "train", "count": 48, "seeds": 4},
-    {"name": "validation", "split": "validation", "count": 30, "seeds": 5},
+    {"name": "validation", "split": "validation", "count": 60, "seeds": 5},
     {"name": "test", "split": "test", "count": 40, "seeds": 6},
 )
-# Steps of the schedule; the training samples take every other step of 50, which costs half.
-MOMENTS = {"train": [2, 3, 4, 5, 6, 7, 10], "stills": [6, 10, 12, 15], "validation": [4, 5, 6, 7],
-           "test": list(range(1, 15))}
+# Steps of the schedule; the training samples take every other step of 50, which costs half. The others are what the
+# detector sees.
+WATCHED = list(range(1, 15))
+MOMENTS = {"train": [2, 3, 4, 5, 6, 7, 10], "stills": [6, 10, 12, 15], "validation": WATCHED, "test": WATCHED}
 
 
 def models():
@@ -44,7 +45,8 @@ def make_samples(*sets: dict) -> None:
     loaded = models()
     for chosen in sets:
         name = chosen["name"]
-        generate(**chosen, models=loaded, steps=STEPS if name == "test" else STEPS // 2, moments=MOMENTS[name],
+        watched = MOMENTS[name] is WATCHED
+        generate(**chosen, models=loaded, steps=STEPS if watched else STEPS // 2, moments=MOMENTS[name],
                  frames=1 if name == "stills" else 5, first_seed=0 if name != "test" else 1000)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +27,13 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from ..l2r.checkpoint import load_l2r
+from ..scoring.detector import DetectorSettings
 from ..scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
 from .captions import parse_caption, prompts
 from .scorer_batches import SHARES, Batch, Source, guess
 from .scorer_data import STATEMENTS, Captions, network_frames
 from .scorer_figures import STILLS as STILL_SET
-from .scorer_figures import TRAIN, VALIDATION, auc, evaluate, make_samples, scores, within
+from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, evaluate, make_samples, scores, within
 from .scorer_samples import Samples, load_samples
 from .token_contents import CONTENTS, TOKEN
 from .train_common import (
@@ -142,15 +144,6 @@ class Trainer(nn.Module):
         return loss, {"samples": loss.item(), "ranked": (lead > 0).float().mean().item()}
 
 
-def threshold(scores: Tensor, right: Tensor) -> tuple[float, float]:
-    """The score from which clips are best called right, and the balanced accuracy there."""
-    best = max(
-        ((scores[right.bool()] >= tau).float().mean() + (scores[~right.bool()] < tau).float().mean(), tau)
-        for tau in scores.unique().tolist()
-    )
-    return best[1], best[0].item() / 2
-
-
 @torch.no_grad()
 def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, Tensor, float]:
     """Scores of clips of unseen compositions with their captions and with a near miss's, which of them are right, and
@@ -167,13 +160,26 @@ def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, 
     return torch.cat(scores), torch.cat(right), torch.stack(wins).mean().item()
 
 
-def described(scores: Tensor, right: Tensor) -> ViCLIPConfig:
-    """The configuration with tau where right clips are best told from wrong ones; delta and the detector's margins keep
-    the paper's proportion to the distance between the two kinds (0.26 against 0.18 for ViCLIP-L)."""
-    gap = (scores[right.bool()].mean() - scores[~right.bool()].mean()).item()
-    scale = max(gap / 0.08, 0.25)
-    tau = threshold(scores, right)[0]
-    return replace(CONFIG, tau=round(tau, 4), delta=round(0.05 * scale, 4), scale=round(scale, 3))
+def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
+    """The configuration with the tau at which the detector accepts the largest share of right clips and rejects the
+    largest of wrong ones, both counted alike. traces: [N, K] scores of steps 1, 2... of 50, then of the finished clip;
+    right: [N]. delta and the detector's margins keep the paper's proportion to the distance between right and wrong
+    finished clips (0.26 against 0.18 for ViCLIP-L)."""
+    right, watched, finished = right.bool(), traces[:, :-1], traces[:, -1]
+    gap = (finished[right].mean() - finished[~right].mean()).item()
+    scale = round(max(gap / 0.08, 0.25), 3)
+
+    def balance(tau: float) -> float:
+        settings = DetectorSettings.video(tau=tau, scale=scale)
+        accepted = torch.tensor([detect(row, settings).accepted for row in watched])
+        return (accepted[right].float().mean() + (~accepted[~right]).float().mean()).item()
+
+    levels = watched.unique()
+    between = (levels[1:] + levels[:-1]) / 2
+    tried = between[torch.linspace(0, len(between) - 1, min(100, len(between))).long()].tolist()
+    balances = {tau: balance(tau) for tau in tried}
+    best = [tau for tau, value in balances.items() if value == max(balances.values())]
+    return replace(CONFIG, tau=round(statistics.median(best), 4), delta=round(0.05 * scale, 4), scale=scale)
 
 
 def training_samples() -> Samples:
@@ -254,10 +260,12 @@ def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
         print(f"{stage} {clock.minutes:.1f} min step {step} held out: near misses {near:.3f}, AUC "
               f"{auc(cosines, right):.3f}, right {cosines[right.bool()].mean():.3f} wrong "
               f"{cosines[~right.bool()].mean():.3f}", flush=True)
-        if validation:  # of the window in which the detector decides
-            cosines, right = scores(viclip, validation, captions)[:, :-1].mean(1), validation.right
-            print(f"samples: AUC {auc(cosines, right):.3f}, within prompt {within(cosines, validation)}", flush=True)
-        viclip.config = described(cosines, right)
+        traces = cosines[:, None].expand(-1, len(WATCHED) + 1)  # a finished clip looks the same at every step
+        if validation:
+            traces, right = scores(viclip, validation, captions), validation.right
+            for name, column in (("step 10", traces[:, WATCHED.index(10)]), ("finished", traces[:, -1])):
+                print(f"samples, {name}: AUC {auc(column, right):.3f}, within prompt {within(column, validation)}")
+        viclip.config = calibrated(traces, right)
         EXPORT.parent.mkdir(parents=True, exist_ok=True)
         save_viclip(viclip, EXPORT)
         viclip.config = CONFIG
@@ -280,8 +288,9 @@ def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
         step += 1
         if step % 25 == 0:
             print(f"{clock.minutes:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
-        if step % 250 == 0 or step == begun + steps:
+        if step % 250 == 0:
             save()
+    save()
 
 
 def main() -> None:

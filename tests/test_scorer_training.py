@@ -16,7 +16,7 @@ from foresight.demo.train_dit import EXPORT as TRANSFORMER
 from foresight.demo.train_dit import encode_scenes
 from foresight.demo.train_l2r import EXPORT as CONVERTER
 from foresight.demo.train_l2r import VAE
-from foresight.demo.train_scorer import CONFIG, Trainer, add_previews
+from foresight.demo.train_scorer import CONFIG, Trainer, add_previews, calibrated
 from foresight.demo.wan_dit import load_transformer
 from foresight.demo.world import Layout, Placed, Scene, Thing, arrange, seen
 from foresight.l2r.checkpoint import load_l2r
@@ -126,6 +126,17 @@ def test_one_step_of_the_recipe_learns_from_renders_and_guesses(monkeypatch):
         loss.backward()
         assert torch.isfinite(loss) and parts["held"] > 0
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.patch_head.parameters())
+
+
+def test_tau_is_where_the_detector_tells_right_clips_from_wrong_ones():
+    right = torch.arange(40) % 2 == 0
+    level = torch.where(right, 0.31, 0.23) + 0.01 * torch.rand(40, generator=torch.Generator().manual_seed(14))
+    traces = level[:, None].expand(-1, 15).clone()
+    traces[1, 4] = 0.4  # a peak the detector takes no part of the clip for, once the score has settled
+    config = calibrated(traces, right)
+    settings = DetectorSettings.video(tau=config.tau, scale=config.scale)
+    assert [detect(row[:-1], settings).accepted for row in traces] == right.tolist()
+    assert config.scale == pytest.approx(1, abs=0.1) and config.delta == pytest.approx(0.05 * config.scale, abs=1e-4)
 
 
 def samples(prompt, right):
