@@ -19,6 +19,7 @@ COLOURS = 64  # flat areas and text: a palette is a quarter of the size
 # One node in the middle of the view, at a size where its text is drawn; gives where it stands, in pixels.
 DRAW = """async (id) => {
     await app.loadGraphData({version: 0.4, nodes: [], links: [], last_node_id: 0, last_link_id: 0})
+    await new Promise(done => setTimeout(done, 700))  // the frontend moves its view first
     const node = LiteGraph.createNode(id)
     app.graph.add(node)
     const [width, height] = node.size
@@ -28,8 +29,8 @@ DRAW = """async (id) => {
     app.canvas.setDirty(true, true)
     await new Promise(done => setTimeout(done, 700))
     const scale = app.canvas.ds.scale, box = app.canvas.canvas.getBoundingClientRect()
-    return {x: box.x + (node.pos[0] - 10) * scale, y: box.y + (node.pos[1] - 40) * scale,
-            width: (width + 20) * scale, height: (node.size[1] + 50) * scale}
+    return {x: box.x + (node.pos[0] - 10) * scale, y: box.y + (node.pos[1] - 64) * scale,
+            width: (width + 20) * scale, height: (node.size[1] + 74) * scale}
 }"""
 
 

@@ -23,3 +23,9 @@ def test_help_pages_name_every_input_and_output(comfy_server):
         # In the page's own order: ComfyUI lists optional inputs last, the page where they belong.
         assert sorted(listed(page, "Inputs")) == sorted(inputs), name
         assert listed(page, "Outputs") == list(info["output_name"])
+
+
+def test_help_pages_show_their_node():
+    for page in PAGES.glob("*.md"):
+        (picture,) = re.findall(r"^!\[.+\]\((images/.+)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert picture == f"images/{page.stem}.png" and (PAGES / picture).stat().st_size > 1000
