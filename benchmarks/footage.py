@@ -34,16 +34,3 @@ def clips(path: Path) -> tuple[Tensor, Tensor]:
         ]
     whole = torch.stack(frames[: len(frames) // FRAMES * FRAMES]).unflatten(0, (-1, FRAMES))
     return whole[:-HELD_OUT], whole[-HELD_OUT:]
-
-
-def small(whole: Tensor, count: int, frames: int, size: int, generator: torch.Generator) -> Tensor:
-    """Random crops of clips in time and space, uint8 [count, frames, size, size, 3]."""
-
-    def below(limit: int) -> int:
-        return int(torch.randint(limit, (), generator=generator))
-
-    cut = []
-    for _ in range(count):
-        t, y, x = (below(have - want + 1) for have, want in zip(whole.shape[1:4], (frames, size, size), strict=True))
-        cut.append(whole[below(len(whole)), t : t + frames, y : y + size, x : x + size])
-    return torch.stack(cut)

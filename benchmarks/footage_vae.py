@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from ..demo.train_common import STATE
-from ..demo.train_vae import train
+from ..demo.train_vae import cut, train
 from . import footage
 
 EXPORT = STATE / "footage_vae.safetensors"
 WIDTH = 16
-CLIPS, FRAMES, SIZE = 2048, 17, 64
+CLIPS, HELD_OUT, FRAMES, SIZE = 2048, 96, 17, 64
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     learned, held_out = footage.clips(a.video)
     generator = torch.Generator().manual_seed(a.seed)
     train(
-        footage.small(learned, CLIPS, FRAMES, SIZE, generator), footage.small(held_out, 96, FRAMES, SIZE, generator),
+        cut(learned, CLIPS, FRAMES, SIZE, generator), cut(held_out, HELD_OUT, FRAMES, SIZE, generator),
         a.steps, WIDTH, a.seed, EXPORT,
     )  # fmt: skip
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from ..l2r.subpixel import SubpixelL2R
 from ..l2r.train import train
 from . import footage
 from .footage_vae import EXPORT as FOOTAGE_VAE
+from .inspection import seconds
 
 LATENT_FORMAT = "Wan21"
 DEMO_CLIPS, DEMO_HELD_OUT = 96, 48
@@ -114,16 +114,11 @@ def cost(decode: Callable[[Tensor], Any], latent: Tensor) -> dict[str, float]:
     multiplication) and peak_megabytes (beside what was there before) of decoding a latent."""
 
     @torch.no_grad()
-    def once() -> float:
-        begin = time.perf_counter()
+    def once() -> None:
         decode(latent)
-        if latent.is_cuda:
-            torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - begin)
 
     peak = peak_bytes(once, latent.is_cuda)
-    once()
-    milliseconds = statistics.median(once() for _ in range(REPEAT))
+    milliseconds = 1000 * seconds(once, REPEAT)
     with FlopCounterMode(display=False) as counter:
         once()
     return {"milliseconds": round(milliseconds, 2), "gflop": round(counter.get_total_flops() / 1e9, 4),
@@ -197,14 +192,14 @@ def rows(case: Case, steps: int, refine_seconds: float) -> list[dict[str, Any]]:
     add("TAEHV (random weights)", small.decode, small.decoder, None)
     affine, fit_seconds = timed(lambda: fit_affine(case.fitted))
     better, more = timed(lambda: refine(fit_affine(case.fitted), case.fitted, refine_seconds))
-    for name, (module, seconds) in {
+    for name, (module, took) in {
         "linear map": timed(lambda: Linear(case.fitted)),
         "closed-form fit": (affine, fit_seconds),
         f"closed-form fit, refined for {refine_seconds:.0f} s": (better, more),
         f"{PAPER}, {steps} steps": timed(lambda: trained(PAPER, case.fitted, steps)),
         f"{SUBPIXEL}, {steps} steps": timed(lambda: trained(SUBPIXEL, case.fitted, steps)),
     }.items():
-        add(name, module, module, psnr(module, case.held_out), seconds)
+        add(name, module, module, psnr(module, case.held_out), took)
     return table
 
 

@@ -288,7 +288,7 @@ def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
         step += 1
         if step % 25 == 0:
             print(f"{clock.minutes:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
-        if step % 250 == 0:
+        if step % 250 == 0 and step < begun + steps:
             save()
     save()
 

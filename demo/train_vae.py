@@ -70,16 +70,16 @@ def initialise(vae: WanVAE) -> None:
             nn.init.zeros_(module.proj.weight)
 
 
-def crops(clips: Tensor, count: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Random crops as [count, 3, frames, CROP, CROP]; images are taken at a random time."""
+def cut(clips: Tensor, count: int, frames: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random pieces of clips [N, T, H, W, 3] in time and space, [count, frames, size, size, 3]."""
     def draw(limit: int) -> list[int]:
         return torch.randint(limit, (count,), generator=generator).tolist()
 
-    length, size = clips.shape[1], clips.shape[2]
+    length, height, width = clips.shape[1:4]
     return torch.stack([
-        to_network(clips[n : n + 1, t : t + frames, y : y + CROP, x : x + CROP])[0]
-        for n, t, y, x in zip(draw(len(clips)), draw(length - frames + 1), draw(size - CROP + 1),
-                              draw(size - CROP + 1), strict=True)
+        clips[n, t : t + frames, y : y + size, x : x + size]
+        for n, t, y, x in zip(draw(len(clips)), draw(length - frames + 1), draw(height - size + 1),
+                              draw(width - size + 1), strict=True)
     ])
 
 
@@ -162,7 +162,8 @@ def train(clips: Tensor, held_out: Tensor, steps: int, dim: int, seed: int, expo
         for group in optimiser.param_groups:
             # The first clip steps warm up again; the image stage stays high, as clips go on from there.
             group["lr"] = IMAGE_LR * min(1.0, stage * 20 + 0.01) if images else CLIP_LR * trapezoid(stage)
-        x = crops(clips, IMAGE_BATCH if images else CLIP_BATCH, 1 if images else CROP_FRAMES, generator)
+        count, frames = (IMAGE_BATCH, 1) if images else (CLIP_BATCH, CROP_FRAMES)
+        x = to_network(cut(clips, count, frames, CROP, generator))
         shape = (len(x), vae.z_dim, (x.shape[2] + 3) // 4, CROP // 8, CROP // 8)
         noise = torch.randn(shape, generator=generator) * LATENT_NOISE
         out, latent = compiled(x, noise)

@@ -9,6 +9,7 @@ pytest.importorskip("resource", reason="benchmarks measure memory as Linux does"
 
 from foresight.benchmarks import footage
 from foresight.benchmarks.l2r import Linear, cost, markdown, peak_bytes
+from foresight.demo.train_vae import cut
 
 
 def test_the_linear_rival_finds_an_exact_linear_map():
@@ -38,9 +39,11 @@ def test_peak_memory_is_what_a_call_takes_for_a_moment():
 
 def test_crops_of_footage_stay_inside_it():
     whole = torch.arange(2 * 6 * 10 * 12 * 3, dtype=torch.int32).reshape(2, 6, 10, 12, 3)
-    cut = footage.small(whole, 20, 6, 10, torch.Generator().manual_seed(1))
-    assert cut.shape == (20, 6, 10, 10, 3)
-    assert {int(c[0, 0, 0, 0]) for c in cut} <= {int(whole[n, 0, 0, x, 0]) for n in (0, 1) for x in (0, 1, 2)}
+    found = cut(whole, 20, 6, 10, torch.Generator().manual_seed(1))
+    assert found.shape == (20, 6, 10, 10, 3)
+    assert {int(piece[0, 0, 0, 0]) for piece in found} <= {
+        int(whole[n, 0, 0, x, 0]) for n in (0, 1) for x in (0, 1, 2)
+    }
 
 
 def test_other_footage_is_refused(tmp_path):
