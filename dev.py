@@ -5,6 +5,7 @@
     python dev.py test    lint and the whole test suite (extra arguments go to pytest)
     python dev.py serve   ComfyUI in the browser with this pack and the bundled models (extra arguments go to ComfyUI)
     python dev.py lint    lint only
+    python dev.py train   train the bundled models again, all of them (hours; goes on where it was stopped)
 
 The first call makes .venv and fetches ComfyUI 0.3.75; later calls start at once. To use another ComfyUI checkout,
 set COMFYUI_PATH to its folder (it gets a virtual environment of its own). Needs Python 3.11 or newer, nothing else.
@@ -193,8 +194,31 @@ def demo(arguments: list[str]) -> int:
         return code
 
 
+def train(arguments: list[str]) -> int:
+    """The demo family's recipe, in order. What is finished is passed over, so the same command goes on after a stop."""
+    parser = argparse.ArgumentParser(prog="dev.py train")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of all steps, e.g. 0.01 to try the recipe out")
+    scale = parser.parse_args(arguments).scale
+    comfyui, python = setup()
+    small_models_only()
+    tokenizer = ("--tokenizer", comfyui / "comfy" / "sd1_tokenizer")
+    for module, steps, *options in (
+        ("vae", 6560),
+        ("dit", 18750),
+        ("l2r", 700, "--clips", "1024"),
+        ("scorer", 1800, "--stage", "renders", *tokenizer),
+        ("scorer", 1600, "--stage", "previews", *tokenizer),
+        ("scorer", 1500, "--stage", "generated", *tokenizer),
+    ):
+        step(f"training: {module} {' '.join(map(str, options[:2]))}")
+        wanted = ("--steps", str(max(1, round(steps * scale))), *options)
+        if code := call(python, "-m", f"foresight.demo.train_{module}", *wanted):
+            return code
+    return 0
+
+
 def main() -> int:
-    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint}
+    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2

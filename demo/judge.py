@@ -53,15 +53,7 @@ def judge(clip: Tensor, scene: Scene) -> Judgement:
     F is 17 for clips and 5 for previews (one frame per latent frame); the frames are taken to span the whole clip. With
     one frame, motion is not judged. Pixels that are not finite count as black. ValueError for another shape or type.
     """
-    if clip.ndim != 4 or clip.shape[0] == 0 or tuple(clip.shape[1:]) != (SIZE, SIZE, 3):
-        raise ValueError(f"a clip to judge has shape [frames, {SIZE}, {SIZE}, 3], not {list(clip.shape)}")
-    if clip.dtype == torch.uint8:
-        pixels = clip.cpu().float().numpy()
-    elif clip.is_floating_point():
-        pixels = clip.detach().cpu().float().nan_to_num(0, 0, 0).clamp(0, 1).mul(255).numpy()
-    else:
-        raise ValueError(f"a clip to judge is float in 0..1 or uint8, not {clip.dtype}")
-
+    pixels = _pixels(clip)
     grounds = _border_colours(pixels)
     blobs = _find_blobs(pixels, grounds)
     tracks = _assign(blobs, scene, len(pixels))
@@ -84,6 +76,44 @@ def judge(clip: Tensor, scene: Scene) -> Judgement:
 
     smallest = min(margins.values())
     return Judgement(smallest > 0, abs(smallest), {name: m > 0 for name, m in margins.items()}, margins)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One object in one frame of a clip, whatever a caption says of it. shape is None where no shape is clear; size (as
+    world.SIZES counts it), x and y (of the centroid) are in pixels."""
+
+    frame: int
+    colour: str
+    shape: str | None
+    size: float
+    x: float
+    y: float
+
+
+def find(clip: Tensor) -> list[Found]:
+    """The objects in a clip as `judge` takes it, frame by frame."""
+    pixels = _pixels(clip)
+    blobs = _find_blobs(pixels, _border_colours(pixels))
+    found = []
+    for frame, place, colours, shapes, sizes in zip(
+        blobs.frame, blobs.place, blobs.colour_lead, blobs.shape_lead, blobs.size, strict=True
+    ):
+        k = int(shapes.argmax())
+        shape = SHAPES[k] if shapes[k] > 0 else None
+        found.append(Found(int(frame), _NAMES[int(colours.argmax())], shape, float(sizes[k]), *map(float, place)))
+    return found
+
+
+def _pixels(clip: Tensor) -> np.ndarray:
+    """[F, 64, 64, 3] float32, 0..255."""
+    if clip.ndim != 4 or clip.shape[0] == 0 or tuple(clip.shape[1:]) != (SIZE, SIZE, 3):
+        raise ValueError(f"a clip to judge has shape [frames, {SIZE}, {SIZE}, 3], not {list(clip.shape)}")
+    if clip.dtype == torch.uint8:
+        return clip.cpu().float().numpy()
+    if clip.is_floating_point():
+        return clip.detach().cpu().float().nan_to_num(0, 0, 0).clamp(0, 1).mul(255).numpy()
+    raise ValueError(f"a clip to judge is float in 0..1 or uint8, not {clip.dtype}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..scoring.preprocess import MEAN, STD, middle_frames
 from ..scoring.viclip_scorer import clean_text, context_ids
 from .captions import split_of
-from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Layout, Scene, _place, arrange, choose
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Layout, Placed, Scene, _place, arrange, choose
 
 MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Every statement a caption of this world can make, one output of the auxiliary loss each. Objects go by their colour,
@@ -119,6 +119,44 @@ def scene_pairs(
                 layouts += [arrange(scene, generator), layout]
                 break
     return both, layouts
+
+
+def spoil(layout: Layout, generator: torch.Generator) -> tuple[Layout, Layout]:
+    """The layout before and after some moment of the clip, with a fault that no caption of this world states: one
+    object too many, or one that vanishes, appears late, or turns into another."""
+    kind = choose(("extra", "extra", "vanish", "late", "shape", "colour"), generator)
+    things = layout.objects
+    k = int(torch.randint(len(things), (), generator=generator))
+    thing = things[k]
+    if kind == "extra":
+        crowded = replace(layout, objects=(*things, _stranger(layout, thing, generator)))
+        return crowded, crowded
+    if kind in ("vanish", "late"):
+        less = replace(layout, objects=things[:k] + things[k + 1 :])
+        return (layout, less) if kind == "vanish" else (less, layout)
+    options = [option for option in {"shape": SHAPES, "colour": COLOURS}[kind] if option != getattr(thing, kind)]
+    turned = replace(thing, **{kind: choose(options, generator)})
+    return layout, replace(layout, objects=(*things[:k], turned, *things[k + 1 :]))
+
+
+def _stranger(layout: Layout, like: Placed, generator: torch.Generator) -> Placed:
+    """Mostly a copy of `like`, as the transformer's own are, away from the other objects if there is room."""
+    for _ in range(20):
+        x, y = (8.0 * int(torch.randint(2, 7, (), generator=generator)) + 4 for _ in range(2))
+        copy = replace(like, x=x, y=y)
+        if all(max(abs(x - other.x), abs(y - other.y)) > (like.size + other.size) / 2 for other in layout.objects):
+            break
+    if torch.rand((), generator=generator) < 0.3:
+        copy = replace(copy, shape=choose(SHAPES, generator))
+    return copy
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene as a mirror shows it: left and right change places."""
+    swap = {"left": "right", "right": "left"}
+    sides = {"left of": "right of", "right of": "left of"}
+    things = tuple(replace(thing, motion=swap.get(thing.motion, thing.motion)) for thing in scene.objects)
+    return replace(scene, objects=things, relation=sides.get(scene.relation, scene.relation))
 
 
 def soften(clips: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,8 +25,8 @@ from .wan_vae import load_vae
 
 FIGURES = WEIGHTS / "scorer_figures.json"
 TRAIN, STILLS, VALIDATION, TEST = (
-    {"name": "train", "split": "train", "count": 200, "seeds": 5},
-    {"name": "stills", "split": "train", "count": 48, "seeds": 4},
+    {"name": "train", "split": "train", "count": 480, "seeds": 5},
+    {"name": "stills", "split": "train", "count": 120, "seeds": 4},
     {"name": "validation", "split": "validation", "count": 60, "seeds": 5},
     {"name": "test", "split": "test", "count": 40, "seeds": 6},
 )

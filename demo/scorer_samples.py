@@ -13,9 +13,10 @@ from ..l2r.model import L2R
 from ..scoring.preprocess import middle_frames
 from .captions import prompts
 from .flow import sample, start_noise
-from .judge import judge
+from .judge import find, judge
 from .preset import CFG, SHIFT, STEPS
 from .text import encode_text
+from .token_contents import TOKEN, found_contents, full
 from .train_common import STATE, load_checkpoint, save_checkpoint
 from .wan_dit import WanTransformer
 from .wan_vae import WanVAE, to_vae_space
@@ -37,6 +38,7 @@ class Samples:
     share: Tensor  # [N], share of the stated attributes that hold in it
     steps: list[int]
     previews: Tensor  # [N, K, frames the scorer sees, 64, 64, 3] uint8
+    contents: Tensor  # [N, frames the scorer sees, 4, 4, contents]: what the finished clip holds there
 
     @cached_property
     def ranked(self) -> list[tuple[int, int]]:
@@ -71,7 +73,7 @@ def generate(
     transformer, vae = models
     pairs = split_prompts(split, count)
     order = [(p, first_seed + s) for p in range(len(pairs)) for s in range(seeds)]
-    data = load_checkpoint(path) or {"x0": [], "right": [], "share": []}
+    data = load_checkpoint(path) or {"x0": [], "right": [], "share": [], "contents": []}
     data |= {"steps": steps, "moments": moments, "frames": frames}
     done = sum(len(part) for part in data["right"])
     for start in range(done, len(order), CHUNK):
@@ -91,6 +93,8 @@ def generate(
         data["right"].append(torch.tensor([verdict.right for verdict in verdicts]))
         holds = [list(verdict.attributes.values()) for verdict in verdicts]
         data["share"].append(torch.tensor([sum(held) / len(held) for held in holds]))
+        data["contents"].append(torch.stack([
+            full(found_contents(find(clip), range(0, len(clip), 4), TOKEN)).half() for clip in clips]))
         save_checkpoint(path, data)
         rate = torch.cat(data["right"]).float().mean()
         logging.info("%s: %d of %d samples, %.3f right", name, start + len(part), len(order), rate)
@@ -111,4 +115,5 @@ def load_samples(name: str, split: str, l2r: L2R, count: int, seeds: int, shown:
     steps = [round(step * STEPS / data["steps"]) for step in (*data["moments"], data["steps"])]
     prompt = torch.arange(len(right)) // seeds
     texts, scenes = zip(*pairs, strict=True)
-    return Samples(list(texts), list(scenes), prompt, right, torch.cat(data["share"]), steps, previews)
+    return Samples(list(texts), list(scenes), prompt, right, torch.cat(data["share"]), steps, previews,
+                   torch.cat(data["contents"])[:, chosen])

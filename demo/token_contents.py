@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .world import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, SIZES, Layout, cover, described
+from .judge import Found
+from .world import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, SIZES, Layout, Placed, cover, described
 
 TOKEN = 16  # pixels a side of a token of the transformer: 2x2 latents
 FULL = 0.3  # share of a token's pixels from which it counts as full
@@ -38,6 +39,22 @@ def contents(layouts: Sequence[Layout], frames: Sequence[int], token: int) -> Te
             for name in (f"{thing.colour} {thing.shape}", f"{thing.colour} {thing.motion}", thing.size):
                 kind = row[..., _INDEX[name]]
                 kind.copy_(torch.maximum(kind, covered))
+    return out
+
+
+def found_contents(found: Sequence[Found], frames: Sequence[int], token: int) -> Tensor:
+    """[frames, 64 / token, 64 / token, len(CONTENTS)] as `contents`, of what was found in a clip. How it moves is
+    unknown (nan); where a shape is not clear there is none."""
+    out = torch.zeros(len(frames), SIZE // token, SIZE // token, len(CONTENTS))
+    out[..., [_INDEX[f"{colour} {motion}"] for colour in COLOURS for motion in MOTIONS]] = torch.nan
+    for thing in found:
+        if thing.frame not in frames:
+            continue
+        placed = Placed(thing.shape or "circle", thing.colour, thing.size, thing.x, thing.y, 0.0, 0.0)
+        covered = F.avg_pool2d(cover(placed, torch.zeros(1)), token)[0]
+        for name in (described(placed).size, *([f"{thing.colour} {thing.shape}"] if thing.shape else [])):
+            kind = out[frames.index(thing.frame), ..., _INDEX[name]]
+            kind.copy_(torch.maximum(kind, covered))
     return out
 
 

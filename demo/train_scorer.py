@@ -30,8 +30,8 @@ from ..l2r.checkpoint import load_l2r
 from ..scoring.detector import DetectorSettings
 from ..scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
 from .captions import parse_caption, prompts
-from .scorer_batches import SHARES, Batch, Source, guess
-from .scorer_data import STATEMENTS, Captions, network_frames
+from .scorer_batches import SHARES, Batch, Source, guess, samples_batch
+from .scorer_data import STATEMENTS, Captions
 from .scorer_figures import STILLS as STILL_SET
 from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, evaluate, make_samples, scores, within
 from .scorer_samples import Samples, load_samples
@@ -55,15 +55,15 @@ from .world import FRAMES, Scene
 
 EXPORT = WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors"
 STAGES = ("renders", "previews", "generated")
-# Two frames show a motion. Patches of 8 pixels learn as much a step, but each step takes 2.5 times as long. The text
+# All frames of a preview. Patches of 8 pixels learn as much a step, but each step takes 2.5 times as long. The text
 # tower is mostly vocabulary.
 CONFIG = ViCLIPConfig(
-    image_size=64, patch_size=TOKEN, frames=2, vision_width=128, vision_layers=4, vision_heads=4,
+    image_size=64, patch_size=TOKEN, frames=5, vision_width=128, vision_layers=4, vision_heads=4,
     text_width=64, text_layers=2, text_heads=2, embed_dim=128, name="foresight-demo-viclip",
 )
 LR, MUON_LR = 1.5e-3, 4e-3  # by 400 steps on the statements: 2e-3 and 8e-3 for Muon learn more slowly
-POOL, HELD_OUT = 3072, 256  # rendered pairs
-GUESSED = {"clips": 4000, "images": 1500}
+POOL, HELD_OUT = 4096, 256  # rendered pairs
+GUESSED = {"clips": 6000, "images": 2000}
 RANKED, RANDOM = 12, 8  # pairs of a better and a worse sample of one prompt, and further samples, a batch
 HELD_WEIGHT = 10.0  # of the patches' loss: a mean over mostly empty ones
 
@@ -104,26 +104,30 @@ class Trainer(nn.Module):
             head.bias.fill_(-2.0)
         return self
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def compare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of clips and captions, their logits [N, M], and the loss of what the patches hold."""
         seen, said = self.viclip.encode_vision(batch.frames), self.viclip.encode_text(batch.ids)
-        held = HELD_WEIGHT * F.binary_cross_entropy_with_logits(self.contents(), batch.contents)
-        cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
-        count, own = len(seen), torch.arange(len(seen))
-        logits = cosines * self.scale.exp()
-        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T[:count], own)) / 2
-        truth = torch.zeros_like(logits)
-        truth[own, own] = 1
-        # The near misses decide where the threshold lies, the other pairs of the batch are easy.
-        weight = torch.full_like(logits, 0.5 / logits.shape[1])
-        weight[own, own] = weight[own, own ^ 1] = weight[own, own + count] = 1
-        judged = F.binary_cross_entropy_with_logits(logits + self.bias, truth, weight, reduction="sum") / count
+        target, known = batch.contents.nan_to_num(), (~batch.contents.isnan()).float()
+        held = HELD_WEIGHT * F.binary_cross_entropy_with_logits(self.contents(), target, known)
+        return seen, said, F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T * self.scale.exp(), held
+
+    def judged(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sigmoid loss a clip."""
+        return F.binary_cross_entropy_with_logits(
+            logits + self.bias, batch.truth, batch.weight, reduction="sum") / len(logits)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        seen, said, logits, held = self.compare(batch)
+        own = torch.arange(batch.known)
+        contrast = (F.cross_entropy(logits[own], own) + F.cross_entropy(logits.T[own], own)) / 2
+        judged = self.judged(logits, batch)
         read = sum(
-            F.binary_cross_entropy_with_logits(self.head(feature), target, reduction="sum") / len(feature)
+            F.binary_cross_entropy_with_logits(self.head(feature[: len(target)]), target, reduction="sum") / len(target)
             for feature, target in ((seen, batch.shown), (said, batch.stated)) if target is not None
         )
         return contrast + judged + 0.2 * read + held, {
             "contrast": contrast.item(), "judged": judged.item(), "read": read.item(), "held": held.item(),
-            "near": (cosines[own, own] > cosines[own, own + count]).float().mean().item(),
+            "near": (logits[own, own] > logits[own, own + batch.known]).float().mean().item(),
         }
 
     def samples_loss(self, samples: Samples, generator: torch.Generator, captions: Captions) -> tuple[Tensor, dict]:
@@ -135,13 +139,14 @@ class Trainer(nn.Module):
         chosen = [i for _ in range(RANKED) for i in any_of(samples.ranked)]
         chosen += torch.randint(len(samples.right), (RANDOM,), generator=generator).tolist()
         moment = any_of(list(range(samples.previews.shape[1])))
-        seen = self.viclip.encode_vision(network_frames(samples.previews[chosen, moment], CONFIG.frames))
-        said = self.viclip.encode_text(captions([samples.captions[i] for i in samples.prompt[chosen].tolist()]))
-        logits = (F.normalize(seen, dim=-1) * F.normalize(said, dim=-1)).sum(1) * self.scale.exp() + self.bias
-        right = samples.right[chosen].float()
-        lead = logits[0 : 2 * RANKED : 2] - logits[1 : 2 * RANKED : 2]
-        loss = F.binary_cross_entropy_with_logits(logits, right) + F.softplus(-lead).mean()
-        return loss, {"samples": loss.item(), "ranked": (lead > 0).float().mean().item()}
+        batch = samples_batch(samples, chosen, moment, captions, generator)
+        _, _, logits, held = self.compare(batch)
+        own = logits.diagonal()
+        lead = own[0 : 2 * RANKED : 2] - own[1 : 2 * RANKED : 2]
+        judged, ranked = self.judged(logits, batch), F.softplus(-lead).mean()
+        return judged + ranked + held, {
+            "samples": judged.item(), "samples held": held.item(), "ranked": (lead > 0).float().mean().item()
+        }
 
 
 @torch.no_grad()
@@ -153,9 +158,9 @@ def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, 
         batch = source.batch()
         seen, said = viclip.encode_vision(batch.frames), viclip.encode_text(batch.ids)
         cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
-        own = torch.arange(len(seen))
-        scores += [cosines[own, own], cosines[own, own + len(seen)]]
-        right += [torch.ones(len(seen)), torch.zeros(len(seen))]
+        own = torch.arange(batch.known)
+        scores += [cosines[own, own], cosines[own, own + batch.known]]
+        right += [torch.ones(batch.known), torch.zeros(batch.known)]
         wins.append((scores[-2] > scores[-1]).float().mean())
     return torch.cat(scores), torch.cat(right), torch.stack(wins).mean().item()
 
@@ -192,6 +197,7 @@ def training_samples() -> Samples:
         clips.captions + stills.captions, clips.scenes + stills.scenes,
         torch.cat([clips.prompt, stills.prompt + len(clips.captions)]), torch.cat([clips.right, stills.right]),
         torch.cat([clips.share, stills.share]), clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
+        torch.cat([clips.contents, stills.contents]),
     )
 
 
@@ -219,6 +225,10 @@ def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
     path = STATE / f"scorer_{seed}.pt"
     state = load_checkpoint(path)
     resumed = state is not None and state["stage"] == stage
+    passed = state and STAGES.index(stage) < STAGES.index(state["stage"])
+    if passed or (resumed and state["step"] >= state["begun"] + steps):
+        print(f"{stage}: done")
+        return
     # Not resumed: after a stop other clips are rendered, which only helps.
     generator = torch.Generator().manual_seed(1000 * seed + 100 * STAGES.index(stage) + (state["step"] if state else 0))
     captions = Captions(lambda text: tokens(text)["input_ids"], CONFIG.context)

@@ -36,10 +36,9 @@ FRAMES = 5
 # start, steps, noise, mask, strength of InjectionSettings; the first is the paper's.
 GRID = (
     (2, 2, "initial", "linear", 1.0),
-    (5, 2, "initial", "linear", 1.0), (5, 2, "fresh", "linear", 1.0), (5, 5, "fresh", "linear", 1.0),
-    (9, 2, "initial", "linear", 1.0), (9, 2, "fresh", "linear", 1.0), (9, 5, "fresh", "linear", 1.0),
-    (9, 2, "fresh", "first frame", 1.0), (9, 2, "fresh", "linear", 0.5),
-    (13, 2, "initial", "linear", 1.0), (13, 2, "fresh", "linear", 1.0), (17, 2, "fresh", "linear", 1.0),
+    (4, 2, "initial", "linear", 1.0), (4, 2, "fresh", "linear", 1.0), (4, 2, "initial", "first frame", 1.0),
+    (7, 2, "initial", "linear", 1.0), (7, 2, "fresh", "linear", 1.0),
+    (10, 2, "fresh", "linear", 1.0),
 )  # fmt: skip
 REDRAWS = 2  # independent draws of the rival
 

@@ -6,11 +6,20 @@ from scipy import stats
 
 from foresight.demo import scorer_batches
 from foresight.demo.captions import caption, parse_caption, split_of
-from foresight.demo.scorer_batches import Source, guess
-from foresight.demo.scorer_data import STATEMENTS, Captions, near_miss, network_frames, scene_pairs, statements
+from foresight.demo.judge import find, judge
+from foresight.demo.scorer_batches import NEAR, Source, guess, samples_batch, spoilt_clips
+from foresight.demo.scorer_data import (
+    STATEMENTS,
+    Captions,
+    mirrored,
+    near_miss,
+    network_frames,
+    scene_pairs,
+    statements,
+)
 from foresight.demo.scorer_figures import auc, detect, within
 from foresight.demo.scorer_samples import Samples
-from foresight.demo.token_contents import CONTENTS, TOKEN, contents
+from foresight.demo.token_contents import CONTENTS, TOKEN, contents, found_contents, full
 from foresight.demo.train_common import random_scenes
 from foresight.demo.train_dit import EXPORT as TRANSFORMER
 from foresight.demo.train_dit import encode_scenes
@@ -18,7 +27,7 @@ from foresight.demo.train_l2r import EXPORT as CONVERTER
 from foresight.demo.train_l2r import VAE
 from foresight.demo.train_scorer import CONFIG, Trainer, add_previews, calibrated
 from foresight.demo.wan_dit import load_transformer
-from foresight.demo.world import Layout, Placed, Scene, Thing, arrange, seen
+from foresight.demo.world import FRAMES, MOTIONS, Layout, Placed, Scene, Thing, arrange, draw, seen
 from foresight.l2r.checkpoint import load_l2r
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.preprocess import vbench_frames
@@ -92,6 +101,40 @@ def test_contents_say_what_each_token_holds():
     assert held[..., [i for i in range(len(CONTENTS)) if i not in kinds]].max() == 0
 
 
+def test_what_is_found_in_a_clip_is_what_was_drawn():
+    layouts = [arrange(scene, torch.Generator().manual_seed(20)) for scene in scenes(12, 21)]
+    frames = range(0, FRAMES, 4)
+    moves = torch.tensor([name.split()[-1] in MOTIONS for name in CONTENTS])
+    for layout, clip in zip(layouts, draw(layouts), strict=True):
+        found = full(found_contents(find(clip), frames, TOKEN))
+        assert found[..., moves].isnan().all()
+        assert (found - full(contents([layout], frames, TOKEN))[0])[..., ~moves].abs().max() < 0.05
+
+
+def test_a_bent_outline_has_a_colour_but_no_shape():
+    clip = torch.full((1, 64, 64, 3), 20, dtype=torch.uint8)
+    clip[:, 20:26, 10:50] = torch.tensor([225, 35, 35], dtype=torch.uint8)  # a long bar
+    (thing,) = find(clip)
+    assert (thing.colour, thing.shape, thing.frame) == ("red", None, 0)
+    assert (thing.x, thing.y) == pytest.approx((30, 23), abs=0.5)
+
+
+def test_spoilt_clips_fail_what_their_scene_states():
+    found, generator = scenes(40, 22), torch.Generator().manual_seed(23)
+    layouts = [arrange(scene, generator) for scene in found]
+    clips, held = spoilt_clips(layouts, range(FRAMES), generator)
+    assert held.shape == (40, FRAMES, 4, 4, len(CONTENTS))
+    verdicts = [judge(clip, scene).right for clip, scene in zip(clips, found, strict=True)]
+    assert sum(verdicts) <= 2  # a colour that no caption states may turn
+
+
+def test_a_mirrored_clip_shows_the_mirrored_scene():
+    for scene in scenes(30, 24):
+        clip = draw([arrange(scene, torch.Generator().manual_seed(25))])[0]
+        turned = mirrored(scene)
+        assert judge(clip.flip(2), turned).right and mirrored(turned) == scene
+
+
 def test_guesses_from_little_noise_are_previews_of_the_clips(monkeypatch):
     monkeypatch.setattr(scorer_batches, "SIGMAS", (0.02, 0.04))
     generator, l2r = torch.Generator().manual_seed(8), load_l2r(CONVERTER)
@@ -107,6 +150,7 @@ def test_guesses_from_little_noise_are_previews_of_the_clips(monkeypatch):
 
 def test_one_step_of_the_recipe_learns_from_renders_and_guesses(monkeypatch):
     monkeypatch.setattr(scorer_batches, "PAIRS", 2)
+    monkeypatch.setattr(scorer_batches, "GUESSES", 4)
     generator = torch.Generator().manual_seed(11)
     captions = Captions(lambda text: [49406, *(1000 + sum(map(ord, word)) for word in text.split()), 49407], 32)
     source = Source(captions, generator, CONFIG.frames, 4)
@@ -119,13 +163,30 @@ def test_one_step_of_the_recipe_learns_from_renders_and_guesses(monkeypatch):
     batches = [source.batch() for _ in range(12)]
     assert {batch.shown is None for batch in batches} == {True, False}
     trainer = Trainer().initialise(generator)
-    for batch in (next(b for b in batches if b.shown is None), next(b for b in batches if b.shown is not None)):
-        assert batch.frames.shape == (4, 2, 3, 64, 64) and batch.ids.shape == (8, 32)
+    for batch in (next(b for b in batches if b.shown is None), next(b for b in batches if len(b.frames) == 6)):
+        clips, known = len(batch.frames), batch.known
+        assert batch.frames.shape == (clips, CONFIG.frames, 3, 64, 64) and len(batch.ids) == (1 + NEAR) * known == 16
+        assert batch.truth.sum() == known and batch.truth.diagonal()[:known].all() and batch.weight.min() > 0
         trainer.zero_grad()
         loss, parts = trainer.loss(batch)
         loss.backward()
         assert torch.isfinite(loss) and parts["held"] > 0
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.patch_head.parameters())
+
+
+def test_samples_teach_what_the_judge_said_and_near_misses_of_right_ones_only():
+    found = [scene for scene in scenes(40, 26) if split_of(scene) == "train"][:4]
+    held = torch.zeros(4, CONFIG.frames, 4, 4, len(CONTENTS))
+    made = Samples([caption(s, torch.Generator()) for s in found], found, torch.arange(4),
+                   torch.tensor([True, False, True, False]), torch.zeros(4), [50],
+                   torch.randint(256, (4, 1, CONFIG.frames, 64, 64, 3), dtype=torch.uint8), held)
+    captions = Captions(lambda text: [49406, len(text), 49407], 32)
+    batch = samples_batch(made, [0, 1, 2, 3], 0, captions, torch.Generator().manual_seed(27))
+    assert batch.truth.diagonal().tolist() == [1, 0, 1, 0] and batch.truth.sum() == 2
+    own = batch.weight.diagonal()
+    assert own.tolist() == [1] * 4
+    others = batch.weight.clone().fill_diagonal_(0)
+    assert others[[1, 3]].sum() == 0 and (others[[0, 2], [4, 6]] > 0).all()
 
 
 def test_tau_is_where_the_detector_tells_right_clips_from_wrong_ones():
@@ -141,7 +202,8 @@ def test_tau_is_where_the_detector_tells_right_clips_from_wrong_ones():
 
 def samples(prompt, right):
     right = torch.tensor(right)
-    return Samples([], [], torch.tensor(prompt), right, right.float(), [], torch.zeros(len(right), 0))
+    return Samples([], [], torch.tensor(prompt), right, right.float(), [], torch.zeros(len(right), 0),
+                   torch.zeros(len(right), 0))
 
 
 def test_auc_is_the_mann_whitney_statistic():
