@@ -1,4 +1,4 @@
-"""Samples of the demo transformer with the judge's verdict, for the scorer's last stage and for its evaluation."""
+"""Samples of the demo transformer with the judge's verdict, for the scorer's last stage."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def split_prompts(split: str, count: int) -> list[tuple[str, Scene]]:
 @torch.no_grad()
 def generate(
     name: str, split: str, models: tuple[WanTransformer, WanVAE], count: int, seeds: int, steps: int,
-    moments: list[int], frames: int = LATENT_FRAMES, first_seed: int = 0,
+    moments: list[int], frames: int = LATENT_FRAMES,
 ) -> dict:
     """Samples `seeds` clips of each of about `count` prompts in `steps` steps and judges them; kept on disk, chunk by
     chunk, so that the same call goes on after a stop. `moments`: steps of the schedule whose x0 predictions are kept.
@@ -72,7 +72,7 @@ def generate(
     path = STATE / f"scorer_samples_{name}.pt"
     transformer, vae = models
     pairs = split_prompts(split, count)
-    order = [(p, first_seed + s) for p in range(len(pairs)) for s in range(seeds)]
+    order = [(p, seed) for p in range(len(pairs)) for seed in range(seeds)]
     data = load_checkpoint(path) or {"x0": [], "right": [], "share": [], "contents": []}
     data |= {"steps": steps, "moments": moments, "frames": frames}
     done = sum(len(part) for part in data["right"])

@@ -1,7 +1,7 @@
 """Trains the demo family's Wan transformer: ``python -m foresight.demo.train_dit --steps 10000``.
 
 As real text-to-video models: images first, then clips with images mixed in. The same command resumes after a stop.
-``--evaluate`` measures the shipped weights on held-out prompts and writes weights/demo/figures.json.
+``python -m foresight.evaluation.family_figures`` measures the shipped weights on held-out prompts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .captions import prompts
-from .flow import sample
-from .judge import judge
-from .preset import CFG, SAMPLER, SHIFT
 from .text import TOKENS, WIDTH, encode_text, split_words
 from .token_contents import CONTENTS, token_contents
 from .train_common import (
@@ -41,9 +37,9 @@ from .train_common import (
     trapezoid,
 )
 from .train_vae import EXPORT as VAE_EXPORT
-from .wan_dit import HEAD_DIM, Attention, WanTransformer, load_transformer, rope_angles
-from .wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
-from .world import DIFFICULTIES, FRAMES, Scene, arrange, draw, render_batch
+from .wan_dit import HEAD_DIM, Attention, WanTransformer, rope_angles
+from .wan_vae import load_vae, to_model_space
+from .world import DIFFICULTIES, FRAMES, Scene, arrange, draw
 
 EXPORT = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"
 SHARES = {"easy": 0.25, "medium": 0.35, "hard": 0.4}
@@ -286,55 +282,6 @@ def train(steps: int, dim: int, layers: int, ffn_dim: int, seed: int, captions: 
         "curve_columns": ["minutes", "step", "loss", "validation_loss"]}, indent=1) + "\n")
 
 
-def right_rates(model: WanTransformer, vae: WanVAE, split: str, count: int, cfg: float, shift: float, seed: int,
-                frames: int, steps: int = 50, batch: int = 32) -> dict:
-    """Share of samples the judge finds right, by difficulty, and what it found wrong; `frames` counts latent frames."""
-    generator = torch.Generator().manual_seed(seed)
-    result: dict = {"missed": {}}
-    for difficulty in DIFFICULTIES:
-        pairs, right = prompts(split, difficulty, count), 0
-        for start in range(0, count, batch):
-            part = pairs[start : start + batch]
-            context = torch.stack([encode_text(text) for text, _ in part])
-            noise = torch.randn((len(part), 16, frames, 8, 8), generator=generator)
-            latents = sample(model, context, noise, steps, cfg, shift, seed=seed + start)
-            with torch.no_grad():
-                clips = vae.decode(to_vae_space(latents)).movedim(1, -1).add(1).div(2)
-            for clip, (_, scene) in zip(clips, part, strict=True):
-                judgement = judge(clip, scene)
-                right += judgement.right
-                for name in (k.split()[-1] for k, holds in judgement.attributes.items() if not holds):
-                    result["missed"][name] = result["missed"].get(name, 0) + 1
-        result[difficulty] = round(right / count, 4)
-    return result
-
-
-def evaluate(count: int, cfg: float, shift: float, seed: int) -> None:
-    """Measure the shipped weights on test prompts, and write weights/demo/figures.json."""
-    vae, model = load_vae(VAE_EXPORT), load_transformer(EXPORT)
-    with safe_open(EXPORT, "pt") as file:  # not the recipe beside it, which an unfinished run has not written yet
-        transformer = file.metadata()
-    clips = render_batch([s for name in DIFFICULTIES for _, s in prompts("test", name, count // 2)],
-                         torch.Generator().manual_seed(seed))
-    scenes = [s for name in DIFFICULTIES for _, s in prompts("test", name, count // 2)]
-    with torch.no_grad():
-        rebuilt = torch.cat([vae.decode(vae.encode(to_network(part))) for part in clips.split(16)])
-    rebuilt_right = sum(judge(clip, scene).right for clip, scene in
-                        zip(rebuilt.movedim(1, -1).add(1).div(2), scenes, strict=True)) / len(scenes)
-    figures = {
-        "command": "python -m foresight.demo.train_dit --evaluate", "date": today(), "torch": torch.__version__,
-        "prompts_per_difficulty": count, "split": "test", "seed": seed, "steps": 50, "sampler": SAMPLER,
-        "cfg": cfg, "shift": shift,
-        "vae": json.loads(VAE_EXPORT.with_suffix(".json").read_text()),
-        "transformer": transformer,
-        "reconstructions_right": round(rebuilt_right, 4),
-        "clips_right": right_rates(model, vae, "test", count, cfg, shift, seed, 5),
-        "single_frames_right": right_rates(model, vae, "test", count, cfg, shift, seed, 1),
-    }
-    (WEIGHTS / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in figures.items() if k not in ("vae", "transformer")}, indent=1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10000)
@@ -346,14 +293,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--export", type=Path, default=EXPORT)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--evaluate", action="store_true", help="measure the shipped weights instead of training")
-    parser.add_argument("--prompts", type=int, default=64, help="of each difficulty, for --evaluate")
-    parser.add_argument("--cfg", type=float, default=CFG)
-    parser.add_argument("--shift", type=float, default=SHIFT)
     a = parser.parse_args()
-    if a.evaluate:
-        evaluate(a.prompts, a.cfg, a.shift, a.seed)
-        return
     train(a.steps, a.dim, a.layers, a.ffn_dim, a.seed, a.captions, a.clips, a.export, not a.no_compile)
 
 

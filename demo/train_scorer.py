@@ -8,14 +8,13 @@ Stages, each going on from the one before (and from itself after a stop):
 Loss: contrastive over the batch (InfoNCE both ways, near misses as hard negatives), a sigmoid loss with one threshold
 for all captions (Zhai et al. 2023), the statements of clip and caption read off both features by one linear layer, and
 what each patch holds read off the last layer but one: without these two the contrast learns too slowly. Samples of the
-transformer add the sigmoid loss and a ranking loss between a better and a worse sample of one prompt. `--evaluate`
-measures the exported scorer on prompts no training has seen.
+transformer add the sigmoid loss and a ranking loss between a better and a worse sample of one prompt.
+`python -m foresight.evaluation.family_figures` measures the exported scorer on prompts no training has seen.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 from dataclasses import replace
@@ -33,7 +32,7 @@ from .captions import parse_caption, prompts
 from .scorer_batches import SHARES, Batch, Source, guess, samples_batch
 from .scorer_data import STATEMENTS, Captions
 from .scorer_figures import STILLS as STILL_SET
-from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, evaluate, make_samples, scores, within
+from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, make_samples, scores, within
 from .scorer_samples import Samples, load_samples
 from .token_contents import CONTENTS, TOKEN
 from .train_common import (
@@ -184,7 +183,9 @@ def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
     tried = between[torch.linspace(0, len(between) - 1, min(100, len(between))).long()].tolist()
     balances = {tau: balance(tau) for tau in tried}
     best = [tau for tau, value in balances.items() if value == max(balances.values())]
-    return replace(CONFIG, tau=round(statistics.median(best), 4), delta=round(0.05 * scale, 4), scale=scale)
+    return replace(CONFIG, tau=round(statistics.median(best), 4), delta=round(0.05 * scale, 4), scale=scale,
+                   tau_from=f"{len(right)} clips of validation prompts, {int(right.sum())} of them right: where the "
+                            "detector's decisions are best balanced")
 
 
 def training_samples() -> Samples:
@@ -309,13 +310,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of this stage")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer folder")
-    parser.add_argument("--evaluate", action="store_true", help="measure the exported scorer on test prompts")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if arguments.evaluate:
-        tokens = CLIPTokenizer.from_pretrained(str(arguments.tokenizer))
-        print(json.dumps(evaluate(lambda text: tokens(text)["input_ids"], EXPORT), indent=1))
-        return
     train(arguments.stage, arguments.steps, arguments.seed, arguments.tokenizer)
 
 

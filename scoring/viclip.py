@@ -44,6 +44,7 @@ class ViCLIPConfig:
     tau: float = 0.22
     delta: float = 0.05
     scale: float = 1.0  # of the detector's margins, see DetectorSettings
+    tau_from: str = "the paper, section 3.2 and Figure 12"
 
 
 class Attention(nn.Module):
@@ -255,6 +256,7 @@ def _config(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, o
             **{key: int(described[key]) for key in ("vision_heads", "text_heads")},
             **{key: float(described[key]) for key in ("tau", "delta", "scale")},
             name=str(described["name"]),
+            tau_from=str(described.get("tau_from", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error

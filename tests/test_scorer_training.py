@@ -197,6 +197,7 @@ def test_tau_is_where_the_detector_tells_right_clips_from_wrong_ones():
     config = calibrated(traces, right)
     settings = DetectorSettings.video(tau=config.tau, scale=config.scale)
     assert [detect(row[:-1], settings).accepted for row in traces] == right.tolist()
+    assert "40 clips of validation prompts, 20 of them right" in config.tau_from
     assert config.scale == pytest.approx(1, abs=0.1) and config.delta == pytest.approx(0.05 * config.scale, abs=1e-4)
 
 

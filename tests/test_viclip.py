@@ -21,7 +21,7 @@ from foresight.scoring.viclip_scorer import ViCLIPScorer, clean_text, context_id
 
 TINY = ViCLIPConfig(
     image_size=28, vision_width=64, vision_layers=2, vision_heads=4, text_width=32, text_layers=2, text_heads=2,
-    embed_dim=24, name="tiny", tau=0.1, delta=0.03, scale=2.0,
+    embed_dim=24, name="tiny", tau=0.1, delta=0.03, scale=2.0, tau_from="a test",
 )
 PROMPTS = [
     "A red circle moves left over a white background.",
