@@ -104,9 +104,11 @@ def start_worker() -> None:
     comfy.utils.PROGRESS_BAR_ENABLED = False  # one bar is enough
 
 
-def fingerprint() -> str:
-    """Eight digits that change with any of the weights: results of other weights must not be taken up again."""
+def fingerprint(*parts: str) -> str:
+    """Eight digits that change with any of the weights in the folders `parts`, or in all of them: results
+    of other weights must not be taken up again."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "weights").rglob("*.safetensors")):
-        digest.update(path.read_bytes())
+        if not parts or path.parent.name in parts:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

@@ -137,7 +137,7 @@ def main() -> None:
     a = parser.parse_args()
     by_difficulty = (prompts("validation", name, a.prompts // 2) for name in ("medium", "hard"))
     chosen = [entry for pair in zip(*by_difficulty, strict=True) for entry in pair]
-    seeds, weights = list(range(FIRST_SEED, FIRST_SEED + a.seeds)), fingerprint()
+    seeds, weights = list(range(FIRST_SEED, FIRST_SEED + a.seeds)), fingerprint("diffusion_models", "vae")
     jobs = {f"{weights} {i} {a.seeds} {entry[0]}": (i, *entry, seeds) for i, entry in enumerate(chosen)}
     found = run_jobs(a.work, jobs, sweep_prompt, workers=a.workers, start=start_worker)
     load_comfyui()
