@@ -202,16 +202,17 @@ def train(arguments: list[str]) -> int:
     comfyui, python = setup()
     small_models_only()
     tokenizer = ("--tokenizer", comfyui / "comfy" / "sd1_tokenizer")
-    for module, steps, *options in (
-        ("vae", 6560),
-        ("dit", 18750),
-        ("l2r", 700, "--clips", "1024"),
-        ("scorer", 1800, "--stage", "renders", *tokenizer),
-        ("scorer", 1600, "--stage", "previews", *tokenizer),
-        ("scorer", 1500, "--stage", "generated", *tokenizer),
+    for module, option, steps, *rest in (
+        ("vae", "--steps", 6560),
+        ("vae", "--decoder-steps", 1450),
+        ("dit", "--steps", 18750),
+        ("l2r", "--steps", 700, "--clips", "1024"),
+        ("scorer", "--steps", 1800, "--stage", "renders", *tokenizer),
+        ("scorer", "--steps", 1600, "--stage", "previews", *tokenizer),
+        ("scorer", "--steps", 1200, "--stage", "generated", *tokenizer),
     ):
-        step(f"training: {module} {' '.join(map(str, options[:2]))}")
-        wanted = ("--steps", str(max(1, round(steps * scale))), *options)
+        wanted = (option, str(max(1, round(steps * scale))), *rest)
+        step(f"training: {module} {' '.join(map(str, wanted))}")
         if code := call(python, "-m", f"foresight.demo.train_{module}", *wanted):
             return code
     return 0

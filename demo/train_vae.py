@@ -2,7 +2,7 @@
 
 Images first (a 2-D network, the last temporal taps), then inflation to clips. The same command resumes after a stop.
 At the end the latents are whitened and an fp16 checkpoint is written that ComfyUI's VAELoader takes.
-``--decoder-steps 1000`` goes on with the decoder of the exported file alone: models trained on its latents stay valid.
+``--decoder-steps 1450`` goes on with the decoder of the exported file alone: models trained on its latents stay valid.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ IMAGE_LR, CLIP_LR = 3e-3, 2.5e-3
 LATENT_NOISE = 0.1
 LATENT_PENALTY = 5e-4
 OBJECT_WEIGHT = 3.0  # most pixels are background, and the caption is about the rest
-DECODER_LR, DECODER_BATCH, DECODER_NOISE = 1.5e-3, 2, 0.05
+DECODER_LR, DECODER_BATCH, DECODER_NOISE = 1.5e-3, 4, 0.05
 HELD_OUT_SEED, HELD_OUT = 990_001, 96
 CLIPS = 4096
 
@@ -189,7 +189,7 @@ def train(clips: Tensor, held_out: Tensor, steps: int, dim: int, seed: int, expo
     print(export(average.model, clips, held_out, recipe, export_path))
 
 
-def train_decoder(steps: int, seed: int, path: Path = EXPORT, clip_count: int = 2048) -> None:
+def train_decoder(steps: int, seed: int, path: Path = EXPORT, clip_count: int = 1024) -> None:
     """Go on with the decoder of an exported VAE, on whole clips, its latents unchanged. Resumes like `train`."""
     vae, generator = load_vae(path), torch.Generator().manual_seed(seed + 1000)
     recipe = json.loads(path.with_suffix(".json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -174,3 +175,31 @@ def test_without_a_command_it_explains_itself(arguments: list[str], code: int):
     done = subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True)
     assert done.returncode == code
     assert "dev.py demo" in done.stdout
+
+
+def test_training_goes_through_the_recipe_and_stops_where_a_part_fails(dev, monkeypatch):
+    calls: list[tuple] = []
+    monkeypatch.setattr(dev, "setup", lambda: (Path("comfyui"), Path("python")))
+    monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(command) or (3 if len(calls) == 5 else 0))
+    assert dev.train(["--scale", "0.01"]) == 3
+    assert [command[2].rsplit("_")[-1] for command in calls] == ["vae", "vae", "dit", "l2r", "scorer"]
+    assert calls[2][3:5] == ("--steps", "188")
+    monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(command) or 0)
+    assert dev.train([]) == 0 and len(calls) == 12
+
+
+def test_the_trainers_take_what_the_recipe_says(dev, monkeypatch):
+    calls: list[list[str]] = []
+    monkeypatch.setattr(dev, "setup", lambda: (Path("comfyui"), Path("python")))
+    monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(list(map(str, command))) or 0)
+    dev.train([])
+    for command in calls:
+        trainer = importlib.import_module(command[2])
+        trained: list[tuple] = []
+        for name in ("train", "train_decoder"):
+            if hasattr(trainer, name):
+                monkeypatch.setattr(trainer, name, lambda *given, trained=trained, **_: trained.append(given))
+        monkeypatch.setattr(trainer, "random_clips", lambda *_: None, raising=False)
+        monkeypatch.setattr(sys, "argv", command[2:])
+        trainer.main()
+        assert len(trained) == 1 and int(command[4]) in trained[0], command
