@@ -196,7 +196,8 @@ def demo(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """The demo family's recipe, in order. What is finished is passed over, so the same command goes on after a stop."""
-    parser = argparse.ArgumentParser(prog="dev.py train")
+    parser = argparse.ArgumentParser(
+        prog="dev.py train", description="Writes over the weights that come with the pack; git brings them back.")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all steps, e.g. 0.01 to try the recipe out")
     scale = parser.parse_args(arguments).scale
     comfyui, python = setup()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from .text import GROUP_WORDS, NOUNS, split_words
-from .world import BACKGROUNDS, COLOURS, Scene, Thing, choose, sample_scene
+from .world import BACKGROUNDS, COLOURS, OPPOSITE, Scene, Thing, choose, sample_scene
 
 SPLITS = ("train", "validation", "test")
 # Chosen so that in every split the easy prompts show each shape, colour and motion at least twice.
@@ -39,7 +39,6 @@ _RESTS = (
     ("stands still", "stand still", "standing still"),
     ("does not move", "do not move", "not moving"),
 )
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 def caption(scene: Scene, variant: torch.Generator | int = 0) -> str:
@@ -114,7 +113,7 @@ def split_of(scene: Scene) -> str:
     A" are one composition; sizes and backgrounds do not count."""
     objects, relation = scene.objects, scene.relation
     if relation in ("right of", "below"):
-        objects, relation = objects[::-1], _OPPOSITE[relation]
+        objects, relation = objects[::-1], OPPOSITE[relation]
     composition = [relation, *((thing.shape, thing.colour, thing.motion) for thing in objects)]
     digest = hashlib.sha256(f"{_SALT} {composition}".encode()).digest()
     share = int.from_bytes(digest[:4], "big") / 2**32
@@ -179,7 +178,7 @@ def parse_caption(text: str) -> Scene | None:
             if open_relation and open_relation[1] != named[0]:
                 name, subject = open_relation
                 if {subject, named[0]} == {0, 1}:
-                    relation = relation or (name if subject == 0 else _OPPOSITE[name])
+                    relation = relation or (name if subject == 0 else OPPOSITE[name])
                 open_relation = None
             pending, everyone = {}, False
         elif word in _COLOUR_WORDS:

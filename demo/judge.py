@@ -91,7 +91,7 @@ class Found:
     y: float
 
 
-def find(clip: Tensor) -> list[Found]:
+def find_objects(clip: Tensor) -> list[Found]:
     """The objects in a clip as `judge` takes it, frame by frame."""
     pixels = _pixels(clip)
     blobs = _find_blobs(pixels, _border_colours(pixels))

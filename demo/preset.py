@@ -12,6 +12,6 @@ SAMPLER = "euler_ancestral"
 SCHEDULER = "simple"
 # A small clip has few latent elements, so at a given sigma its x0 prediction knows less than a large one's: a low shift
 # brings the decision forward. Wan's own would be 5 to 8. At 1 as many clips come out right, but at step 10 of 50 the
-# judge foretells them with AUC .70 within prompt, here with .82 (docs/demo_family.md).
+# judge foretells them with AUC .66 within prompt, here with .82 (docs/demo_family.md).
 SHIFT = 0.4
 CFG = 2.0

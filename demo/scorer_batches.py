@@ -129,8 +129,8 @@ class Source:
             found = self.previews[still]
             chosen = torch.randint(len(found.scenes), (GUESSES,), generator=self.generator)
             scenes, near = ([part[i] for i in chosen.tolist()] for part in (found.scenes, found.near))
-            return describe(self.captions, self.generator, scenes, network_frames(found.frames[chosen], self.frames),
-                            found.contents[chosen], near=near, still=still)
+            return captioned(self.captions, self.generator, scenes, network_frames(found.frames[chosen], self.frames),
+                             found.contents[chosen], near=near, still=still)
         pairs = torch.randint(len(self.spoilt), (PAIRS,), generator=self.generator)
         chosen = torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
         view, shown = self.views[self.random() < 0.5], self.shown[chosen]
@@ -142,8 +142,8 @@ class Source:
         clips = clips[:, view]
         if self.random() < 0.6:
             clips = soften(clips, self.generator)
-        batch = describe(self.captions, self.generator, [self.scenes[i] for i in chosen.tolist()],
-                         network_frames(clips, self.frames), held[:, view], still=still)
+        batch = captioned(self.captions, self.generator, [self.scenes[i] for i in chosen.tolist()],
+                          network_frames(clips, self.frames), held[:, view], still=still)
         batch.shown = shown
         own = torch.arange(batch.known)
         batch.weight[own, own ^ 1] = 0.0 if still else 1.0  # one frame may not tell a scene from its near miss
@@ -162,7 +162,7 @@ def spoilt_clips(layouts: Sequence[Layout], kept: Sequence[int], generator: torc
     return tuple(torch.where(early[..., None, None, None], *pair) for pair in zip(*parts, strict=True))
 
 
-def describe(
+def captioned(
     captions: Captions, generator: torch.Generator, scenes: Sequence[Scene], frames: Tensor, held: Tensor,
     near: Sequence[Scene] = (), still: bool = False,
 ) -> Batch:
@@ -198,7 +198,7 @@ def samples_batch(
         scenes = [new if yes else old for old, new, yes in zip(scenes, turned, flip.tolist(), strict=True)]
         previews = torch.where(flip[:, None, None, None, None], previews.flip(3), previews)
         held = torch.where(flip[:, None, None, None, None], held.flip(3), held)
-    batch = describe(captions, generator, scenes, network_frames(previews, previews.shape[1]), held)
+    batch = captioned(captions, generator, scenes, network_frames(previews, previews.shape[1]), held)
     right, own = samples.right[chosen].float(), torch.arange(len(chosen))
     batch.truth[own, own] = right
     batch.weight *= right[:, None]

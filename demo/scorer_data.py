@@ -12,9 +12,21 @@ from torch.nn import functional as F
 from ..scoring.preprocess import MEAN, STD, middle_frames
 from ..scoring.viclip_scorer import clean_text, context_ids
 from .captions import split_of
-from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Layout, Placed, Scene, _place, arrange, choose
+from .world import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    OPPOSITE,
+    SHAPES,
+    SIZES,
+    Layout,
+    Placed,
+    Scene,
+    _place,
+    arrange,
+    choose,
+)
 
-MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Every statement a caption of this world can make, one output of the auxiliary loss each. Objects go by their colour,
 # because two objects of one clip differ in it (or are equal in everything).
 STATEMENTS = (
@@ -41,7 +53,7 @@ def statements(scene: Scene) -> Tensor:
     if scene.relation and len(scene.objects) > 1:
         pair, relation = [thing.colour for thing in scene.objects], scene.relation
         if relation in ("right of", "below"):
-            pair, relation = pair[::-1], MIRROR[relation]
+            pair, relation = pair[::-1], OPPOSITE[relation]
         names += [f"{pair[0]} {relation} {pair[1]}"] * bool(all(pair))
     names += [f"background {scene.background}"] * bool(scene.background)
     target = torch.zeros(len(STATEMENTS))
@@ -72,7 +84,7 @@ def _any_near_miss(scene: Scene, generator: torch.Generator, still: bool) -> Sce
     if kind == "count":
         return replace(scene, objects=(things[k],) * (3 - len(things)), relation=None)
     if kind == "relation":
-        return replace(scene, relation=MIRROR[scene.relation])
+        return replace(scene, relation=OPPOSITE[scene.relation])
     if kind == "background":
         return replace(scene, background=other(BACKGROUNDS, scene.background))
     if kind == "swap":
@@ -129,7 +141,7 @@ def spoil(layout: Layout, generator: torch.Generator) -> tuple[Layout, Layout]:
     k = int(torch.randint(len(things), (), generator=generator))
     thing = things[k]
     if kind == "extra":
-        crowded = replace(layout, objects=(*things, _stranger(layout, thing, generator)))
+        crowded = replace(layout, objects=(*things, _surplus(layout, thing, generator)))
         return crowded, crowded
     if kind in ("vanish", "late"):
         less = replace(layout, objects=things[:k] + things[k + 1 :])
@@ -139,7 +151,7 @@ def spoil(layout: Layout, generator: torch.Generator) -> tuple[Layout, Layout]:
     return layout, replace(layout, objects=(*things[:k], turned, *things[k + 1 :]))
 
 
-def _stranger(layout: Layout, like: Placed, generator: torch.Generator) -> Placed:
+def _surplus(layout: Layout, like: Placed, generator: torch.Generator) -> Placed:
     """Mostly a copy of `like`, as the transformer's own are, away from the other objects if there is room."""
     for _ in range(20):
         x, y = (8.0 * int(torch.randint(2, 7, (), generator=generator)) + 4 for _ in range(2))
@@ -153,10 +165,9 @@ def _stranger(layout: Layout, like: Placed, generator: torch.Generator) -> Place
 
 def mirrored(scene: Scene) -> Scene:
     """The scene as a mirror shows it: left and right change places."""
-    swap = {"left": "right", "right": "left"}
-    sides = {"left of": "right of", "right of": "left of"}
+    swap = {name: OPPOSITE[name] for name in ("left of", "right of")} | {"left": "right", "right": "left"}
     things = tuple(replace(thing, motion=swap.get(thing.motion, thing.motion)) for thing in scene.objects)
-    return replace(scene, objects=things, relation=sides.get(scene.relation, scene.relation))
+    return replace(scene, objects=things, relation=swap.get(scene.relation, scene.relation))
 
 
 def soften(clips: Tensor, generator: torch.Generator) -> Tensor:

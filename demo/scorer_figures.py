@@ -41,8 +41,7 @@ def make_samples(*sets: dict) -> None:
     for chosen in sets:
         name = chosen["name"]
         steps, moments = SCHEDULES[name]
-        generate(**chosen, models=loaded, steps=steps, moments=moments,
-                 frames=1 if name == "stills" else 5)
+        generate(**chosen, models=loaded, steps=steps, moments=moments, frames=1 if name == "stills" else 5)
 
 
 @torch.no_grad()

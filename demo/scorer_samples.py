@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,11 +15,13 @@ from ..l2r.model import L2R
 from ..scoring.preprocess import middle_frames
 from .captions import prompts
 from .flow import sample, start_noise
-from .judge import find, judge
-from .preset import CFG, SHIFT, STEPS
+from .judge import find_objects, judge
+from .preset import CFG, SAMPLER, SHIFT, STEPS
 from .text import encode_text
 from .token_contents import TOKEN, found_contents, full
 from .train_common import STATE, load_checkpoint, save_checkpoint
+from .train_dit import EXPORT as TRANSFORMER
+from .train_l2r import VAE
 from .wan_dit import WanTransformer
 from .wan_vae import WanVAE, to_vae_space
 from .world import Scene
@@ -61,6 +65,14 @@ def split_prompts(split: str, count: int) -> list[tuple[str, Scene]]:
     return [pair for name, share in SHARES.items() for pair in prompts(split, name, round(count * share / total))]
 
 
+def samples_file(name: str) -> Path:
+    """Another transformer, decoder or way of sampling has other samples."""
+    digest = hashlib.sha256(f"{SAMPLER} {CFG} {SHIFT}".encode())
+    for weights in (TRANSFORMER, VAE):
+        digest.update(weights.read_bytes())
+    return STATE / f"scorer_samples_{name}_{digest.hexdigest()[:8]}.pt"
+
+
 @torch.no_grad()
 def generate(
     name: str, split: str, models: tuple[WanTransformer, WanVAE], count: int, seeds: int, steps: int,
@@ -69,7 +81,7 @@ def generate(
     """Samples `seeds` clips of each of about `count` prompts in `steps` steps and judges them; kept on disk, chunk by
     chunk, so that the same call goes on after a stop. `moments`: steps of the schedule whose x0 predictions are kept.
     """
-    path = STATE / f"scorer_samples_{name}.pt"
+    path = samples_file(name)
     transformer, vae = models
     pairs = split_prompts(split, count)
     order = [(p, seed) for p in range(len(pairs)) for seed in range(seeds)]
@@ -94,7 +106,7 @@ def generate(
         holds = [list(verdict.attributes.values()) for verdict in verdicts]
         data["share"].append(torch.tensor([sum(held) / len(held) for held in holds]))
         data["contents"].append(torch.stack([
-            full(found_contents(find(clip), range(0, len(clip), 4), TOKEN)).half() for clip in clips]))
+            full(found_contents(find_objects(clip), range(0, len(clip), 4), TOKEN)).half() for clip in clips]))
         save_checkpoint(path, data)
         rate = torch.cat(data["right"]).float().mean()
         logging.info("%s: %d of %d samples, %.3f right", name, start + len(part), len(order), rate)
@@ -104,7 +116,7 @@ def generate(
 @torch.no_grad()
 def load_samples(name: str, split: str, l2r: L2R, count: int, seeds: int, shown: int) -> Samples:
     """The samples of `generate(name, ...)` that are on disk, seen through L2R; `shown`: frames the scorer looks at."""
-    data = load_checkpoint(STATE / f"scorer_samples_{name}.pt")
+    data = load_checkpoint(samples_file(name))
     pairs = split_prompts(split, count)
     x0, right = torch.cat(data["x0"]), torch.cat(data["right"])
     chosen = middle_frames(data["frames"], shown)

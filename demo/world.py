@@ -33,6 +33,7 @@ SIZES = {"small": 18.0, "big": 26.0}
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 # Where the second object lies, seen from the first.
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 DIFFICULTIES = ("easy", "medium", "hard")
 
 _CELL = 8  # pixels, one latent

@@ -105,8 +105,8 @@ def start_worker() -> None:
 
 
 def fingerprint(*parts: str) -> str:
-    """Eight digits that change with any of the weights in the folders `parts`, or in all of them: results
-    of other weights must not be taken up again."""
+    """Eight digits that change with any of the weights in the folders `parts`, or in all of them: results of
+    other weights must not be taken up again."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "weights").rglob("*.safetensors")):
         if not parts or path.parent.name in parts:

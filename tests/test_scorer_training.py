@@ -6,7 +6,7 @@ from scipy import stats
 
 from foresight.demo import scorer_batches
 from foresight.demo.captions import caption, parse_caption, split_of
-from foresight.demo.judge import find, judge
+from foresight.demo.judge import find_objects, judge
 from foresight.demo.scorer_batches import NEAR, Source, guess, samples_batch, spoilt_clips
 from foresight.demo.scorer_data import (
     STATEMENTS,
@@ -106,7 +106,7 @@ def test_what_is_found_in_a_clip_is_what_was_drawn():
     frames = range(0, FRAMES, 4)
     moves = torch.tensor([name.split()[-1] in MOTIONS for name in CONTENTS])
     for layout, clip in zip(layouts, draw(layouts), strict=True):
-        found = full(found_contents(find(clip), frames, TOKEN))
+        found = full(found_contents(find_objects(clip), frames, TOKEN))
         assert found[..., moves].isnan().all()
         assert (found - full(contents([layout], frames, TOKEN))[0])[..., ~moves].abs().max() < 0.05
 
@@ -114,7 +114,7 @@ def test_what_is_found_in_a_clip_is_what_was_drawn():
 def test_a_bent_outline_has_a_colour_but_no_shape():
     clip = torch.full((1, 64, 64, 3), 20, dtype=torch.uint8)
     clip[:, 20:26, 10:50] = torch.tensor([225, 35, 35], dtype=torch.uint8)  # a long bar
-    (thing,) = find(clip)
+    (thing,) = find_objects(clip)
     assert (thing.colour, thing.shape, thing.frame) == ("red", None, 0)
     assert (thing.x, thing.y) == pytest.approx((30, 23), abs=0.5)
 
@@ -174,19 +174,49 @@ def test_one_step_of_the_recipe_learns_from_renders_and_guesses(monkeypatch):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.patch_head.parameters())
 
 
+def made_samples():
+    """Two prompts, each with a right and a wrong clip of noise, whose motion nobody knows."""
+    found = [scene for scene in scenes(40, 26) if split_of(scene) == split_of(mirrored(scene)) == "train"][:2]
+    held = torch.rand(4, CONFIG.frames, 4, 4, len(CONTENTS))
+    held[..., [name.split()[-1] in MOTIONS for name in CONTENTS]] = torch.nan
+    right = torch.tensor([True, False, True, False])
+    clips = torch.randint(256, (4, 1, CONFIG.frames, 64, 64, 3), dtype=torch.uint8)
+    return Samples(["", ""], found, torch.tensor([0, 0, 1, 1]), right, right.float(), [50], clips, held)
+
+
+CAPTIONS = Captions(lambda text: [49406, 1000 + len(text), 49407], 32)
+
+
 def test_samples_teach_what_the_judge_said_and_near_misses_of_right_ones_only():
-    found = [scene for scene in scenes(40, 26) if split_of(scene) == "train"][:4]
-    held = torch.zeros(4, CONFIG.frames, 4, 4, len(CONTENTS))
-    made = Samples([caption(s, torch.Generator()) for s in found], found, torch.arange(4),
-                   torch.tensor([True, False, True, False]), torch.zeros(4), [50],
-                   torch.randint(256, (4, 1, CONFIG.frames, 64, 64, 3), dtype=torch.uint8), held)
-    captions = Captions(lambda text: [49406, len(text), 49407], 32)
-    batch = samples_batch(made, [0, 1, 2, 3], 0, captions, torch.Generator().manual_seed(27))
+    batch = samples_batch(made_samples(), [0, 1, 2, 3], 0, CAPTIONS, torch.Generator().manual_seed(27))
     assert batch.truth.diagonal().tolist() == [1, 0, 1, 0] and batch.truth.sum() == 2
-    own = batch.weight.diagonal()
-    assert own.tolist() == [1] * 4
+    assert batch.weight.diagonal().tolist() == [1] * 4
     others = batch.weight.clone().fill_diagonal_(0)
     assert others[[1, 3]].sum() == 0 and (others[[0, 2], [4, 6]] > 0).all()
+
+
+def test_mirrored_samples_are_mirrored_in_all_that_is_said_of_them():
+    made, seen_both = made_samples(), set()
+    plain = network_frames(made.previews[:, 0], CONFIG.frames)
+    for seed in range(8):
+        batch = samples_batch(made, [0, 1, 2, 3], 0, CAPTIONS, torch.Generator().manual_seed(seed))
+        turned = not torch.equal(batch.frames, plain)
+        expected = [mirrored(scene) if turned else scene for scene in made.scenes for _ in range(2)]
+        assert torch.equal(batch.frames, plain.flip(-1) if turned else plain)
+        held = made.contents.flip(3) if turned else made.contents
+        assert torch.equal(batch.contents.nan_to_num(), held.nan_to_num())
+        assert torch.equal(batch.stated[:4], torch.stack([statements(scene) for scene in expected]))
+        seen_both.add(turned)
+    assert seen_both == {False, True}
+
+
+def test_what_nobody_knows_of_a_sample_teaches_nothing():
+    trainer = Trainer().initialise(torch.Generator().manual_seed(28))
+    loss, _ = trainer.samples_loss(made_samples(), torch.Generator().manual_seed(29), CAPTIONS)
+    loss.backward()
+    unknown = torch.tensor([name.split()[-1] in MOTIONS for name in CONTENTS])
+    gradient = trainer.patch_head.weight.grad.abs().sum(1)
+    assert torch.isfinite(loss) and (gradient[unknown] == 0).all() and (gradient[~unknown] > 0).all()
 
 
 def test_tau_is_where_the_detector_tells_right_clips_from_wrong_ones():
