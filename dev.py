@@ -198,22 +198,23 @@ def train(arguments: list[str]) -> int:
     """The demo family's recipe, in order. What is finished is passed over, so the same command goes on after a stop."""
     parser = argparse.ArgumentParser(
         prog="dev.py train", description="Writes over the weights that come with the pack; git brings them back.")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of all steps, e.g. 0.01 to try the recipe out")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of all steps and data, e.g. 0.01 to try it out")
     scale = parser.parse_args(arguments).scale
     comfyui, python = setup()
     small_models_only()
-    tokenizer = ("--tokenizer", comfyui / "comfy" / "sd1_tokenizer")
+    data = ("--data", scale)
+    scorer = (*data, "--tokenizer", comfyui / "comfy" / "sd1_tokenizer")
     for module, option, steps, *rest in (
         ("vae", "--steps", 6560),
         ("vae", "--decoder-steps", 1450),
-        ("dit", "--steps", 18750),
-        ("l2r", "--steps", 700, "--clips", "1024"),
-        ("scorer", "--steps", 1800, "--stage", "renders", *tokenizer),
-        ("scorer", "--steps", 1600, "--stage", "previews", *tokenizer),
-        ("scorer", "--steps", 1200, "--stage", "generated", *tokenizer),
+        ("dit", "--steps", 18750, *data),
+        ("l2r", "--steps", 700, "--clips", max(32, round(1024 * scale))),
+        ("scorer", "--steps", 1800, "--stage", "renders", *scorer),
+        ("scorer", "--steps", 1600, "--stage", "previews", *scorer),
+        ("scorer", "--steps", 1200, "--stage", "generated", *scorer),
     ):
-        wanted = (option, str(max(1, round(steps * scale))), *rest)
-        step(f"training: {module} {' '.join(map(str, wanted))}")
+        wanted = [str(each) for each in (option, max(1, round(steps * scale)), *rest)]
+        step(f"training: {module} {' '.join(wanted)}")
         if code := call(python, "-m", f"foresight.demo.train_{module}", *wanted):
             return code
     return 0

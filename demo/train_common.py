@@ -15,6 +15,12 @@ from .world import Scene, render_batch, sample_scene
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "weights" / "demo"
 STATE = ROOT / ".foresight" / "train"
+DATA_HELP = "share of the data to make; below 1 only to try the recipe out"
+
+
+def part(count: int, share: float) -> int:
+    """`share` of `count` prompts, and at least one of each difficulty in the proportion of the samples."""
+    return max(6, round(count * share))
 
 
 def trapezoid(progress: float, warmup: float = 0.02, decay: float = 0.4) -> float:

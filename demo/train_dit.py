@@ -25,12 +25,14 @@ from .captions import prompts
 from .text import TOKENS, WIDTH, encode_text, split_words
 from .token_contents import CONTENTS, token_contents
 from .train_common import (
+    DATA_HELP,
     STATE,
     WEIGHTS,
     Average,
     Clock,
     Muon,
     load_checkpoint,
+    part,
     save_checkpoint,
     to_network,
     today,
@@ -69,12 +71,14 @@ def encode_scenes(vae_path: Path, scenes: Sequence[Scene], seed: int, frames: in
     return torch.cat(latents), token_contents(layouts, frames).half()
 
 
-def training_data(vae_path: Path, captions: int, clips: int, seed: int) -> dict:
+def training_data(vae_path: Path, share: float, seed: int) -> dict:
     """Latents of rendered training prompts and their tokens' contents, made once and kept on disk.
 
+    share: of CAPTIONS and CLIPS.
     captions: list of texts; images: [captions, 16, 1, 8, 8]; clips: [clips, 16, 5, 8, 8] of the first captions;
     images_contents, clips_contents: see `token_contents`.
     """
+    captions, clips = part(CAPTIONS, share), part(CLIPS, share)
     latents, _ = encode_scenes(vae_path, [prompts("train", "hard", 1)[0][1]], seed, 1)
     digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()[:8]  # another VAE or world, other latents
     path = STATE / f"latents_{digest}_{captions}_{clips}_{seed}.pt"
@@ -207,10 +211,10 @@ def write_weights(model: WanTransformer, metadata: dict, path: Path) -> None:
     save_file(state, path, {k: str(v) for k, v in metadata.items()})
 
 
-def train(steps: int, dim: int, layers: int, ffn_dim: int, seed: int, captions: int, clip_count: int,
-          export_path: Path, compile_blocks: bool) -> None:
+def train(steps: int, dim: int, layers: int, ffn_dim: int, seed: int, share: float, export_path: Path,
+          compile_blocks: bool) -> None:
     path = STATE / f"dit_{dim}_{layers}_{ffn_dim}_{seed}.pt"
-    data = training_data(VAE_EXPORT, captions, clip_count, seed)
+    data = training_data(VAE_EXPORT, share, seed)
     table = TextTable(data["captions"])
     validation, validation_table = held_out(VAE_EXPORT)
     print("data ready", flush=True)
@@ -236,7 +240,8 @@ def train(steps: int, dim: int, layers: int, ffn_dim: int, seed: int, captions: 
         for block in model.blocks:  # one graph serves all blocks, so this costs seconds, not minutes
             block.compile(dynamic=False)
     recipe = {"recipe": "foresight.demo.train_dit", "date": today(), "torch": torch.__version__, "dim": dim,
-              "layers": layers, "ffn_dim": ffn_dim, "seed": seed, "images": captions, "clips": clip_count}
+              "layers": layers, "ffn_dim": ffn_dim, "seed": seed, "images": len(data["images"]),
+              "clips": len(data["clips"])}
     running = None
     while step < steps:
         progress = step / steps
@@ -289,12 +294,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--ffn-dim", type=int, default=512)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--captions", type=int, default=CAPTIONS)
-    parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--data", type=float, default=1.0, help=DATA_HELP)
     parser.add_argument("--export", type=Path, default=EXPORT)
     parser.add_argument("--no-compile", action="store_true")
     a = parser.parse_args()
-    train(a.steps, a.dim, a.layers, a.ffn_dim, a.seed, a.captions, a.clips, a.export, not a.no_compile)
+    train(a.steps, a.dim, a.layers, a.ffn_dim, a.seed, a.data, a.export, not a.no_compile)
 
 
 if __name__ == "__main__":

@@ -36,17 +36,19 @@ from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, make_sample
 from .scorer_samples import Samples, load_samples
 from .token_contents import CONTENTS, TOKEN
 from .train_common import (
+    DATA_HELP,
     STATE,
     WEIGHTS,
     Average,
     Clock,
     Muon,
     load_checkpoint,
+    part,
     save_checkpoint,
     trapezoid,
 )
-from .train_dit import CAPTIONS, CLIPS, encode_scenes, training_data
 from .train_dit import EXPORT as TRANSFORMER
+from .train_dit import encode_scenes, training_data
 from .train_l2r import EXPORT as L2R_FILE
 from .train_l2r import VAE
 from .wan_dit import load_transformer
@@ -188,18 +190,21 @@ def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
                             "detector's decisions are best balanced")
 
 
-def training_samples() -> Samples:
-    """Clips and single frames of the transformer for training prompts; made if they are not on disk."""
-    make_samples(TRAIN, STILL_SET, VALIDATION)
+def training_samples(share: float) -> tuple[Samples, Samples]:
+    """Clips and single frames of the transformer for training prompts, and clips for validation prompts; made if they
+    are not on disk."""
+    sets = [chosen | {"count": part(chosen["count"], share)} for chosen in (TRAIN, STILL_SET, VALIDATION)]
+    make_samples(*sets)
     l2r = load_l2r(L2R_FILE)
-    clips, stills = (load_samples(**{**chosen, "l2r": l2r, "shown": CONFIG.frames}) for chosen in (TRAIN, STILL_SET))
+    clips, stills, validation = (load_samples(**chosen, l2r=l2r, shown=CONFIG.frames) for chosen in sets)
     kept = torch.linspace(0, clips.previews.shape[1] - 1, stills.previews.shape[1]).round().long()
-    return Samples(
+    both = Samples(
         clips.captions + stills.captions, clips.scenes + stills.scenes,
         torch.cat([clips.prompt, stills.prompt + len(clips.captions)]), torch.cat([clips.right, stills.right]),
         torch.cat([clips.share, stills.share]), clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
         torch.cat([clips.contents, stills.contents]),
     )
+    return both, validation
 
 
 def add_previews(source: Source, scenes: list[Scene], data: dict) -> None:
@@ -222,7 +227,7 @@ def validation_data() -> tuple[list[Scene], dict]:
     return scenes, data
 
 
-def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
+def train(stage: str, steps: int, seed: int, share: float, tokenizer: Path) -> None:
     path = STATE / f"scorer_{seed}.pt"
     state = load_checkpoint(path)
     resumed = state is not None and state["stage"] == stage
@@ -252,14 +257,13 @@ def train(stage: str, steps: int, seed: int, tokenizer: Path) -> None:
     source = Source(captions, generator, CONFIG.frames, POOL)
     check = Source(captions, torch.Generator().manual_seed(990_003), CONFIG.frames, HELD_OUT, "validation")
     if stage != "renders":
-        data = training_data(VAE, CAPTIONS, CLIPS, seed)  # the transformer's, so already on disk
+        data = training_data(VAE, share, seed)  # the transformer's, so already on disk
         add_previews(source, [parse_caption(text) for text in data["captions"]], data)
         add_previews(check, *validation_data())
     start = check.generator.get_state()
     samples = validation = None
     if stage == "generated":
-        samples = training_samples()
-        validation = load_samples(**{**VALIDATION, "l2r": load_l2r(L2R_FILE), "shown": CONFIG.frames})
+        samples, validation = training_samples(share)
 
     def save() -> None:
         save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
@@ -309,10 +313,11 @@ def main() -> None:
     parser.add_argument("--stage", choices=STAGES, default="renders")
     parser.add_argument("--steps", type=int, default=1000, help="of this stage")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--data", type=float, default=1.0, help=DATA_HELP)
     parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(arguments.stage, arguments.steps, arguments.seed, arguments.tokenizer)
+    train(arguments.stage, arguments.steps, arguments.seed, arguments.data, arguments.tokenizer)
 
 
 if __name__ == "__main__":
