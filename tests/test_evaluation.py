@@ -55,9 +55,18 @@ def test_injection_sweep_counts_by_probe_and_verdict():
     assert by_setting[paper]["repaired_where_probe_right"]["value"] == 1
     assert by_setting[paper]["repaired_where_probe_wrong"]["value"] == 0
     assert by_setting[reseed]["repaired"]["value"] == 0.5
+    assert by_setting[paper]["above_reseeding_where_probe_right"]["value"] == 1
+    assert by_setting[reseed]["above_reseeding_where_probe_right"]["value"] == 0
     assert (by_setting[paper]["spoiled"]["value"], by_setting[reseed]["spoiled"]["value"]) == (0, 1)
     with pytest.raises(SystemExit, match="no clip failed"):
         injection_sweep.summarize(found[1:])
+
+
+def test_parts_of_a_sweep_are_joined_only_if_they_saw_the_same_clips():
+    parts = [{"prompt_index": 0, "base": [False], "probe_right": [True], "after": {name: [True]}} for name in "ab"]
+    assert list(injection_sweep.merged(parts)["after"]) == ["a", "b"]
+    with pytest.raises(RuntimeError, match="other clips"):
+        injection_sweep.merged([parts[0], parts[1] | {"base": [True]}])
 
 
 def made_up(prompts: int = 6, seeds: int = 8) -> list[dict]:
