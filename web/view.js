@@ -274,7 +274,7 @@ function costs(report, trials, live, message) {
   const parts = message ? [message === "stopped" ? "Stopped by the user." : `Failed: ${message}.`] : []
   if (report && !live) {
     const plain = report.nfe_plain
-    const saved = plain == null || report.nfe > plain ? "" : ` (${plain - report.nfe} fewer)`
+    const saved = plain == null || report.nfe >= plain ? "" : ` (${plain - report.nfe} fewer)`
     parts.push(`${report.nfe} model evaluations, a plain run takes ${plain ?? "?"}${saved}.`)
     const estimate = report.seconds_plain_estimate
     parts.push(`${report.seconds.toFixed(1)} s${estimate == null ? "" : `, plain about ${estimate.toFixed(1)} s`}.`)
