@@ -134,7 +134,7 @@ def figures(table: Table, config: ViCLIPConfig) -> dict[str, Any]:
     judged = {step: table.within(margins) for step, margins in table.preview.items()}
     branched = table.within(table.branches) if np.isfinite(table.branches).any() else None
     ceiling = max([judged[BRANCHED], *([branched] if branched else [])], key=lambda cell: cell["value"])
-    rates = table.rates(table.right)
+    within10, rates = table.within(step10), table.rates(table.right)
     hard_rates = np.asarray([table.right[table.prompt == p].mean() for p in np.unique(table.prompt[hard])])
     settings = DetectorSettings.video(tau=config.tau, scale=config.scale)
     stops = convergence(table.trace, config.delta)
@@ -149,10 +149,11 @@ def figures(table: Table, config: ViCLIPConfig) -> dict[str, Any]:
         "mixed_hard_prompts": float(np.mean((hard_rates > 0) & (hard_rates < 1))),
         "auc_text_only": table.over_all(text),
         "auc_final": table.over_all(table.score), "auc_final_within_prompt": table.within(table.score),
-        "auc_step10": table.over_all(step10), "auc_step10_within_prompt": table.within(step10),
+        "auc_step10": table.over_all(step10), "auc_step10_within_prompt": within10,
         "auc_step10_over_text_only": bootstrap(
             lambda rows: auc(step10[rows], table.right[rows]) - auc(text[rows], table.right[rows]), table.prompt),
         "ceiling_step10_within_prompt": ceiling,
+        "share_of_ceiling_step10": (within10["value"] - 0.5) / (ceiling["value"] - 0.5),
         "judge_on_previews_within_prompt": judged, "branches_within_prompt": branched,
         "fixed_and_dynamic": fixed_and_dynamic(table, settings), "variance_of_verdicts": variance(table),
         "convergence_step": {"median": float(np.median(stops)),
@@ -227,6 +228,8 @@ def markdown(document: dict[str, Any]) -> str:
         ("AUC of a predictor that reads only the caption", number(document["auc_text_only"]), ""),
         ("AUC at step 10 minus caption only", number(document["auc_step10_over_text_only"]), "0.05"),
         ("ceiling at step 10, within prompt", number(document["ceiling_step10_within_prompt"]), "0.80"),
+        ("AUC at step 10 above a coin, share of the ceiling's", f"{100 * document['share_of_ceiling_step10']:.0f} %",
+         "80 %"),
         ("size of the family", f"{document['family_megabytes']} MB", "at most 25 MB"),
     )
     rows = document["fixed_and_dynamic"]
