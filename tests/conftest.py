@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Version -> models -> model -> check -> sampler -> outcome, of every test that names them; other versions stay."""
     path = session.config.getoption("--compatibility")
-    if path is None:
+    if path is None or hasattr(session.config, "workerinput"):  # workers tell the process that started them
         return
     ran = environment("python dev.py test tests/test_compatibility.py --compatibility FILE")
 
