@@ -186,3 +186,96 @@ def test_no_timer_runs_while_nobody_can_see_the_panel(page):
         }"""
     )
     assert made == 0 and not canvas.is_visible()
+
+
+@needs_chromium
+def test_a_newcomer_opens_the_template_presses_run_and_reads_what_happened(browser, comfy_server):
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.request.post(f"{comfy_server.url}/settings", data=NO_DIALOGS)
+    page.goto(comfy_server.url)
+    page.wait_for_function(READY)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text("foresight", exact=True).last.click()
+    page.click("[data-testid=template-workflow-demo_one_node]")
+    page.wait_for_function("() => app.graph.nodes.some(node => node.type === 'ForesightSampler')")
+    page.click(".foresight-tab-button")
+    known = [run["id"] for run in json.loads(comfy_server.get("/foresight/runs"))["runs"]]
+    page.click("[data-testid=queue-button]")
+    page.wait_for_function(
+        """known => {
+            const id = document.querySelector('.foresight-panel .foresight-run')?.dataset.run
+            return id && !known.includes(id)
+        }""",
+        arg=known, timeout=60_000,
+    )  # fmt: skip
+    wait_for_end(page, timeout=120_000)
+    found, said = state(comfy_server), page.locator(RUN).inner_text()
+    report = found["report"]
+    assert report["prompt"] in said
+    assert f"{report['nfe']} model evaluations, a plain run takes {report['nfe_plain']}" in said
+    rungs = page.locator(f"{RUN} >> .foresight-ladder li")
+    assert rungs.count() == 4 and rungs.nth(0).get_attribute("title").startswith("Trial 0: ")
+    assert page.locator(f"{RUN} >> .foresight-stories li").count() == len(report["trials"])
+    page.close()
+
+
+@needs_chromium
+def test_pointer_slider_and_keys_choose_what_is_seen(page, comfy_server):
+    queue(page, seed=11, tau=PASSES, steps=40)
+    wait_for_end(page)
+    canvas, label = page.locator(f"{RUN} >> canvas"), page.locator(f"{RUN} >> .foresight-label")
+    (trial,) = state(comfy_server)["trials"]
+    last = trial["size"][0] - 1
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for share, frame in ((0.05, 0), (0.98, last)):  # the pointer holds the frame that it points at
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        expect(canvas).to_have_attribute("data-frame", str(frame))
+    page.mouse.move(box["x"] - 40, box["y"])
+    page.click(f"{RUN} >> .foresight-play")
+    held = int(canvas.get_attribute("data-frame"))
+    canvas.press("ArrowLeft")
+    expect(canvas).to_have_attribute("data-frame", str((held - 1) % (last + 1)))
+    slider = page.locator(f"{RUN} >> .foresight-history")
+    slider.focus()
+    slider.press("Home")
+    expect(label).to_have_text(f"trial 0, step {trial['pictures'][0]}")
+    slider.press("End")
+    expect(label).to_have_text(f"trial 0, step {trial['pictures'][-1]}")
+
+
+@needs_chromium
+def test_a_node_inside_a_subgraph_shows_its_run(page):
+    page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find(node => node.type === 'ForesightSampler')
+            const { subgraph } = app.graph.convertToSubgraph(new Set([node]))
+            app.canvas.setGraph(subgraph)
+        }"""
+    )
+    inside = """async (seed) => {
+        const [node] = app.canvas.graph.nodes.filter(node => node.type === 'ForesightSampler')
+        for (const [name, value] of [['seed', seed], ['tau', -0.99]])
+            node.widgets.find(w => w.name === name).value = value
+        await app.queuePrompt(0)
+    }"""
+    page.evaluate(inside, 12)
+    page.evaluate(LOOK_AT_IT)
+    wait_for_end(page)
+    expect(page.locator(".foresight-run:visible:not(.foresight-panel *)")).to_have_count(1)
+
+
+@needs_chromium
+def test_the_node_shows_its_run_in_nodes_2(page, comfy_server):
+    page.request.post(f"{comfy_server.url}/settings", data={"Comfy.VueNodes.Enabled": True})
+    try:
+        opened(page, comfy_server)
+        queue(page, seed=13, tau=PASSES)
+        page.evaluate(LOOK_AT_IT)
+        wait_for_end(page)
+        assert page.locator("[data-node-id]").count() > 3  # drawn as elements, not on the canvas
+        outside = page.locator(".foresight-run:visible:not(.foresight-panel *)")
+        expect(outside).to_have_count(1)
+        assert state(comfy_server)["settings"]["prompt"] in outside.inner_text()
+    finally:
+        page.request.post(f"{comfy_server.url}/settings", data={"Comfy.VueNodes.Enabled": False})
