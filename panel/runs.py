@@ -115,7 +115,8 @@ class Run:
         return self.store is not None and time.monotonic() - self.store.looked_at < WATCHED
 
     def offer(self, trials: list[int] | None, best: list[int], seconds: float) -> None:
-        """Asks a person to pick of these trials; `picked` then holds the answer. None: the offer is over."""
+        """Asks a person to pick of these trials, as many as `best` has or fewer; `picked` then holds the answer.
+        None: the offer is over."""
         with self._changing():
             self.picked = None
             until = time.time() + seconds
@@ -160,6 +161,8 @@ class Run:
                     raise Refused("nothing is offered now: the time is over, or the choice was made")
                 if not trials or not set(trials) <= set(self.offered["trials"]):
                     raise Refused("choose at least one of the trials that are offered")
+                if len(set(trials)) > (most := len(self.offered["best"])):
+                    raise Refused(f"{len(set(trials))} are ticked, and `keep` is {most}: untick some, or raise it")
                 self.picked = list(dict.fromkeys(trials))
                 return
             if self._decision is not None:

@@ -60,7 +60,7 @@ def hold_audition(
     records = [_hear(inputs[seed], short, stop, seed, settings, run) for seed in seeds]
     found = [record.best and record.best.predicted_score for record in records]
     ranked = sorted(range(len(seeds)), key=lambda i: math.inf if found[i] is None else -found[i])
-    picked = _picked_by_hand(run, len(seeds), ranked[:keep], keep, wait) if wait else ranked[:keep]
+    picked = _picked_by_hand(run, len(seeds), ranked[:keep], wait) if wait else ranked[:keep]
     chosen = tuple(seeds[i] for i in picked)
     finished = []
     for seed in chosen:
@@ -106,7 +106,7 @@ def _sample(inputs: Inputs, gate: Gate, monitor: MonitorSampler, run: Run) -> tu
     return latent, record
 
 
-def _picked_by_hand(run: Run, count: int, best: list[int], keep: int, wait: float) -> list[int]:
+def _picked_by_hand(run: Run, count: int, best: list[int], wait: float) -> list[int]:
     """What a person ticks of `count` auditions; the best where nobody looks or answers in time."""
     run.offer(list(range(count)), best, wait)
     end = time.monotonic() + wait
@@ -116,7 +116,7 @@ def _picked_by_hand(run: Run, count: int, best: list[int], keep: int, wait: floa
             if run.take() is Decision.STOP:
                 raise comfy.model_management.InterruptProcessingException()
             if run.picked is not None:
-                return run.picked[:keep]
+                return run.picked
             time.sleep(0.1)
     finally:
         run.offer(None, [], 0)

@@ -27,8 +27,11 @@ function draw(tag, attributes, text) {
 
 /** `server`: { pictureUrl(run, trial, step), decide(run, decision, trials) -> promise }. */
 export class RunView {
+  static #made = 0
+
   constructor(server) {
     this.server = server
+    this.group = `foresight-${RunView.#made++}` // radio buttons of one name belong together, also across two views
     this.state = null
     this.frame = 0
     this.following = true // the newest picture
@@ -143,9 +146,12 @@ export class RunView {
     this.offer.hidden = !offered
     if (!offered || this.offer.dataset.until === String(offered.until)) return
     this.offer.dataset.until = offered.until
+    const most = offered.best.length // what the node's `keep` pays for
     const boxes = offered.trials.map((index) => {
       const trial = trials[index]
-      const box = Object.assign(document.createElement("input"), { type: "checkbox", value: index, checked: offered.best.includes(index) })
+      const box = Object.assign(document.createElement("input"), {
+        type: most > 1 ? "checkbox" : "radio", name: this.group, value: index, checked: offered.best.includes(index),
+      })
       const label = make("label", "foresight-seed", box, ` ${trial.trial}, ${trial.verdict?.predicted_score?.toFixed(3) ?? "not scored"}`)
       if (trial.pictures.length) {
         const image = Object.assign(new Image(), {
@@ -161,7 +167,8 @@ export class RunView {
       const ticked = [...this.offer.querySelectorAll("input:checked")].map((box) => Number(box.value))
       this.server.decide(id, "choose", ticked).then(() => this.#say(""), (error) => this.#say(error.message))
     })
-    this.offer.replaceChildren(make("legend", "", "Which seeds shall be finished?"), make("div", "foresight-seeds", ...boxes), go)
+    const question = most > 1 ? `Which seeds shall be finished? At most ${most}.` : "Which seed shall be finished?"
+    this.offer.replaceChildren(make("legend", "", question), make("div", "foresight-seeds", ...boxes), go)
   }
 
   #say(text) {
@@ -279,9 +286,9 @@ function costs(report, trials, live, message) {
     const estimate = report.seconds_plain_estimate
     parts.push(`${report.seconds.toFixed(1)} s${estimate == null ? "" : `, plain about ${estimate.toFixed(1)} s`}.`)
     if (report.final_score != null) parts.push(`Final score ${report.final_score.toFixed(3)}.`)
-  } else if (live) {
+  } else {
     const steps = trials.reduce((sum, trial) => sum + (trial.verdict?.nfe ?? trial.step), 0)
-    parts.push(`${steps} model evaluations so far.`)
+    parts.push(`${steps} model evaluations${live ? " so far" : ""}.`)
   }
   return parts.join(" ")
 }
