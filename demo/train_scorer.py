@@ -170,8 +170,11 @@ def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
     """The configuration with the tau at which the detector accepts the largest share of right clips and rejects the
     largest of wrong ones, both counted alike. traces: [N, K] scores of steps 1, 2... of 50, then of the finished clip;
     right: [N]. delta and the detector's margins keep the paper's proportion to the distance between right and wrong
-    finished clips (0.26 against 0.18 for ViCLIP-L)."""
+    finished clips (0.26 against 0.18 for ViCLIP-L). Where all are right or all wrong: CONFIG as it is."""
     right, watched, finished = right.bool(), traces[:, :-1], traces[:, -1]
+    if len(right.unique()) < 2:
+        print("tau is not chosen anew: that takes right and wrong clips of validation prompts", flush=True)
+        return CONFIG
     gap = (finished[right].mean() - finished[~right].mean()).item()
     scale = round(max(gap / 0.08, 0.25), 3)
 

@@ -231,6 +231,12 @@ def test_tau_is_where_the_detector_tells_right_clips_from_wrong_ones():
     assert config.scale == pytest.approx(1, abs=0.1) and config.delta == pytest.approx(0.05 * config.scale, abs=1e-4)
 
 
+@pytest.mark.parametrize("right", [0, 1])
+def test_tau_stays_where_it_is_when_there_is_nothing_to_tell_apart(right):
+    """As when the recipe is tried out with little data."""
+    assert calibrated(torch.rand(6, 15), torch.full((6,), right)) == CONFIG
+
+
 def samples(prompt, right):
     right = torch.tensor(right)
     return Samples([], [], torch.tensor(prompt), right, right.float(), [], torch.zeros(len(right), 0),
