@@ -269,9 +269,6 @@ def train(stage: str, steps: int, seed: int, share: float, tokenizer: Path) -> N
         samples, validation = training_samples(share)
 
     def save() -> None:
-        save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
-                               "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
-                               "spent": clock.minutes, "begun": begun, "stage": stage})
         viclip = average.model.viclip
         check.generator.set_state(start)
         cosines, right, near = held_out(viclip, check)
@@ -287,6 +284,10 @@ def train(stage: str, steps: int, seed: int, share: float, tokenizer: Path) -> N
         EXPORT.parent.mkdir(parents=True, exist_ok=True)
         save_viclip(viclip, EXPORT)
         viclip.config = CONFIG
+        # Last, so that what counts as done has its weights written.
+        save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
+                               "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
+                               "spent": clock.minutes, "begun": begun, "stage": stage})
 
     while step < begun + steps:
         for optimiser, lr in optimisers:
