@@ -17,7 +17,7 @@ from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
 from .panel import running
-from .refinement import ABLATION, OFF, encode, make_refiner
+from .refinement import ABLATION, BACK_END_TIP, BACK_ENDS, OFF, encode, make_refiner
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
 
@@ -61,8 +61,8 @@ class ForesightSampler(io.ComfyNode):
                 types.Scorer.Input("scorer", tooltip="Scores the previews: from ViCLIP Score."),
                 types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
                 io.Combo.Input(
-                    "refiner", options=[ABLATION, OFF], default=ABLATION,
-                    tooltip="Who states the prompt better in Trial 2. off: only single frames are tried.",
+                    "refiner", options=[*BACK_ENDS, OFF], default=ABLATION,
+                    tooltip=f"Who states the prompt better in Trial 2. {BACK_END_TIP} off: only single frames are tried.",
                 ),
                 io.Boolean.Input(
                     "inject", default=True,

@@ -2,15 +2,19 @@
 
 import comfy.model_management
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 
 from ..refiner.ablation import AblationRefiner
 from ..refiner.base import RefinementRequest
-from ..sampling.hierarchy import refine
+from ..refiner.restart import RestartRefiner
+from ..sampling.hierarchy import refine, reseeded
 from . import types
 from .compat import check_choice
 from .panel import running
 
-ABLATION, OFF = "ablation", "off"
+ABLATION, RESTART, OFF = "ablation", "restart", "off"
+BACK_ENDS = (ABLATION, RESTART)
+BACK_END_TIP = "ablation: emphasises what the preview lacks, by the scorer alone. restart: same prompt, other noise."
 
 
 class ScoringRefiner(AblationRefiner):
@@ -24,8 +28,8 @@ class ScoringRefiner(AblationRefiner):
 
 def make_refiner(back_end: str, scorer):
     """The refiner by its name in the widget; None when it is off."""
-    check_choice("refiner", back_end, (ABLATION, OFF))
-    return ScoringRefiner(scorer) if back_end == ABLATION else None
+    check_choice("refiner", back_end, (*BACK_ENDS, OFF))
+    return {ABLATION: lambda: ScoringRefiner(scorer), RESTART: RestartRefiner, OFF: lambda: None}[back_end]()
 
 
 def encode(clip, text: str):
@@ -49,9 +53,8 @@ class PromptRefiner(io.ComfyNode):
                 io.Image.Input("preview", tooltip="Of the rejected run."),
                 types.Verdict.Input("verdict", tooltip="Of the probe or of the rejected run: what has happened so far."),
                 types.Scorer.Input("scorer", tooltip="Says how well the preview fits each wording."),
-                io.Combo.Input(
-                    "back_end", options=[ABLATION], default=ABLATION, tooltip="ablation: asks the scorer alone, no other model."
-                ),
+                io.Combo.Input("back_end", options=list(BACK_ENDS), default=ABLATION, tooltip=BACK_END_TIP),
+                io.Noise.Input("noise", optional=True, tooltip="Of the rejected run, for back ends that draw it anew."),
             ],
             outputs=[
                 io.String.Output(display_name="prompt"),
@@ -60,17 +63,23 @@ class PromptRefiner(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative_conditioning"),
                 io.String.Output(display_name="report"),
                 types.Verdict.Output(display_name="verdict"),
+                io.Noise.Output(display_name="noise"),
             ],
         )
 
     @classmethod
-    def execute(cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION):
-        request = RefinementRequest(prompt, negative, preview, verdict.history[0].best and verdict.history[0].best.predicted_score)
+    def execute(cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION, noise=None):
+        rejected = verdict.history[0].best
+        request = RefinementRequest(
+            prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed
+        )
         with running(verdict) as run:
             refined = refine(request, make_refiner(back_end, scorer), verdict, run)
             run.finish(refined)
         record = refined.record
         report = record.message or record.details["reasoning"]
+        noise = reseeded(noise, record.details.get("seed")) or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
+        positive, negative_conditioning = encode(clip, record.prompt), encode(clip, record.negative)
         return io.NodeOutput(
-            record.prompt, record.negative, encode(clip, record.prompt), encode(clip, record.negative), report, refined
+            record.prompt, record.negative, positive, negative_conditioning, report, refined, noise
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -49,12 +50,27 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run:
         record = replace(
             record, prompt=refinement.prompt, negative=refinement.negative,
             details={
-                "refiner": refiner.name, "reasoning": refinement.reasoning, "evidence": list(refinement.evidence)
+                "refiner": refiner.name, "reasoning": refinement.reasoning, "evidence": list(refinement.evidence),
+                "seed": refinement.seed, "usage": refinement.usage,
             },
         )
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
     run.conclude(record)
     return rejected.followed_by(record)
+
+
+def reseeded(noise: Any, seed: int | None) -> Any:
+    """A NOISE object of the same kind with another seed, as RandomNoise reads it; None keeps the noise."""
+    if seed is None:
+        return noise
+    noise = copy.copy(noise)
+    noise.seed = seed
+    return noise
+
+
+def model_family(patcher) -> str:
+    """The video model's name for a prompt refiner, e.g. "WAN21"."""
+    return type(patcher.model).__name__
 
 
 def worst_case(steps: int, gate: Gate) -> int:
@@ -86,11 +102,16 @@ def run_hierarchy(
                 anchor, probed = single_frame_probe(inputs, gate, verdict, run)
                 verdict, succeeded = probed, probed.accepted
             case Action.REFINE:
-                request = RefinementRequest(prompt, negative, base.verdict.preview, base.verdict.predicted_score)
+                request = RefinementRequest(
+                    prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
+                    model_family(inputs.guider.model_patcher),
+                )
                 verdict = refine(request, refiner, verdict, run)
                 succeeded = verdict.record.accepted
                 if succeeded:
-                    inputs = replace(inputs, guider=reguide(verdict.record.prompt, verdict.record.negative))
+                    noise = reseeded(inputs.noise, verdict.record.details["seed"])
+                    guider = reguide(verdict.record.prompt, verdict.record.negative)
+                    inputs = replace(inputs, noise=noise, guider=guider)
             case Action.INJECT:
                 result = monitored_sample(inputs, injection=Injection(anchor, injection), run=run)
                 verdict = result.verdict

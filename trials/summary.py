@@ -33,13 +33,18 @@ def headline(report: dict[str, Any]) -> str:
         found = "gives an anchor" if verdict and verdict["accepted"] else "is not better than the video by delta"
         return f"Trial {trial}: the single frame {found}"
     if kind == "refine":
+        if report["final_seed"] != report["seed"]:
+            return "Trial 2: other noise was drawn"
         return f"Trial 2: the prompt {'was' if report['refined_prompt'] else 'could not be'} refined"
     if (trial, kind) == ("0", "plain") and len(report["trials"]) == 1:
         return "Sampled plainly, without inspection"
     if (trial, kind) == ("0", "sample"):
         judged = verdict and verdict["predicted_score"] is not None
         return "Passed: the run was not touched" if judged else "Passed without a score: the run was not touched"
-    return _OUTCOMES[trial, kind]
+    outcome = _OUTCOMES[trial, kind]
+    if report["final_seed"] != report["seed"]:
+        outcome = outcome.replace("a refined prompt", "other noise").replace("the refined prompt", "other noise")
+    return outcome
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -66,7 +71,7 @@ def report_text(report: dict[str, Any]) -> str:
     lines = [headline(report)]
     if report["prompt"]:
         lines.append(f"Prompt: {report['prompt']}")
-    if report["refined_prompt"]:
+    if report["refined_prompt"] not in (None, report["prompt"]):
         lines.append(f"Refined: {report['refined_prompt']}")
     if report["refined_negative"] and report["refined_negative"] != report["negative"]:
         lines.append(f"Refined negative: {report['refined_negative']}")
@@ -75,6 +80,8 @@ def report_text(report: dict[str, Any]) -> str:
         if predicted != "-":
             judged += f", predicted {predicted} at step {stop} ({rule})"
         lines.append(f"Trial {trial}, {what}{judged}; {nfe} NFE, {seconds} s")
+    if report["final_seed"] != report["seed"]:
+        lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
         lines.append(f"Final score: {score(report['final_score'])}")
     lines.append(totals(report))
