@@ -13,11 +13,12 @@ from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
+from .back_ends import ABLATION, BACK_END_TIP, BACK_ENDS, NONE, OFF, make_refiner, refiner_widgets
 from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
 from .panel import running
-from .refinement import ABLATION, BACK_END_TIP, BACK_ENDS, OFF, encode, make_refiner
+from .refinement import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
 
@@ -76,6 +77,7 @@ class ForesightSampler(io.ComfyNode):
                     tooltip="Wan 2.2 14B: the low-noise expert; `model` is then the high-noise one.",
                 ),
                 *expert_widgets(),
+                *refiner_widgets(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -85,10 +87,16 @@ class ForesightSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, endpoint=NONE):
+        return True  # a graph from another machine may name a profile of that machine; it is looked up when it is used
+
+    @classmethod
     def execute(
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
-        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, **settings,
+        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, vlm=None, endpoint=NONE,
+        manual_prompt="", **settings,
     ):  # fmt: skip
+        better = make_refiner(refiner, scorer, vlm, endpoint, manual_prompt)
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
         check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
         injection = injection_settings(**{k: settings.pop(k) for k in list(settings) if k.startswith("injection_")})
@@ -109,7 +117,7 @@ class ForesightSampler(io.ComfyNode):
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             result = run_hierarchy(
-                inputs, gate, guider, prompt=prompt, negative=negative, refiner=make_refiner(refiner, scorer),
+                inputs, gate, guider, prompt=prompt, negative=negative, refiner=better,
                 injection=injection if inject else None, run=run,
             )  # fmt: skip
             run.finish(result.verdict)

@@ -1,35 +1,13 @@
 """VLM Prompt Refiner: Trial 2's better prompt."""
 
-import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..refiner.ablation import AblationRefiner
 from ..refiner.base import RefinementRequest
-from ..refiner.restart import RestartRefiner
 from ..sampling.hierarchy import refine, reseeded
 from . import types
-from .compat import check_choice
+from .back_ends import ABLATION, BACK_END_TIP, BACK_ENDS, NONE, make_refiner, refiner_widgets
 from .panel import running
-
-ABLATION, RESTART, OFF = "ablation", "restart", "off"
-BACK_ENDS = (ABLATION, RESTART)
-BACK_END_TIP = "ablation: emphasises what the preview lacks, by the scorer alone. restart: same prompt, other noise."
-
-
-class ScoringRefiner(AblationRefiner):
-    """Brings the scorer's weights back to the device: between sampling runs ComfyUI may have unloaded them."""
-
-    def refine(self, request):
-        if hasattr(self.scorer, "patcher"):
-            comfy.model_management.load_model_gpu(self.scorer.patcher)
-        return super().refine(request)
-
-
-def make_refiner(back_end: str, scorer):
-    """The refiner by its name in the widget; None when it is off."""
-    check_choice("refiner", back_end, (*BACK_ENDS, OFF))
-    return {ABLATION: lambda: ScoringRefiner(scorer), RESTART: RestartRefiner, OFF: lambda: None}[back_end]()
 
 
 def encode(clip, text: str):
@@ -44,8 +22,8 @@ class PromptRefiner(io.ComfyNode):
             node_id="ForesightPromptRefiner",
             display_name="VLM Prompt Refiner",
             category="Foresight",
-            description="Looks at the failed preview and states the prompt better. The ablation back end needs no model and "
-            "no network: it finds the phrase that the preview lacks, puts it first and weights it.",
+            description="Looks at the failed preview and states the prompt better, or draws other noise. The ablation and restart "
+            "back ends need no model and no network.",
             inputs=[
                 io.Clip.Input("clip"),
                 io.String.Input("prompt", multiline=True, tooltip="The prompt that failed."),
@@ -55,6 +33,7 @@ class PromptRefiner(io.ComfyNode):
                 types.Scorer.Input("scorer", tooltip="Says how well the preview fits each wording."),
                 io.Combo.Input("back_end", options=list(BACK_ENDS), default=ABLATION, tooltip=BACK_END_TIP),
                 io.Noise.Input("noise", optional=True, tooltip="Of the rejected run, for back ends that draw it anew."),
+                *refiner_widgets(),
             ],
             outputs=[
                 io.String.Output(display_name="prompt"),
@@ -68,13 +47,22 @@ class PromptRefiner(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION, noise=None):
+    def validate_inputs(cls, endpoint=NONE):
+        return True  # a graph from another machine may name a profile of that machine; it is looked up when it is used
+
+    @classmethod
+    def execute(
+        cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION, noise=None, vlm=None, endpoint=NONE,
+        manual_prompt="",
+    ):  # fmt: skip
+        refiner = make_refiner(back_end, scorer, vlm, endpoint, manual_prompt)
         rejected = verdict.history[0].best
         request = RefinementRequest(
-            prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed
-        )
+            prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed,
+            verdict.settings.get("model"),
+        )  # fmt: skip
         with running(verdict) as run:
-            refined = refine(request, make_refiner(back_end, scorer), verdict, run)
+            refined = refine(request, refiner, verdict, run)
             run.finish(refined)
         record = refined.record
         report = record.message or record.details["reasoning"]

@@ -40,7 +40,11 @@ class Refinement:
 
 
 class RefinementError(Exception):
-    """No refined prompt, and why. The run then goes on with the original prompt."""
+    """No refined prompt, and why. The run then goes on with the original prompt. usage: what the attempt cost."""
+
+    def __init__(self, message: str, usage: dict[str, Any] | None = None):
+        super().__init__(message)
+        self.usage = usage or {}
 
 
 class Refiner(Protocol):

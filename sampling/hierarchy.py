@@ -45,7 +45,8 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run:
     except Exception as error:  # promise 2: whatever breaks a refiner (or the scorer it asks) must not break the run
         reason = str(error) if isinstance(error, RefinementError) else f"{type(error).__name__}: {error}"
         logger.warning("Foresight: the prompt was not refined: %s", reason)
-        record = replace(record, accepted=False, message=reason)
+        details = {"refiner": refiner.name, "usage": getattr(error, "usage", {})}
+        record = replace(record, accepted=False, message=reason, details=details)
     else:
         record = replace(
             record, prompt=refinement.prompt, negative=refinement.negative,
@@ -66,11 +67,6 @@ def reseeded(noise: Any, seed: int | None) -> Any:
     noise = copy.copy(noise)
     noise.seed = seed
     return noise
-
-
-def model_family(patcher) -> str:
-    """The video model's name for a prompt refiner, e.g. "WAN21"."""
-    return type(patcher.model).__name__
 
 
 def worst_case(steps: int, gate: Gate) -> int:
@@ -104,7 +100,7 @@ def run_hierarchy(
             case Action.REFINE:
                 request = RefinementRequest(
                     prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
-                    model_family(inputs.guider.model_patcher),
+                    base.verdict.settings["model"],
                 )
                 verdict = refine(request, refiner, verdict, run)
                 succeeded = verdict.record.accepted
