@@ -62,6 +62,14 @@ def totals(report: dict[str, Any]) -> str:
     return f"{report['nfe']} NFE{compared}, {report['seconds']:.1f} s{about}"
 
 
+def asked(usage: dict[str, Any]) -> str:
+    """One line: what a model's answer to Trial 2 has cost."""
+    parts = [f"{usage['profile']} ({usage['model']}), {usage['attempts']} attempt(s)"] if "profile" in usage else []
+    tokens = [f"{usage[key]} {key.replace('_', ' ')}" for key in ("prompt_tokens", "completion_tokens") if key in usage]
+    price = [] if usage.get("price") is None else [f"price {usage['price']:.2g}"]
+    return ", ".join(parts + tokens + price)
+
+
 def score(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
@@ -84,6 +92,7 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
         lines.append(f"Final score: {score(report['final_score'])}")
+    lines += [f"Asked: {asked(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
     lines.append(totals(report))
     lines += [f"Note: {note}" for note in report["notes"]]
     return "\n".join(lines)
