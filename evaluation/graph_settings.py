@@ -49,6 +49,7 @@ class Settings:
     tau: float = -1.0
     delta: float = -1.0
     refiner: str = "ablation"
+    manual_prompt: str = ""
     gate: Mapping[str, Any] = field(default_factory=dict)
     injection: Mapping[str, Any] = field(default_factory=dict)
 

@@ -92,8 +92,8 @@ def one_node(s: Settings) -> Graph:
     sampler = graph.add(
         "ForesightSampler", model=family.model, clip=family.clip, prompt=s.prompt, negative=s.negative, seed=s.seed,
         steps=s.steps, cfg=s.cfg, sampler_name=s.sampler, scheduler=s.scheduler, latent_image=latent, scorer=scorer,
-        l2r=l2r, refiner=s.refiner, tau=s.tau, delta=s.delta, **s.gate, **s.injection, **family.experts,
-        size=(420, None),
+        l2r=l2r, refiner=s.refiner, manual_prompt=s.manual_prompt, tau=s.tau, delta=s.delta, **s.gate, **s.injection,
+        **family.experts, size=(420, None),
     )  # fmt: skip
     _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
     return graph
@@ -151,6 +151,7 @@ def hierarchy(
     refined = graph.add(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
         scorer=scorer, back_end=s.refiner, noise=noise,
+        manual_prompt=s.manual_prompt,
     )  # fmt: skip
     title = "Two-Expert Guider (refined)" if experts else "CFGGuider (refined)"
     guider = guide(refined[2], refined[3], title=title)

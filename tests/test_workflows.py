@@ -21,6 +21,8 @@ from foresight.evaluation import workflows
 from foresight.evaluation.graph_settings import COGVIDEOX, WAN, WAN_5B, WAN_14B, WAN_22
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.evaluation.workflows import GRAPHS, api_graph, node_of
+from foresight.refiner.restart import SEED_STEP
+from foresight.trials.summary import report_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = {"demo": ("demo_one_node", "demo_visual_hierarchy"),
@@ -183,6 +185,14 @@ def test_a_refined_clip_that_passes_is_kept(server, info):
     visual = both(server, info, seed=seed, tau=(base + refined) / 2, **NEVER_BETTER)
     assert visual.trial == "2"
     assert branches(visual) == ["0", "probe", "2"]
+
+
+def test_a_restart_takes_other_noise_through_the_graph(server, info):
+    visual = both(server, info, seed=71, refiner="restart", **FAIL, **NEVER_BETTER)
+    assert visual.trial == "2->1" and branches(visual) == ["0", "probe", "2", "2->1"]
+    assert (visual.report["seed"], visual.report["final_seed"]) == (71, 71 + SEED_STEP)
+    assert visual.report["refined_prompt"] == visual.report["prompt"]
+    assert "with other noise" in report_text(visual.report)
 
 
 def test_a_prompt_that_cannot_be_refined_is_sampled_plainly(server, info):
