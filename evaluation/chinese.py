@@ -41,9 +41,10 @@ TEXTS = {
     "As in KSampler.": "与 KSampler 相同。",
     "Scores the previews: from ViCLIP Score.": "为预览评分：来自“ViCLIP 评分”。",
     "Makes the previews: from L2R Preview.": "生成预览：来自“L2R 预览”。",
-    "Who states the prompt better in Trial 2. ablation: emphasises what the preview lacks, by the scorer alone. restart: same prompt, other noise. core: asks the "
+    "Who states the prompt better in Trial 2. restart: same prompt, other noise. ablation: emphasises what the preview lacks, by the "
+    "scorer alone. core: asks the "
     "vision-language model at vlm. endpoint: asks a configured server. manual: takes manual_prompt. off: only single frames are tried.":
-        "尝试 2 中由谁改写提示词。ablation：仅凭评分器找出预览缺少的内容并强调。restart：提示词不变，换噪声。core：询问接在 vlm 上的视觉语言模型。endpoint：询问已配置的服务器。manual：使用 manual_prompt。off：只尝试单帧。",
+        "尝试 2 中由谁改写提示词。restart：提示词不变，换噪声。ablation：仅凭评分器找出预览缺少的内容并强调。core：询问接在 vlm 上的视觉语言模型。endpoint：询问已配置的服务器。manual：使用 manual_prompt。off：只尝试单帧。",
     "Trial 1: start again from a single frame. With this and the refiner off, runs are only watched.":
         "尝试 1：从单帧重新开始。此项与改写器都关闭时，只监视、不干预。",
     "A clip whose predicted score is below tau fails. -1: the scorer's own (ViCLIP-L: 0.22). Higher is stricter and costs more.":
@@ -145,9 +146,9 @@ TEXTS = {
     "Of the rejected run.": "被拒绝的运行的预览。",
     "Of the probe or of the rejected run: what has happened so far.": "探测或被拒绝的运行的裁决：至今发生的一切。",
     "Says how well the preview fits each wording.": "判断预览与各种说法的匹配程度。",
-    "ablation: emphasises what the preview lacks, by the scorer alone. restart: same prompt, other noise. core: asks the "
+    "restart: same prompt, other noise. ablation: emphasises what the preview lacks, by the scorer alone. core: asks the "
     "vision-language model at vlm. endpoint: asks a configured server. manual: takes manual_prompt.":
-        "ablation：仅凭评分器找出预览缺少的内容并强调。restart：提示词不变，换噪声。core：询问接在 vlm 上的视觉语言模型。endpoint：询问已配置的服务器。manual：使用 manual_prompt。",
+        "restart：提示词不变，换噪声。ablation：仅凭评分器找出预览缺少的内容并强调。core：询问接在 vlm 上的视觉语言模型。endpoint：询问已配置的服务器。manual：使用 manual_prompt。",
     "Of the rejected run, for back ends that draw it anew.": "被拒绝的运行的噪声，供重新抽取噪声的后端使用。",
     "core: the CLIP of a vision-language model that generates text, e.g. Qwen3-VL or Gemma.":
         "core：能生成文本的视觉语言模型的 CLIP，如 Qwen3-VL 或 Gemma。",

@@ -17,11 +17,12 @@ from .compat import check_choice
 from .core_vlm import CoreRefiner, require_generation
 
 ABLATION, RESTART, CORE, ENDPOINT, MANUAL, OFF = "ablation", "restart", "core", "endpoint", "manual", "off"
-BACK_ENDS = (ABLATION, RESTART, CORE, ENDPOINT, MANUAL)
+BACK_ENDS = (RESTART, ABLATION, CORE, ENDPOINT, MANUAL)
 BACK_END_TIP = (
-    "ablation: emphasises what the preview lacks, by the scorer alone. restart: same prompt, other noise. core: asks the "
+    "restart: same prompt, other noise. ablation: emphasises what the preview lacks, by the scorer alone. core: asks the "
     "vision-language model at vlm. endpoint: asks a configured server. manual: takes manual_prompt."
 )
+DEFAULT = RESTART  # repairs several times as many clips of the demo as ablation does: docs/results/refiner.md
 NONE = "none"  # an endpoint profile that is always there and cannot be asked
 
 

@@ -13,7 +13,7 @@ from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
-from .back_ends import ABLATION, BACK_END_TIP, BACK_ENDS, NONE, OFF, make_refiner, refiner_widgets
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, make_refiner, refiner_widgets
 from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
@@ -62,7 +62,7 @@ class ForesightSampler(io.ComfyNode):
                 types.Scorer.Input("scorer", tooltip="Scores the previews: from ViCLIP Score."),
                 types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
                 io.Combo.Input(
-                    "refiner", options=[*BACK_ENDS, OFF], default=ABLATION,
+                    "refiner", options=[*BACK_ENDS, OFF], default=DEFAULT,
                     tooltip=f"Who states the prompt better in Trial 2. {BACK_END_TIP} off: only single frames are tried.",
                 ),
                 io.Boolean.Input(

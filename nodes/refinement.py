@@ -6,7 +6,7 @@ from comfy_execution.graph import ExecutionBlocker
 from ..refiner.base import RefinementRequest
 from ..sampling.hierarchy import refine, reseeded
 from . import types
-from .back_ends import ABLATION, BACK_END_TIP, BACK_ENDS, NONE, make_refiner, refiner_widgets
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, make_refiner, refiner_widgets
 from .panel import running
 
 
@@ -31,7 +31,7 @@ class PromptRefiner(io.ComfyNode):
                 io.Image.Input("preview", tooltip="Of the rejected run."),
                 types.Verdict.Input("verdict", tooltip="Of the probe or of the rejected run: what has happened so far."),
                 types.Scorer.Input("scorer", tooltip="Says how well the preview fits each wording."),
-                io.Combo.Input("back_end", options=list(BACK_ENDS), default=ABLATION, tooltip=BACK_END_TIP),
+                io.Combo.Input("back_end", options=list(BACK_ENDS), default=DEFAULT, tooltip=BACK_END_TIP),
                 io.Noise.Input("noise", optional=True, tooltip="Of the rejected run, for back ends that draw it anew."),
                 *refiner_widgets(),
             ],
@@ -52,7 +52,7 @@ class PromptRefiner(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION, noise=None, vlm=None, endpoint=NONE,
+        cls, clip, prompt, negative, preview, verdict, scorer, back_end=DEFAULT, noise=None, vlm=None, endpoint=NONE,
         manual_prompt="",
     ):  # fmt: skip
         refiner = make_refiner(back_end, scorer, vlm, endpoint, manual_prompt)
