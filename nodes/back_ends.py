@@ -94,12 +94,29 @@ def make_refiner(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt="
         case "core":
             require_generation(vlm)
             return CoreRefiner(vlm, similarity(scorer))
+    check = comfy.model_management.throw_exception_if_processing_interrupted
+    return EndpointRefiner(profile_of(endpoint), similarity(scorer), check)
+
+
+def profile_of(endpoint: str):
+    """A configured profile by its name. ValueError where there is none."""
     configured = profiles()
-    if endpoint not in configured:
+    if str(endpoint) not in configured:
         there = ", ".join(configured) or "none yet"
         raise ValueError(
             f"endpoint is '{endpoint}', which is not configured on this machine (there: {there}). Profiles stand in "
             f"{os.path.join('user', '__foresight', 'endpoints.json')} of ComfyUI's folder; see docs/refiner.md."
         )
-    check = comfy.model_management.throw_exception_if_processing_interrupted
-    return EndpointRefiner(configured[endpoint], similarity(scorer), check)
+    return configured[endpoint]
+
+
+def validated(back_end: str, endpoint: str, options=BACK_ENDS) -> bool | str:
+    """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
+    graph from another machine may name that machine's profile, as long as it does not use it."""
+    try:
+        check_choice("refiner", back_end, options)
+        if back_end == ENDPOINT:
+            profile_of(endpoint)
+    except ValueError as error:
+        return str(error)
+    return True

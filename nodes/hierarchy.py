@@ -13,7 +13,7 @@ from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, make_refiner, refiner_widgets
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, make_refiner, refiner_widgets, validated
 from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
@@ -87,8 +87,8 @@ class ForesightSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, endpoint=NONE):
-        return True  # a graph from another machine may name a profile of that machine; it is looked up when it is used
+    def validate_inputs(cls, refiner=DEFAULT, endpoint=NONE):
+        return validated(refiner, endpoint, (*BACK_ENDS, OFF))
 
     @classmethod
     def execute(

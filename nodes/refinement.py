@@ -6,7 +6,7 @@ from comfy_execution.graph import ExecutionBlocker
 from ..refiner.base import RefinementRequest
 from ..sampling.hierarchy import refine, reseeded
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, make_refiner, refiner_widgets
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, make_refiner, refiner_widgets, validated
 from .panel import running
 
 
@@ -47,8 +47,8 @@ class PromptRefiner(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, endpoint=NONE):
-        return True  # a graph from another machine may name a profile of that machine; it is looked up when it is used
+    def validate_inputs(cls, back_end=DEFAULT, endpoint=NONE):
+        return validated(back_end, endpoint)
 
     @classmethod
     def execute(
