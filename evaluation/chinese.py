@@ -24,6 +24,7 @@ NAMES = {
     "fraction": "比例", "choose": "选择方式", "wait_seconds": "等待秒数", "high_noise_model": "高噪声模型",
     "positive": "正面条件", "rule": "采样规则", "learn": "学习", "eta": "eta", "denoise": "去噪强度", "psnr": "PSNR", "score": "分数",
     "x0": "x0 预测", "steps_x0": "各步 x0", "negative_conditioning": "负面条件", "report": "报告", "value": "值",
+    "vlm": "视觉语言模型", "endpoint": "端点", "manual_prompt": "手写提示词",
     "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
 }  # fmt: skip
 
@@ -40,7 +41,10 @@ TEXTS = {
     "As in KSampler.": "与 KSampler 相同。",
     "Scores the previews: from ViCLIP Score.": "为预览评分：来自“ViCLIP 评分”。",
     "Makes the previews: from L2R Preview.": "生成预览：来自“L2R 预览”。",
-    "Who states the prompt better in Trial 2. off: only single frames are tried.": "尝试 2 中由谁改写提示词。off：只尝试单帧。",
+    "Who states the prompt better in Trial 2. restart: same prompt, other noise. ablation: emphasises what the preview lacks, by the "
+    "scorer alone. core: asks the "
+    "vision-language model at vlm. endpoint: asks a configured server. manual: takes manual_prompt. off: only single frames are tried.":
+        "尝试 2 中由谁改写提示词。restart：提示词不变，换噪声。ablation：仅凭评分器找出预览缺少的内容并强调。core：询问接在 vlm 上的视觉语言模型。endpoint：询问已配置的服务器。manual：使用 manual_prompt。off：只尝试单帧。",
     "Trial 1: start again from a single frame. With this and the refiner off, runs are only watched.":
         "尝试 1：从单帧重新开始。此项与改写器都关闭时，只监视、不干预。",
     "A clip whose predicted score is below tau fails. -1: the scorer's own (ViCLIP-L: 0.22). Higher is stricter and costs more.":
@@ -134,15 +138,22 @@ TEXTS = {
     "Starts a clip from a probed frame instead of from pure noise (the paper's Algorithm 1).": "让片段从探测到的帧而非纯噪声开始（论文算法 1）。",
     "From Single-Frame Probe.": "来自“单帧探测”。",
     # VLM Prompt Refiner
-    "Looks at the failed preview and states the prompt better. The ablation back end needs no model and no network: it finds "
-    "the phrase that the preview lacks, puts it first and weights it.":
-        "查看失败的预览并改写提示词。ablation 后端不需要模型和网络：它找出预览缺少的短语，放到最前并加权。",
+    "Looks at the failed preview and states the prompt better, or draws other noise. The ablation and restart back ends need no "
+    "model and no network.":
+        "查看失败的预览并改写提示词，或换用另一噪声。ablation 与 restart 后端不需要模型和网络。",
     "The prompt that failed.": "失败的提示词。",
     "The negative prompt that went with it.": "与之配套的负面提示词。",
     "Of the rejected run.": "被拒绝的运行的预览。",
     "Of the probe or of the rejected run: what has happened so far.": "探测或被拒绝的运行的裁决：至今发生的一切。",
     "Says how well the preview fits each wording.": "判断预览与各种说法的匹配程度。",
-    "ablation: asks the scorer alone, no other model.": "ablation：只询问评分器，不用其他模型。",
+    "restart: same prompt, other noise. ablation: emphasises what the preview lacks, by the scorer alone. core: asks the "
+    "vision-language model at vlm. endpoint: asks a configured server. manual: takes manual_prompt.":
+        "restart：提示词不变，换噪声。ablation：仅凭评分器找出预览缺少的内容并强调。core：询问接在 vlm 上的视觉语言模型。endpoint：询问已配置的服务器。manual：使用 manual_prompt。",
+    "Of the rejected run, for back ends that draw it anew.": "被拒绝的运行的噪声，供重新抽取噪声的后端使用。",
+    "core: the CLIP of a vision-language model that generates text, e.g. Qwen3-VL or Gemma.":
+        "core：能生成文本的视觉语言模型的 CLIP，如 Qwen3-VL 或 Gemma。",
+    "endpoint: a profile that this machine's owner has configured (docs/refiner.md).": "endpoint：本机所有者配置的档案（docs/refiner.md）。",
+    "manual: your own prompt for Trial 2.": "manual：你自己为尝试 2 写的提示词。",
     # Trial Switch, Run Report, Foresight Watch
     "Passes on what the verdict asks for. The other branch never runs.": "按裁决传递所需的分支。另一分支不会运行。",
     "Decides which branch is needed.": "决定需要哪个分支。",

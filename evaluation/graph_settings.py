@@ -48,6 +48,8 @@ class Settings:
     seed: int = 0
     tau: float = -1.0
     delta: float = -1.0
+    refiner: str = "restart"
+    manual_prompt: str = ""
     gate: Mapping[str, Any] = field(default_factory=dict)
     injection: Mapping[str, Any] = field(default_factory=dict)
 

@@ -92,7 +92,8 @@ def one_node(s: Settings) -> Graph:
     sampler = graph.add(
         "ForesightSampler", model=family.model, clip=family.clip, prompt=s.prompt, negative=s.negative, seed=s.seed,
         steps=s.steps, cfg=s.cfg, sampler_name=s.sampler, scheduler=s.scheduler, latent_image=latent, scorer=scorer,
-        l2r=l2r, tau=s.tau, delta=s.delta, **s.gate, **s.injection, **family.experts, size=(420, None),
+        l2r=l2r, refiner=s.refiner, manual_prompt=s.manual_prompt, tau=s.tau, delta=s.delta, **s.gate, **s.injection,
+        **family.experts, size=(420, None),
     )  # fmt: skip
     _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
     return graph
@@ -124,11 +125,11 @@ def hierarchy(
     inputs = {"noise": noise, "sampler": sampler, "sigmas": sigmas, "latent_image": latent_image}
 
     def sample(title: str, **connected: Link) -> Node:
-        return graph.add("ForesightMonitoredSampler", title=f"Monitored Sampler ({title})", **inputs, **connected)
+        return graph.add("ForesightMonitoredSampler", title=f"Monitored Sampler ({title})", **{**inputs, **connected})
 
     def probe(title: str, **connected: Link) -> Node:
         title = f"Single-Frame Probe ({title})"
-        return graph.add("ForesightSingleFrameProbe", title=title, **inputs, gate=gate, **connected)
+        return graph.add("ForesightSingleFrameProbe", title=title, gate=gate, **{**inputs, **connected})
 
     def inject(title: str, anchor: Link) -> Link:
         return graph.add("ForesightLatentInjector", title=f"Latent Injector ({title})", anchor=anchor, **s.injection)[0]
@@ -149,14 +150,16 @@ def hierarchy(
     graph.group("Trial 2: a refined prompt", column + 2)
     refined = graph.add(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
-        scorer=scorer, back_end="ablation",
+        scorer=scorer, back_end=s.refiner, noise=noise,
+        manual_prompt=s.manual_prompt,
     )  # fmt: skip
     title = "Two-Expert Guider (refined)" if experts else "CFGGuider (refined)"
     guider = guide(refined[2], refined[3], title=title)
-    again = sample("2", guider=guider, gate=gate, previous=refined[5])
+    drawn = {"noise": refined[6]}  # the refiner may have drawn it anew
+    again = sample("2", guider=guider, gate=gate, previous=refined[5], **drawn)
     graph.group("Trial 2→1: both", column + 2)
-    second = probe("2→1", guider=guider, verdict=again[3])
-    last = sample("2→1", guider=guider, injection=inject("2→1", second[0]))
+    second = probe("2→1", guider=guider, verdict=again[3], **drawn)
+    last = sample("2→1", guider=guider, injection=inject("2→1", second[0]), **drawn)
     graph.group("Which trial's clip", column + 3)
     third = switch("3: refined clip passed?", again[3], again, last, (0, 3))
     second_switch = switch("2: single frame better?", first[1], injected, third, (0, 1))

@@ -13,11 +13,12 @@ from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, make_refiner, refiner_widgets, validated
 from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
 from .panel import running
-from .refinement import ABLATION, OFF, encode, make_refiner
+from .refinement import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
 
@@ -61,8 +62,8 @@ class ForesightSampler(io.ComfyNode):
                 types.Scorer.Input("scorer", tooltip="Scores the previews: from ViCLIP Score."),
                 types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
                 io.Combo.Input(
-                    "refiner", options=[ABLATION, OFF], default=ABLATION,
-                    tooltip="Who states the prompt better in Trial 2. off: only single frames are tried.",
+                    "refiner", options=[*BACK_ENDS, OFF], default=DEFAULT,
+                    tooltip=f"Who states the prompt better in Trial 2. {BACK_END_TIP} off: only single frames are tried.",
                 ),
                 io.Boolean.Input(
                     "inject", default=True,
@@ -76,6 +77,7 @@ class ForesightSampler(io.ComfyNode):
                     tooltip="Wan 2.2 14B: the low-noise expert; `model` is then the high-noise one.",
                 ),
                 *expert_widgets(),
+                *refiner_widgets(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -85,10 +87,16 @@ class ForesightSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, refiner=DEFAULT, endpoint=NONE):
+        return validated(refiner, endpoint, (*BACK_ENDS, OFF))
+
+    @classmethod
     def execute(
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
-        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, **settings,
+        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, vlm=None, endpoint=NONE,
+        manual_prompt="", **settings,
     ):  # fmt: skip
+        better = make_refiner(refiner, scorer, vlm, endpoint, manual_prompt)
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
         check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
         injection = injection_settings(**{k: settings.pop(k) for k in list(settings) if k.startswith("injection_")})
@@ -109,7 +117,7 @@ class ForesightSampler(io.ComfyNode):
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             result = run_hierarchy(
-                inputs, gate, guider, prompt=prompt, negative=negative, refiner=make_refiner(refiner, scorer),
+                inputs, gate, guider, prompt=prompt, negative=negative, refiner=better,
                 injection=injection if inject else None, run=run,
             )  # fmt: skip
             run.finish(result.verdict)

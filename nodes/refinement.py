@@ -1,31 +1,13 @@
 """VLM Prompt Refiner: Trial 2's better prompt."""
 
-import comfy.model_management
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 
-from ..refiner.ablation import AblationRefiner
 from ..refiner.base import RefinementRequest
-from ..sampling.hierarchy import refine
+from ..sampling.hierarchy import refine, reseeded
 from . import types
-from .compat import check_choice
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, make_refiner, refiner_widgets, validated
 from .panel import running
-
-ABLATION, OFF = "ablation", "off"
-
-
-class ScoringRefiner(AblationRefiner):
-    """Brings the scorer's weights back to the device: between sampling runs ComfyUI may have unloaded them."""
-
-    def refine(self, request):
-        if hasattr(self.scorer, "patcher"):
-            comfy.model_management.load_model_gpu(self.scorer.patcher)
-        return super().refine(request)
-
-
-def make_refiner(back_end: str, scorer):
-    """The refiner by its name in the widget; None when it is off."""
-    check_choice("refiner", back_end, (ABLATION, OFF))
-    return ScoringRefiner(scorer) if back_end == ABLATION else None
 
 
 def encode(clip, text: str):
@@ -40,8 +22,8 @@ class PromptRefiner(io.ComfyNode):
             node_id="ForesightPromptRefiner",
             display_name="VLM Prompt Refiner",
             category="Foresight",
-            description="Looks at the failed preview and states the prompt better. The ablation back end needs no model and "
-            "no network: it finds the phrase that the preview lacks, puts it first and weights it.",
+            description="Looks at the failed preview and states the prompt better, or draws other noise. The ablation and restart "
+            "back ends need no model and no network.",
             inputs=[
                 io.Clip.Input("clip"),
                 io.String.Input("prompt", multiline=True, tooltip="The prompt that failed."),
@@ -49,9 +31,9 @@ class PromptRefiner(io.ComfyNode):
                 io.Image.Input("preview", tooltip="Of the rejected run."),
                 types.Verdict.Input("verdict", tooltip="Of the probe or of the rejected run: what has happened so far."),
                 types.Scorer.Input("scorer", tooltip="Says how well the preview fits each wording."),
-                io.Combo.Input(
-                    "back_end", options=[ABLATION], default=ABLATION, tooltip="ablation: asks the scorer alone, no other model."
-                ),
+                io.Combo.Input("back_end", options=list(BACK_ENDS), default=DEFAULT, tooltip=BACK_END_TIP),
+                io.Noise.Input("noise", optional=True, tooltip="Of the rejected run, for back ends that draw it anew."),
+                *refiner_widgets(),
             ],
             outputs=[
                 io.String.Output(display_name="prompt"),
@@ -60,17 +42,32 @@ class PromptRefiner(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative_conditioning"),
                 io.String.Output(display_name="report"),
                 types.Verdict.Output(display_name="verdict"),
+                io.Noise.Output(display_name="noise"),
             ],
         )
 
     @classmethod
-    def execute(cls, clip, prompt, negative, preview, verdict, scorer, back_end=ABLATION):
-        request = RefinementRequest(prompt, negative, preview, verdict.history[0].best and verdict.history[0].best.predicted_score)
+    def validate_inputs(cls, back_end=DEFAULT, endpoint=NONE):
+        return validated(back_end, endpoint)
+
+    @classmethod
+    def execute(
+        cls, clip, prompt, negative, preview, verdict, scorer, back_end=DEFAULT, noise=None, vlm=None, endpoint=NONE,
+        manual_prompt="",
+    ):  # fmt: skip
+        refiner = make_refiner(back_end, scorer, vlm, endpoint, manual_prompt)
+        rejected = verdict.history[0].best
+        request = RefinementRequest(
+            prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed,
+            verdict.settings.get("model"),
+        )  # fmt: skip
         with running(verdict) as run:
-            refined = refine(request, make_refiner(back_end, scorer), verdict, run)
+            refined = refine(request, refiner, verdict, run)
             run.finish(refined)
         record = refined.record
         report = record.message or record.details["reasoning"]
+        noise = reseeded(noise, record.details.get("seed")) or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
+        positive, negative_conditioning = encode(clip, record.prompt), encode(clip, record.negative)
         return io.NodeOutput(
-            record.prompt, record.negative, encode(clip, record.prompt), encode(clip, record.negative), report, refined
+            record.prompt, record.negative, positive, negative_conditioning, report, refined, noise
         )

@@ -10,26 +10,41 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RefinementRequest:
-    """preview: [F, H, W, 3] float in 0..1, what the rejected run was about to become; predicted_score: its score."""
+    """preview: [F, H, W, 3] float in 0..1, what the rejected run was about to become; predicted_score: its score.
+
+    seed: of the rejected run's noise, None where nobody can draw other noise. family: the video model's, in words.
+    """
 
     prompt: str
     negative: str
     preview: Tensor
     predicted_score: float | None
+    seed: int | None = None
+    family: str | None = None
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """reasoning: one or two sentences for people. evidence: what led there, ready for JSON, strongest first."""
+    """reasoning: one or two sentences for people. evidence: what led there, ready for JSON, strongest first.
+
+    seed: of the noise to restart from; None keeps the rejected run's noise, as the paper does. usage: what the answer
+    cost (tokens, price, attempts), ready for JSON; empty where nothing was asked.
+    """
 
     prompt: str
     negative: str
     reasoning: str
     evidence: tuple[dict[str, Any], ...] = field(default=())
+    seed: int | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
 
 
 class RefinementError(Exception):
-    """No refined prompt, and why. The run then goes on with the original prompt."""
+    """No refined prompt, and why. The run then goes on with the original prompt. usage: what the attempt cost."""
+
+    def __init__(self, message: str, usage: dict[str, Any] | None = None):
+        super().__init__(message)
+        self.usage = usage or {}
 
 
 class Refiner(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -44,17 +45,28 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run:
     except Exception as error:  # promise 2: whatever breaks a refiner (or the scorer it asks) must not break the run
         reason = str(error) if isinstance(error, RefinementError) else f"{type(error).__name__}: {error}"
         logger.warning("Foresight: the prompt was not refined: %s", reason)
-        record = replace(record, accepted=False, message=reason)
+        details = {"refiner": refiner.name, "usage": getattr(error, "usage", {})}
+        record = replace(record, accepted=False, message=reason, details=details)
     else:
         record = replace(
             record, prompt=refinement.prompt, negative=refinement.negative,
             details={
-                "refiner": refiner.name, "reasoning": refinement.reasoning, "evidence": list(refinement.evidence)
+                "refiner": refiner.name, "reasoning": refinement.reasoning, "evidence": list(refinement.evidence),
+                "seed": refinement.seed, "usage": refinement.usage,
             },
         )
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
     run.conclude(record)
     return rejected.followed_by(record)
+
+
+def reseeded(noise: Any, seed: int | None) -> Any:
+    """A NOISE object of the same kind with another seed, as RandomNoise reads it; None keeps the noise."""
+    if seed is None:
+        return noise
+    noise = copy.copy(noise)
+    noise.seed = seed
+    return noise
 
 
 def worst_case(steps: int, gate: Gate) -> int:
@@ -86,11 +98,16 @@ def run_hierarchy(
                 anchor, probed = single_frame_probe(inputs, gate, verdict, run)
                 verdict, succeeded = probed, probed.accepted
             case Action.REFINE:
-                request = RefinementRequest(prompt, negative, base.verdict.preview, base.verdict.predicted_score)
+                request = RefinementRequest(
+                    prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
+                    base.verdict.settings["model"],
+                )
                 verdict = refine(request, refiner, verdict, run)
                 succeeded = verdict.record.accepted
                 if succeeded:
-                    inputs = replace(inputs, guider=reguide(verdict.record.prompt, verdict.record.negative))
+                    noise = reseeded(inputs.noise, verdict.record.details["seed"])
+                    guider = reguide(verdict.record.prompt, verdict.record.negative)
+                    inputs = replace(inputs, noise=noise, guider=guider)
             case Action.INJECT:
                 result = monitored_sample(inputs, injection=Injection(anchor, injection), run=run)
                 verdict = result.verdict

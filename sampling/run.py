@@ -110,7 +110,8 @@ def monitored_sample(
     else:
         kind, trial = "sample" if gate else "plain", "2" if refined else "0"
     settings = {
-        **gate_settings(gate, inputs.whole), "steps": inputs.steps, "seed": inputs.noise.seed,
+        **gate_settings(gate, inputs.whole), "model": model_family(inputs.guider.model_patcher), "steps": inputs.steps,
+        "seed": inputs.noise.seed,
         **(previous.settings if previous else {}), **(settings or {}),
     }
     run.begin(Trial(trial, kind, inputs.steps, gate and gate.video.window(inputs.whole), bool(gate)), settings)
@@ -305,6 +306,11 @@ def trial_record(
             message = f"no preview could be made: {type(error).__name__}: {error}"
             record = replace(record, message=record.message or message)
     return replace(record, seconds={"sampling": sampling, "inspection": inspector.seconds})
+
+
+def model_family(patcher) -> str:
+    """The video model's class in core, e.g. "WAN21": for the report, and for whoever refines prompts for it."""
+    return type(patcher.model).__name__
 
 
 def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import comfy.model_management
 import pytest
 import torch
-from tiny_wan import CancellingScorer, Conditioned, gate, inputs, model
+from tiny_wan import CancellingScorer, Conditioned, gate, guided, inputs, model
 
 from foresight.refiner.base import Refinement, RefinementError
+from foresight.refiner.restart import SEED_STEP, RestartRefiner
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.run import monitored_sample
 from foresight.trials.report import run_report, to_json
+from foresight.trials.summary import report_text
 
 STEPS = 50
 FAIL, GOOD = 0.10, 0.30
@@ -37,8 +39,8 @@ def patcher():
     return model()
 
 
-def run(patcher, *scores, refiner=None, injection=InjectionSettings(), steps=STEPS, **changes):  # noqa: B008
-    clip = Conditioned(patcher)
+def run(patcher, *scores, refiner=None, injection=InjectionSettings(), steps=STEPS, clip=None, **changes):  # noqa: B008
+    clip = clip or Conditioned(patcher)
     watched = gate(*scores, **changes)
     result = run_hierarchy(
         inputs(patcher, steps=steps), watched, clip, prompt="a red circle", negative="blur",
@@ -107,6 +109,19 @@ def test_a_refiner_that_fails_leaves_the_plain_run_and_says_why(patcher, error):
     assert torch.equal(result.latent["samples"], plain)
     assert kinds(report)[-2:] == [("2", "refine"), ("0", "plain")]
     assert any("the server is down" in note for note in report["notes"])
+
+
+def test_a_restart_draws_the_noise_of_another_seed(patcher):
+    other = monitored_sample(inputs(patcher, steps=STEPS, seed=3 + SEED_STEP)).latent["samples"]
+    scores = [*REJECTED, *[FAIL] * PROBE_DONE, GOOD]
+    result, report, _ = run(patcher, *scores, refiner=RestartRefiner(), clip=lambda *_: guided(patcher))
+    assert torch.equal(result.latent["samples"], other)
+    assert kinds(report)[-2:] == [("2", "refine"), ("2", "sample")]
+    assert (report["seed"], report["final_seed"]) == (3, 3 + SEED_STEP)
+    assert report["refined_prompt"] == report["prompt"]
+    assert report_text(report).startswith("Rejected, then redone by Trial 2 with other noise\n")
+    _, report, _ = run(patcher, *REJECTED, FAIL + 0.05, refiner=RestartRefiner())
+    assert report["final_seed"] == report["seed"] == 3, "an injected run keeps the noise"
 
 
 def test_a_probe_that_cannot_be_judged_is_not_injected(patcher):

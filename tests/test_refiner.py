@@ -9,6 +9,7 @@ from foresight.demo.captions import prompts
 from foresight.refiner.ablation import AblationRefiner, AblationSettings
 from foresight.refiner.base import RefinementError, RefinementRequest
 from foresight.refiner.phrases import emphasise, join, plain, split_phrases, weighted_parts, without
+from foresight.refiner.restart import SEED_STEP, RestartRefiner
 
 PREVIEW = torch.zeros(5, 8, 8, 3)
 DEMO = "a red circle moves left above a small blue square on a grey background"
@@ -209,3 +210,11 @@ def test_any_text_is_parted_without_loss(text):
             without(phrases, index)
             refined = plain(emphasise(phrases, index, 1.3, 1.5, True))
             assert sorted(re.findall(r"[a-z猫]+", refined)) == sorted(re.findall(r"[a-z猫]+", plain(join(phrases))))
+
+
+def test_a_restart_asks_for_the_noise_of_a_far_seed():
+    found = RestartRefiner().refine(RefinementRequest(DEMO, "blur", None, 0.1, seed=5))
+    assert (found.prompt, found.negative, found.seed) == (DEMO, "blur", 5 + SEED_STEP)
+    assert RestartRefiner().refine(RefinementRequest(DEMO, "", None, 0.1, seed=2**64 - 1)).seed == SEED_STEP - 1
+    with pytest.raises(RefinementError, match="connect NOISE"):
+        RestartRefiner().refine(RefinementRequest(DEMO, "", None, 0.1))

@@ -21,6 +21,8 @@ from foresight.evaluation import workflows
 from foresight.evaluation.graph_settings import COGVIDEOX, WAN, WAN_5B, WAN_14B, WAN_22
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.evaluation.workflows import GRAPHS, api_graph, node_of
+from foresight.refiner.restart import SEED_STEP
+from foresight.trials.summary import report_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = {"demo": ("demo_one_node", "demo_visual_hierarchy"),
@@ -167,7 +169,7 @@ def test_a_better_single_frame_is_injected(server, info):
 
 
 def test_without_a_better_frame_the_prompt_is_refined_and_a_frame_of_it_injected(server, info):
-    visual = both(server, info, seed=31, **FAIL, **NEVER_BETTER)
+    visual = both(server, info, seed=31, refiner="ablation", **FAIL, **NEVER_BETTER)
     assert visual.trial == "2->1"
     assert branches(visual) == ["0", "probe", "2", "2->1"]
     assert visual.report["refined_prompt"] != visual.report["prompt"]
@@ -185,8 +187,16 @@ def test_a_refined_clip_that_passes_is_kept(server, info):
     assert branches(visual) == ["0", "probe", "2"]
 
 
+def test_by_default_a_restart_takes_other_noise_through_the_graph(server, info):
+    visual = both(server, info, seed=71, **FAIL, **NEVER_BETTER)
+    assert visual.trial == "2->1" and branches(visual) == ["0", "probe", "2", "2->1"]
+    assert (visual.report["seed"], visual.report["final_seed"]) == (71, 71 + SEED_STEP)
+    assert visual.report["refined_prompt"] == visual.report["prompt"]
+    assert "with other noise" in report_text(visual.report)
+
+
 def test_a_prompt_that_cannot_be_refined_is_sampled_plainly(server, info):
-    visual = both(server, info, seed=51, prompt="circle", **FAIL, **NEVER_BETTER)
+    visual = both(server, info, seed=51, prompt="circle", refiner="ablation", **FAIL, **NEVER_BETTER)
     assert (visual.trial, visual.report["trials"][-1]["kind"]) == ("0", "plain")
     assert "refine" in " ".join(visual.report["notes"])
     assert branches(visual) == ["0", "probe", "2"]

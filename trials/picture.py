@@ -52,7 +52,7 @@ def _header(figure: Figure, report: dict[str, Any]) -> float:
     """Draws outcome and prompts; gives the y where they end."""
     _text(figure, 0.025, 0.978, headline(report), fontsize=15, fontweight="bold")
     lines = _wrapped("Prompt", report["prompt"] or "-")
-    if report["refined_prompt"]:
+    if report["refined_prompt"] not in (None, report["prompt"]):
         lines += _wrapped("Refined", report["refined_prompt"])
     line_height = 0.0225
     _text(figure, 0.025, 0.932, "\n".join(lines), linespacing=1.35)

@@ -15,16 +15,18 @@ VERSION = 1
 def run_report(verdict: Verdict) -> dict[str, Any]:
     """The report of everything that led to `verdict`, ready for json.dumps (no NaN, no tensors).
 
-    Keys: schema, version, prompt, negative, refined_prompt, refined_negative, seed, settings, trials, trial, accepted,
-    predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain, nfe_worst_case, seconds,
+    Keys: schema, version, prompt, negative, refined_prompt, refined_negative, seed, final_seed, settings, trials,
+    trial, accepted, predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain, nfe_worst_case, seconds,
     seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected run is not judged again
-    (paper, section 3.2), so after it `accepted` still tells of the run that it replaced.
+    (paper, section 3.2), so after it `accepted` still tells of the run that it replaced. `final_seed`: of the finished
+    clip's noise, which a refiner may have drawn anew.
     """
     records, settings = verdict.history, dict(verdict.settings)
     worst_case = settings.pop("worst_case", None)
     judged = [record for record in records if record.kind == "sample" and record.best is not None]
     refinements = [record for record in records if record.kind == "refine" and record.accepted]
     refined = refinements[-1] if refinements else None
+    seed, reseeded = settings.pop("seed", None), refined and refined.details.get("seed")
     steps = settings.get("steps")
     per_step = _evaluations_per_step(records)
     nfe_video = sum(record.nfe_video for record in records)
@@ -37,7 +39,8 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "negative": settings.pop("negative", None),
             "refined_prompt": refined and refined.prompt,
             "refined_negative": refined and refined.negative,
-            "seed": settings.pop("seed", None),
+            "seed": seed,
+            "final_seed": seed if reseeded is None else reseeded,
             "final_score": None,
             "settings": settings,
             "trials": [_trial(record) for record in records],

@@ -33,13 +33,18 @@ def headline(report: dict[str, Any]) -> str:
         found = "gives an anchor" if verdict and verdict["accepted"] else "is not better than the video by delta"
         return f"Trial {trial}: the single frame {found}"
     if kind == "refine":
+        if report["final_seed"] != report["seed"]:
+            return "Trial 2: other noise was drawn"
         return f"Trial 2: the prompt {'was' if report['refined_prompt'] else 'could not be'} refined"
     if (trial, kind) == ("0", "plain") and len(report["trials"]) == 1:
         return "Sampled plainly, without inspection"
     if (trial, kind) == ("0", "sample"):
         judged = verdict and verdict["predicted_score"] is not None
         return "Passed: the run was not touched" if judged else "Passed without a score: the run was not touched"
-    return _OUTCOMES[trial, kind]
+    outcome = _OUTCOMES[trial, kind]
+    if report["final_seed"] != report["seed"]:
+        outcome = outcome.replace("a refined prompt", "other noise").replace("the refined prompt", "other noise")
+    return outcome
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -57,6 +62,14 @@ def totals(report: dict[str, Any]) -> str:
     return f"{report['nfe']} NFE{compared}, {report['seconds']:.1f} s{about}"
 
 
+def asked(usage: dict[str, Any]) -> str:
+    """One line: what a model's answer to Trial 2 has cost."""
+    parts = [f"{usage['profile']} ({usage['model']}), {usage['attempts']} attempt(s)"] if "profile" in usage else []
+    tokens = [f"{usage[key]} {key.replace('_', ' ')}" for key in ("prompt_tokens", "completion_tokens") if key in usage]
+    price = [] if usage.get("price") is None else [f"price {usage['price']:.2g}"]
+    return ", ".join(parts + tokens + price)
+
+
 def score(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
@@ -66,7 +79,7 @@ def report_text(report: dict[str, Any]) -> str:
     lines = [headline(report)]
     if report["prompt"]:
         lines.append(f"Prompt: {report['prompt']}")
-    if report["refined_prompt"]:
+    if report["refined_prompt"] not in (None, report["prompt"]):
         lines.append(f"Refined: {report['refined_prompt']}")
     if report["refined_negative"] and report["refined_negative"] != report["negative"]:
         lines.append(f"Refined negative: {report['refined_negative']}")
@@ -75,8 +88,11 @@ def report_text(report: dict[str, Any]) -> str:
         if predicted != "-":
             judged += f", predicted {predicted} at step {stop} ({rule})"
         lines.append(f"Trial {trial}, {what}{judged}; {nfe} NFE, {seconds} s")
+    if report["final_seed"] != report["seed"]:
+        lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
         lines.append(f"Final score: {score(report['final_score'])}")
+    lines += [f"Asked: {asked(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
     lines.append(totals(report))
     lines += [f"Note: {note}" for note in report["notes"]]
     return "\n".join(lines)

@@ -230,9 +230,14 @@ export class RunView {
 
   #refinement() {
     const { report, settings, trials } = this.state
-    const after = report?.refined_prompt ?? trials.findLast((t) => t.kind === "refine" && t.verdict?.accepted)?.verdict.prompt
+    const refined = trials.findLast((t) => t.kind === "refine" && t.verdict?.accepted)?.verdict
+    const after = report?.refined_prompt ?? refined?.prompt
     this.refined.hidden = !after
     if (!after) return
+    if (after === settings.prompt && refined?.details?.seed != null) {
+      this.refined.replaceChildren(make("b", "", "Other noise: "), `seed ${refined.details.seed}`)
+      return
+    }
     const words = difference(settings.prompt ?? "", after).flatMap(([kind, text]) =>
       [make({ same: "span", gone: "del", new: "ins" }[kind], "", text), " "])
     this.refined.replaceChildren(make("b", "", "Refined prompt: "), ...words)

@@ -1,0 +1,122 @@
+"""Who states the prompt better in Trial 2: the refiner's back ends as a widget names them."""
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import torch.nn.functional as F
+from comfy_api.latest import io
+
+from ..refiner.ablation import AblationRefiner
+from ..refiner.endpoint import EndpointRefiner
+from ..refiner.manual import ManualRefiner
+from ..refiner.profiles import ProfileError, load_profiles
+from ..refiner.restart import RestartRefiner
+from .compat import check_choice
+from .core_vlm import CoreRefiner, require_generation
+
+ABLATION, RESTART, CORE, ENDPOINT, MANUAL, OFF = "ablation", "restart", "core", "endpoint", "manual", "off"
+BACK_ENDS = (RESTART, ABLATION, CORE, ENDPOINT, MANUAL)
+BACK_END_TIP = (
+    "restart: same prompt, other noise. ablation: emphasises what the preview lacks, by the scorer alone. core: asks the "
+    "vision-language model at vlm. endpoint: asks a configured server. manual: takes manual_prompt."
+)
+DEFAULT = RESTART  # repairs several times as many clips of the demo as ablation does: docs/results/refiner.md
+NONE = "none"  # an endpoint profile that is always there and cannot be asked
+
+
+def profiles():
+    """The endpoints that the machine's owner has configured. ComfyUI serves a user's folder over HTTP, but never a
+    system user's: what is written here, no page and no workflow can read or change."""
+    return load_profiles(Path(folder_paths.get_system_user_directory("foresight"), "endpoints.json"))
+
+
+def profile_names() -> list[str]:
+    try:
+        return [NONE, *(name for name in profiles() if name != NONE)]
+    except ProfileError:  # said where the profile is used; a broken file must not keep the nodes from loading
+        return [NONE]
+
+
+def refiner_widgets():
+    """What single back ends need besides. The names of profiles are all that a workflow can hold of them."""
+    return [
+        io.Clip.Input(
+            "vlm", optional=True, tooltip="core: the CLIP of a vision-language model that generates text, e.g. Qwen3-VL or Gemma."
+        ),
+        io.Combo.Input(
+            "endpoint", options=profile_names(), default=NONE, optional=True,
+            tooltip="endpoint: a profile that this machine's owner has configured (docs/refiner.md).",
+        ),
+        io.String.Input(
+            "manual_prompt", multiline=True, default="", optional=True, tooltip="manual: your own prompt for Trial 2."
+        ),
+    ]  # fmt: skip
+
+
+def on_device(scorer):
+    """The scorer, its weights back on the device: between sampling runs ComfyUI may have unloaded them."""
+    if hasattr(scorer, "patcher"):
+        comfy.model_management.load_model_gpu(scorer.patcher)
+    return scorer
+
+
+class ScoringRefiner(AblationRefiner):
+    def refine(self, request):
+        on_device(self.scorer)
+        return super().refine(request)
+
+
+def similarity(scorer):
+    """How alike two texts are to the scorer's text encoder: a cosine."""
+
+    def measure(a: str, b: str) -> float:
+        encode = on_device(scorer).encode_text
+        return float(F.cosine_similarity(encode(a).float(), encode(b).float(), dim=-1))
+
+    return measure
+
+
+def make_refiner(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt=""):
+    """The refiner by its name in the widget; None when it is off. ValueError: it lacks something, said before anything
+    is sampled."""
+    check_choice("refiner", back_end, (*BACK_ENDS, OFF))
+    match back_end:
+        case "off":
+            return None
+        case "ablation":
+            return ScoringRefiner(scorer)
+        case "restart":
+            return RestartRefiner()
+        case "manual":
+            return ManualRefiner(manual_prompt)
+        case "core":
+            require_generation(vlm)
+            return CoreRefiner(vlm, similarity(scorer))
+    check = comfy.model_management.throw_exception_if_processing_interrupted
+    return EndpointRefiner(profile_of(endpoint), similarity(scorer), check)
+
+
+def profile_of(endpoint: str):
+    """A configured profile by its name. ValueError where there is none."""
+    configured = profiles()
+    if str(endpoint) not in configured:
+        there = ", ".join(configured) or "none yet"
+        raise ValueError(
+            f"endpoint is '{endpoint}', which is not configured on this machine (there: {there}). Profiles stand in "
+            f"{os.path.join('user', '__foresight', 'endpoints.json')} of ComfyUI's folder; see docs/refiner.md."
+        )
+    return configured[endpoint]
+
+
+def validated(back_end: str, endpoint: str, options=BACK_ENDS) -> bool | str:
+    """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
+    graph from another machine may name that machine's profile, as long as it does not use it."""
+    try:
+        check_choice("refiner", back_end, options)
+        if back_end == ENDPOINT:
+            profile_of(endpoint)
+    except ValueError as error:
+        return str(error)
+    return True
