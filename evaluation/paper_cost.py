@@ -69,17 +69,17 @@ class CostModel:
         return passed + rejected * min(prices), passed + rejected * max(prices)
 
     def method_overhead(self, method: str, failed: float) -> float:
-        """Extra time of an evaluation method: base, efdi, regenerate or best-of-N."""
+        """Extra time of an evaluation method: base, efdi, regenerate or best_of_N."""
         if method == "base":
             return 0.0
         if method == "efdi":
             return self.overhead()
         if method == "regenerate":
             return self.regeneration(failed)
-        head, _, count = method.rpartition("-")
-        if head == "best-of" and count.isdigit() and int(count) > 0:
+        head, _, count = method.rpartition("_")
+        if head == "best_of" and count.isdigit() and int(count) > 0:
             return int(count) - 1.0
-        raise ValueError(f"the cost model knows base, efdi, regenerate and best-of-N, not '{method}'.")
+        raise ValueError(f"the cost model knows base, efdi, regenerate and best_of_N, not '{method}'.")
 
 
 # Table S3 (times, mean stops) and Table S4 (runs by branch, of 946).
