@@ -5,9 +5,10 @@ Table `meta`, one row for each time the `run` command was started:
     id        INTEGER, what runs.meta points to
     started   TEXT, UTC, ISO 8601
     command   TEXT, as it was typed
-    machine   TEXT, JSON: what ran it (see results.environment; over an API the server's own words)
+    machine   TEXT, JSON string: what ran it, e.g. "2 CPU cores, no GPU"; one row for each kind that took part
     versions  TEXT, JSON: comfyui, torch, python, foresight
-    settings  TEXT, JSON: suite, model, steps, sampler, scheduler, cfg, shift, tau, delta, scale, scorer, l2r, ...
+    settings  TEXT, JSON: fingerprint, suite, prompts, seeds, methods, model, steps, sampler, scheduler, cfg, shift,
+              tau, delta, scale (the scorer's own), scorer, l2r, detector, ...
 
 Table `runs`, one row for each (prompt_index, prompt, seed, method, settings), which is its unique key: a run that is
 added a second time changes nothing.
@@ -17,7 +18,7 @@ added a second time changes nothing.
     prompt            TEXT
     difficulty        TEXT, group within the suite (demo: easy, medium, hard), "" where there are none
     seed              INTEGER
-    method            TEXT, e.g. "base", "efdi", "best_of_3" (evaluation/methods.py)
+    method            TEXT, e.g. "base", "efdi", "fixed_step@12", "efdi@tau=+0.04" (evaluation/methods.py)
     settings          TEXT, fingerprint of everything the result depends on besides the key's other columns
     right             INTEGER 0/1: the judge's verdict on the finished clip; NULL without a judge
     predicted_score   REAL, the detector's; on `base` the default detector's, applied to the run's own trace
@@ -31,13 +32,14 @@ added a second time changes nothing.
     nfe_plain         INTEGER, evaluations of the plain run
     seconds           REAL, of everything the method needs: sampling, inspection, refinement; not decoding or judging
     seconds_plain     REAL, sampling seconds of the plain run of this prompt and seed
-    seconds_inspection REAL, inspection's share of `seconds`
+    seconds_inspection REAL, inspection's share of `seconds`; on `base` that of all its steps, not part of `seconds`
     inspections       INTEGER, inspected video steps
     inspections_single_frame INTEGER
     motion            REAL, mean absolute difference of neighbouring frames of the finished clip, 0..1
     measures          TEXT, JSON: other figures of the finished clip by name (the judge's margins; a plug-in's scores)
     trace             TEXT, JSON: [[step, score, sigma or null], ...] of the first run; on `base` of ALL steps
-    report            TEXT, JSON: the run report (trials/report.py) of runs that were sampled for this method, else null
+    report            TEXT, JSON: the run report (trials/report.py) of runs that were sampled for the method, else null;
+                      on `base` its window is the last step, because every step was scored and nothing decided
     notes             TEXT, JSON: list of strings
     base_seed         INTEGER: this row's clip is the base clip of that seed (nothing was sampled for it); else NULL
     clip              BLOB, animated WebP, at most 256 pixels wide; NULL where base_seed is set or clips are off
