@@ -49,11 +49,55 @@ def bootstrap(
     return _interval(statistic(np.arange(len(groups))), values)
 
 
+def ratio(above: Sequence[float], below: Sequence[float], groups: Sequence[int], seed: int = 0, draws: int = 2000):
+    """sum(above) / sum(below) with its interval: rates, means and overheads, quicker than `bootstrap`."""
+    groups = np.asarray(groups)
+    members = [groups == group for group in np.unique(groups)]
+    totals = np.asarray([[np.asarray(part, float)[rows].sum() for part in (above, below)] for rows in members])
+    generator = np.random.default_rng(seed)
+
+    def divide(parts: np.ndarray) -> float:
+        top, bottom = parts.sum(0)
+        return top / bottom if bottom else float("nan")
+
+    values = [divide(totals[generator.integers(len(members), size=len(members))]) for _ in range(draws)]
+    return _interval(divide(totals), values)
+
+
 def share(of: Sequence[bool], among: Sequence[bool], groups: Sequence[int]) -> dict[str, float]:
     """The share of `of` among the rows `among`, with its interval, count and number of rows."""
     of, among = np.asarray(of, bool), np.asarray(among, bool)
-    rate = bootstrap(lambda rows: of[rows][among[rows]].mean() if among[rows].any() else np.nan, groups)
-    return {**rate, "count": int((of & among).sum()), "of": int(among.sum())}
+    return {**ratio(of & among, among, groups), "count": int((of & among).sum()), "of": int(among.sum())}
+
+
+def bootstrap_auc(
+    scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], rival: Sequence[float] | None = None,
+    seed: int = 0, draws: int = 2000,
+) -> dict[str, float]:
+    """`auc` over all rows with its interval, or with a `rival` score the difference of the two (paired)."""
+    right, groups = np.asarray(right, bool), np.asarray(groups)
+    names, place = np.unique(groups, return_inverse=True)
+    member = np.eye(len(names))[place]  # [rows, groups]
+    good, bad = member[right], member[~right]
+
+    def won(values: Sequence[float]) -> np.ndarray:
+        """[groups, groups]: how often a right row of one beats a wrong row of the other."""
+        values = np.asarray(values, float)
+        above, below = values[right][:, None], values[~right][None, :]
+        return good.T @ ((above > below) + 0.5 * (above == below)) @ bad
+
+    wins = won(scores) - (0 if rival is None else won(rival))
+    pairs = np.outer(good.sum(0), bad.sum(0))
+    generator = np.random.default_rng(seed)
+
+    def value(times: np.ndarray) -> float:
+        total = times @ pairs @ times
+        return times @ wins @ times / total if total else float("nan")
+
+    values = [
+        value(np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))) for _ in range(draws)
+    ]
+    return _interval(value(np.ones(len(names))), values)
 
 
 def bootstrap_within(
@@ -62,11 +106,9 @@ def bootstrap_within(
     """`auc_within` with its interval."""
     scores, right, groups = np.asarray(scores, float), np.asarray(right, bool), np.asarray(groups)
     parts = [(scores[groups == group], right[groups == group]) for group in np.unique(groups)]
-    generator = np.random.default_rng(seed)
-    values = [
-        _concordance([parts[index] for index in generator.integers(len(parts), size=len(parts))]) for _ in range(draws)
-    ]
-    return _interval(_concordance(parts), values)
+    pairs = np.asarray([good.sum() * (~good).sum() for _, good in parts], float)
+    won = np.asarray([_concordance([part]) if some else 0.0 for part, some in zip(parts, pairs, strict=True)]) * pairs
+    return ratio(won, pairs, np.arange(len(parts)), seed, draws)
 
 
 def _interval(value: float, draws: list[float]) -> dict[str, float]:
