@@ -37,12 +37,14 @@ CLIP_MILLISECONDS = 125
 @dataclass(frozen=True)
 class Sampled:
     """A finished run. frames: [F, H, W, 3] uint8, as SaveImage would write them; final_score: of the frames before they
-    were rounded. sigmas: [steps] of the schedule, empty where unknown. report: of trials.report, or None."""
+    were rounded. sigmas: [steps] of the schedule, empty where unknown. report: of trials.report, or None. source: what
+    the backend that made it needs to go on from it."""
 
     frames: np.ndarray
     final_score: float
     report: dict[str, Any] | None
     sigmas: tuple[float, ...] = ()
+    source: Any = None
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,7 @@ class InProcess:
         from ..trials.report import run_report
         from ..trials.verdict import Verdict
 
-        preview = torch.from_numpy(failed.frames).float() / 255
-        request = RefinementRequest(prompt, self.negative, preview, failed.final_score)
+        request = RefinementRequest(prompt, self.negative, failed.source, failed.final_score)
         nothing_yet = Verdict((), {"prompt": prompt, "negative": self.negative})
         refined = refine(request, AblationRefiner(self.family.scorer), nothing_yet)
         result = monitored_sample(self.family.inputs(refined.record.prompt, seed), previous=refined)
@@ -141,7 +142,7 @@ class InProcess:
     def finished(self, prompt: str, latent: Any, report: dict | None, sigmas: tuple[float, ...] = ()) -> Sampled:
         frames = self.family.decode(latent).cpu()
         score = float(self.family.scorer.score(frames, self.family.scorer.encode_text(prompt)))
-        return Sampled(as_saved(frames), score, report, sigmas)
+        return Sampled(as_saved(frames), score, report and report | {"final_score": score}, sigmas, frames)
 
     def where(self) -> tuple[str, dict[str, str]]:
         from .results import environment

@@ -295,7 +295,7 @@ def load_method(name: str, steps: int) -> Method:
     """The method of this name, on schedules of `steps` steps. MethodError."""
     if ":" in name:
         try:
-            return plug_in(name.partition(":")[2], named(name, "the method"))
+            return plug_in(name, named(name, "the method"))
         except ValueError as error:
             raise MethodError(str(error)) from None
     if name in (installed := plug_ins()):

@@ -94,10 +94,11 @@ def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bo
         return f"{text}; how long it takes shows after the first prompt"
     whole = sum(WEIGHT.get(method.partition("@")[0], 1.0 if ":" in method else 0.0) for method in cells)
     source = "the runs that are there" if measured else "2 busy CPU cores"
-    return f"{text}, about {seconds * whole / workers / 60:.0f} minutes ({seconds:.1f} s a plain run, from {source})"
+    minutes = max(1, round(seconds * whole / workers / 60))
+    return f"{text}, about {minutes} min ({seconds:.1f} s a plain run, from {source})"
 
 
-def execute(store: Store, jobs: list[Job], outcomes: Iterator[Outcome], command: str, settings: dict[str, Any]) -> int:
+def keep(store: Store, jobs: list[Job], outcomes: Iterator[Outcome], command: str, settings: dict[str, Any]) -> int:
     """Writes what comes in, from this process alone; returns the number of prompts that failed."""
     marks = {"suite": settings["suite"], "settings": settings["fingerprint"]}
     metas: dict[str, int] = {}
@@ -206,7 +207,7 @@ def run(arguments: list[str]) -> int:
             else:
                 outcomes = in_processes(spec, jobs, workers)
             command = f"python -m foresight.evaluation run {' '.join(arguments)}"
-            if failed := execute(store, jobs, outcomes, command, settings):
+            if failed := keep(store, jobs, outcomes, command, settings):
                 raise Problem(f"{failed} of {len(jobs)} prompts failed; the same command tries them again.")
     if not given.no_report:
         from .report import main as report
@@ -218,7 +219,7 @@ def run(arguments: list[str]) -> int:
 def main(arguments: list[str]) -> None:
     try:
         run(arguments)
-    except (Problem, SuiteError, MethodError, StoreError) as problem:
+    except (Problem, SuiteError, MethodError, StoreError, ConnectionError) as problem:
         sys.exit(f"evaluation run: {problem}")
     except KeyboardInterrupt:
         sys.exit("evaluation run: stopped; the same command goes on from here")

@@ -5,6 +5,7 @@ Each way takes all jobs and yields (job, result or exception) in the order in wh
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import urllib.error
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import torch
@@ -86,7 +87,14 @@ _worker: Worker | None = None
 
 def _start(spec: Spec) -> None:
     global _worker
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _worker = Worker(spec)
+
+
+def _leave_with_parent() -> None:
+    """A killed command must not leave processes behind that wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _work(job: Job) -> dict[str, Any]:
@@ -164,5 +172,5 @@ def over_servers(spec: Spec, jobs: list[Job], servers: list[str]) -> Iterator[Ou
         elif left and waiting.qsize():  # it went home before another server's job came back
             alive.add(server)
             threading.Thread(target=work, args=(server,), daemon=True).start()
-    for job in left.values():
-        yield job, ConnectionError("no server is left; " + "; ".join(reasons))
+    if left:
+        raise ConnectionError(f"{len(left)} prompts are left, but no server is: {'; '.join(reasons)}")
