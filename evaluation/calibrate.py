@@ -134,8 +134,8 @@ def all_candidates(evidence: Evidence, objective: str) -> Fit:
 def compare(
     evidence: Evidence, fit: Fit, rate: float = 0.1, folds: int = 5, objective: str = "caught"
 ) -> dict[str, Any]:
-    """Detectors at nearly equal mean stop step, whatever was fitted being tried on other prompts. (Floors reject as soon
-    as they are undercut, so where much fails their mean stop comes sooner; none may come later.)
+    """Detectors at nearly equal mean stop step, whatever was fitted being tried on other prompts. (Floors reject as
+    soon as they are undercut, so where much fails their mean stop comes sooner; none may come later.)
 
     name -> mean_stop, error, auc_over_all, auc_within, over_text_only, caught, good_rejected, and caught_more,
     good_rejected_more (against the rule-based detector, paired).

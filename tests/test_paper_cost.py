@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import made_evidence
 import pytest
 
+from foresight.evaluation import cost_command
+from foresight.evaluation.cost_command import main
+from foresight.evaluation.evidence import load
 from foresight.evaluation.paper_cost import PAPER, REGENERATED, from_reports, suite_cost, table_s4
 
 COGVIDEOX, WAN = PAPER["CogVideoX-5B"], PAPER["Wan2.1-1.3B"]
@@ -93,3 +97,50 @@ def test_measures_the_primitives_of_logged_runs():
     assert dict(model.samples) == {"0": 1, "1": 1, "2": 2, "2->1": 0}
     with pytest.raises(ValueError, match="no inspected run"):
         from_reports([blind])
+
+
+def test_the_command_prints_the_papers_table_and_the_suite(capsys):
+    main(["--like", "Wan2.1-1.3B", "--prompts", "946", "--gpus", "64"])
+    printed = capsys.readouterr().out
+    assert "73.00 s (50 steps)" in printed and "over all runs: 20.30 %" in printed
+    assert "| 2->1 | 180/946 | 69.66 | 20.66 | 48 | 48 | 1 | 117.04 | 60.34 % | 11.48 % |" in printed
+    assert "base 19.2, efdi 23.1, regenerate 29.0, best_of_3 57.5" in printed
+    main([])
+    assert "16.55 %" in (printed := capsys.readouterr().out) and "20.30 %" in printed
+    main(["--like", "CogVideoX-5B", "--rejected", "0", "--video-step", "1.96"])
+    assert "over all runs: 0.44 %" in capsys.readouterr().out  # 11.05 inspections in 98 s
+
+
+def test_what_another_tau_would_cost_on_ones_own_runs(tmp_path, capsys):
+    database = made_evidence.write(tmp_path / "runs.sqlite", 30, 2, ("base", "efdi"))
+    evidence = load(database)
+    model = cost_command.measured(evidence)
+    assert model.times.video_step == pytest.approx(1.46) and model.times.refinement == pytest.approx(8.541)
+    logged = [row for row in evidence.rows["efdi"].values()]
+    assert model.rejected == pytest.approx(sum(not row["accepted"] for row in logged) / len(logged))
+    rows = cost_command.at_thresholds(evidence, model, (0.0, 0.18, 0.22, 0.26))
+    assert [row["rejected"] for row in rows] == sorted(row["rejected"] for row in rows) and rows[0]["rejected"] == 0
+    assert rows[2]["rejected"] == pytest.approx(model.rejected)
+    assert rows[2]["overhead"] == pytest.approx(model.overhead(), abs=0.01)
+    assert all(row["low"] <= row["overhead"] <= row["high"] for row in rows)
+    main([str(tmp_path), "--tau", "0.26"])
+    assert "| 0.26 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--tau", "0.26"], "--tau needs a database"), (["none.sqlite"], "there is no database"),
+        (["--steps", "0"], "--steps is 0"), (["--video-step", "-1"], "below 0"), (["--rejected", "2"], "rejected is 2"),
+        (["--prompts", "5", "--gpus", "0"], "gpus"), (["--prompts", "5", "--methods", "magic"], "'magic'"),
+    ],
+)  # fmt: skip
+def test_the_command_names_what_is_wrong(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(arguments)
+
+
+def test_the_command_needs_runs_of_the_method(tmp_path):
+    made_evidence.write(tmp_path / "runs.sqlite", 2, 1, ("base",))
+    with pytest.raises(SystemExit, match="no runs of the method efdi"):
+        main([str(tmp_path)])
