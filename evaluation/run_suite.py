@@ -14,8 +14,9 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ DATABASE = "runs.sqlite"
 SWEEP = ("efdi@tau=+0.04", "efdi@tau=+0.08")
 GENTLE = "efdi@injection_strength=0.5"
 FIXED = 0.24  # of the schedule: near the dynamic detector's mean stop (paper: 11 of 50, demo family: 12)
-# Time of a cell in plain runs: base is also scored at every step, decoded and judged; the others are what they cost
+# Time of a result in plain runs: base is also scored at every step, decoded and judged; the others are what they cost
 # when 30 % of the runs are rejected, as measured on the demo family. Methods that only look at base clips are free.
-WEIGHT = {BASE: 1.9, "efdi": 0.6, "trial_1": 0.5, "trial_2": 0.5, "fixed_step": 0.6, "regenerate": 0.5}
+WEIGHT = {BASE: 1.9, "efdi": 1.0, "trial_1": 0.7, "trial_2": 0.6, "fixed_step": 0.8, "regenerate": 0.4}
+RAISED = 2.2  # times that, with a raised tau
 SECONDS = 1.8  # of a plain run of the demo model on one core of two that are busy
 
 
@@ -67,7 +69,7 @@ def fingerprint_of(settings: dict[str, Any]) -> str:
 
 
 def plan(
-    suite: Suite, seeds: range, methods: list[str], method_seeds: int, rows: Iterable[dict[str, Any]]
+    suite: Suite, seeds: Sequence[int], methods: list[str], method_seeds: int, rows: Iterable[dict[str, Any]]
 ) -> list[Job]:
     """One job for each prompt of which something is missing in `rows`."""
     done, base = set(), {}
@@ -92,7 +94,7 @@ def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bo
     seconds = sum(measured) / len(measured) if measured else SECONDS if demo else None
     if seconds is None:
         return f"{text}; how long it takes shows after the first prompt"
-    whole = sum(WEIGHT.get(method.partition("@")[0], 1.0 if ":" in method else 0.0) for method in cells)
+    whole = sum(WEIGHT.get(m.partition("@")[0], float(":" in m)) * (RAISED if "tau=+" in m else 1) for m in cells)
     source = "the runs that are there" if measured else "2 busy CPU cores"
     minutes = max(1, round(seconds * whole / workers / 60))
     return f"{text}, about {minutes} min ({seconds:.1f} s a plain run, from {source})"
@@ -147,21 +149,39 @@ def options(arguments: list[str]) -> argparse.Namespace:
     add("--ray", metavar="ADDRESS", help="a Ray cluster ('auto', or host:port): one ComfyUI on each GPU")
     add("--no-clips", action="store_true", help="keep no clips in the database")
     add("--no-report", action="store_true", help="make no report when all is done")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    given.typed = arguments
+    return given
 
 
-def chosen_methods(given: argparse.Namespace, steps: int) -> list[str]:
-    methods = list(given.methods or (*STANDARD, f"fixed_step@{max(1, round(FIXED * steps))}"))
-    if given.full and not given.methods:
-        methods += [*SWEEP, GENTLE]
-    methods += given.also
-    if BASE not in methods:
-        methods.insert(0, BASE)  # what every comparison stands on
+def chosen_methods(given: argparse.Namespace, steps: int) -> tuple[list[str], list[str]]:
+    """What is made for all prompts first, so that a run that is stopped early has its tables, and what comes then."""
+    first = given.methods or [*STANDARD, f"fixed_step@{max(1, round(FIXED * steps))}"]
+    first = list(dict.fromkeys([BASE, *first]))  # base: what every comparison stands on
+    then = [*((*SWEEP, GENTLE) if given.full and not given.methods else ()), *given.also]
     remote = given.server or (given.ray and given.model != "demo")
-    for name in methods:
+    for name in (*first, *then):
         if load_method(name, steps).in_process and remote:
             raise Problem(f"method {name!r} is a plug-in and needs the models in process: leave --server out.")
-    return list(dict.fromkeys(methods))
+    return first, [name for name in dict.fromkeys(then) if name not in first]
+
+
+def make(given: argparse.Namespace, store: Store, suite: Suite, methods: list[str], settings: dict[str, Any]) -> int:
+    """Makes what is missing of these methods; returns the number of prompts that failed."""
+    jobs = plan(suite, settings["seeds"], methods, given.method_seeds, store.rows(settings["fingerprint"]))
+    if not jobs:
+        return 0
+    spec = Spec(given.model, given.family, given.steps, given.judge, tuple(methods), not given.no_clips)
+    if given.ray:
+        from .ray_pool import over_ray
+
+        outcomes = over_ray(spec, jobs, given.ray)
+    elif given.server:
+        outcomes = over_servers(spec, jobs, given.server)
+    else:
+        outcomes = in_processes(spec, jobs, min(given.workers, len(jobs)))
+    command = f"python -m foresight.evaluation run {shlex.join(given.typed)}"
+    return keep(store, jobs, outcomes, command, settings)
 
 
 def run(arguments: list[str]) -> int:
@@ -180,39 +200,25 @@ def run(arguments: list[str]) -> int:
     for note in suite.notes:
         print(f"{suite.name}: {note}")
     settings = model_settings(given.model, given.family, given.steps, given.judge)
-    steps = given.steps or settings.get("steps", 50)
-    methods = chosen_methods(given, steps)
-    seeds = range(given.first_seed, given.first_seed + given.seeds)
-    fingerprint = fingerprint_of(settings)
+    settings |= {"fingerprint": fingerprint_of(settings)}
+    stages = chosen_methods(given, given.steps or settings.get("steps", 50))
+    seeds = list(range(given.first_seed, given.first_seed + given.seeds))
     settings |= {
-        "fingerprint": fingerprint, "suite": suite.name, "prompts": len(suite.items), "seeds": list(seeds),
-        "method_seeds": given.method_seeds, "methods": methods,
-    }  # fmt: skip
-    spec = Spec(given.model, given.family, given.steps, given.judge, tuple(methods), not given.no_clips)
+        "suite": suite.name, "prompts": len(suite.items), "seeds": seeds, "method_seeds": given.method_seeds,
+        "methods": [*stages[0], *stages[1]],
+    }
     with Store(given.out / DATABASE, write=True) as store:
-        rows = store.rows(fingerprint)
-        jobs = plan(suite, seeds, methods, given.method_seeds, rows)
-        if not jobs:
-            print(f"everything is in {store.path} already")
-        else:
-            workers = len(given.server or ()) or min(given.workers, len(jobs))
-            demo = given.model == "demo" and not given.family
-            print(estimate(jobs, rows, workers, demo), flush=True)
-            if given.ray:
-                from .ray_pool import over_ray
-
-                outcomes = over_ray(spec, jobs, given.ray)
-            elif given.server:
-                outcomes = over_servers(spec, jobs, given.server)
-            else:
-                outcomes = in_processes(spec, jobs, workers)
-            command = f"python -m foresight.evaluation run {' '.join(arguments)}"
-            if failed := keep(store, jobs, outcomes, command, settings):
-                raise Problem(f"{failed} of {len(jobs)} prompts failed; the same command tries them again.")
+        rows = store.rows(settings["fingerprint"])
+        ahead = plan(suite, seeds, settings["methods"], given.method_seeds, rows)
+        workers = len(given.server or ()) or given.workers
+        print(estimate(ahead, rows, workers, given.model == "demo" and not given.family), flush=True)
+        if failed := sum(make(given, store, suite, methods, settings) for methods in stages):
+            raise Problem(f"{failed} prompts failed; the same command tries them again.")
+        print(f"{len(store.rows(settings['fingerprint']))} results are in {store.path}")
     if not given.no_report:
         from .report import main as report
 
-        report([str(given.out)])
+        report([str(given.out), "--settings", settings["fingerprint"]])
     return 0
 
 

@@ -22,7 +22,7 @@ from .backend import Backend, InProcess, demo_judge, named, no_judge
 from .methods import Bench, Row, load_method
 from .suites import Item
 
-ATTEMPTS = 3  # of a job whose worker was lost: more is no accident but the job itself
+ATTEMPTS = 3  # at what loses its worker: more is no accident
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,14 @@ def _work(job: Job) -> dict[str, Any]:
 
 def in_processes(spec: Spec, jobs: list[Job], workers: int) -> Iterator[Outcome]:
     """The demo models are too small for several threads, so cores are used by running several jobs at once. Processes
-    that are lost (killed for memory, say) are replaced, and their jobs tried again."""
-    left, lost = list(jobs), 0
+    that are lost (killed for memory, say) are replaced, and their jobs tried again. ConnectionError where that does not
+    help."""
+    left, in_vain = list(jobs), 0
     while left:
-        # What is submitted is handed out at once, so that a lost process takes only a few jobs with it.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (spec,))
+        if in_vain == ATTEMPTS:
+            raise ConnectionError(f"{len(left)} prompts are left, but their processes end by themselves: see above.")
+        pool = ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), _start, (spec,))
+        in_vain += 1
         try:
             waiting = {pool.submit(_work, job): job for job in left}
             left = []
@@ -116,15 +119,12 @@ def in_processes(spec: Spec, jobs: list[Job], workers: int) -> Iterator[Outcome]
                 if isinstance(error, BrokenProcessPool):
                     left.append(waiting[finished])
                 elif error is None or isinstance(error, Exception):
+                    in_vain = 0
                     yield waiting[finished], error or finished.result()
                 else:
                     raise error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        lost += bool(left)
-        if lost == ATTEMPTS:
-            yield from ((job, RuntimeError("its process ended by itself, three times")) for job in left)
-            return
 
 
 def over_servers(spec: Spec, jobs: list[Job], servers: list[str]) -> Iterator[Outcome]:

@@ -274,6 +274,17 @@ def test_a_plan_holds_what_is_missing_and_nothing_else():
     assert run_suite.plan(Suite("s", suite.items[:1]), range(5, 7), ["base"], 1, rows) == []
 
 
+def test_a_prompt_that_fails_leaves_the_others_alone(tmp_path, capsys):
+    jobs = [Job(Item(index, "p"), (("base", 1),)) for index in range(2)]
+    row = {"prompt_index": 1, "prompt": "p", "seed": 1, "method": "base", "report": {"settings": {"tau": 0.2}}}
+    outcomes = iter([(jobs[0], ValueError("no")), (jobs[1], {"rows": [row], "machine": "m", "versions": {}})])
+    with Store(tmp_path / "runs.sqlite", write=True) as store:
+        assert run_suite.keep(store, jobs, outcomes, "typed", {"suite": "s", "fingerprint": "f"}) == 1
+        (kept,) = store.rows("f")
+        assert (kept["prompt_index"], kept["suite"]) == (1, "s") and store.metas()[0]["settings"]["tau"] == 0.2
+    assert "prompt 0 failed (ValueError: no)" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -318,7 +329,7 @@ def test_a_killed_run_goes_on_where_it_stopped(comfyui, tmp_path):
     done = subprocess.run([*command, "--prompts", str(prompts + 1)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     after = rows()
-    assert "1 prompts, 2 results to make" in done.stdout
+    assert "1 prompts, 2 results to make" in done.stdout and f"{len(before) + 2} results are in" in done.stdout
     assert len(after) == len(before) + 2 and after[: len(before)] == before  # nothing lost, nothing twice
     with pytest.raises(ProcessLookupError):  # its processes have gone with it
         os.killpg(running.pid, 0)
