@@ -13,10 +13,12 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from .comfyui import ROOT, comfyui_path
+from .server import ComfyServer
 from .workers import ATTEMPTS, Job, Outcome, Spec, Worker
 
 INSTALL = 'a Ray cluster needs Ray here and on its machines: pip install "foresight-video[ray]"'
@@ -40,18 +42,17 @@ class RayWorker:
         return self.worker(job)
 
 
-def own_server() -> Any:
-    """A ComfyUI on a free port of this machine, not started yet. Ray has set CUDA_VISIBLE_DEVICES to the actor's."""
-    from .comfyui import ROOT, comfyui_path
-    from .server import ComfyServer
-
-    base = Path(tempfile.mkdtemp(prefix="foresight_"))
-    server = ComfyServer(comfyui_path(), base, ROOT, log=base / "server.log", arguments=("--disable-api-nodes",))
-    if models := os.environ.get("FORESIGHT_MODELS"):
-        for folder in Path(models).iterdir():
-            if folder.is_dir() and not (base / "models" / folder.name).exists():
-                (base / "models" / folder.name).symlink_to(folder, target_is_directory=True)
-    return server
+@contextmanager
+def own_server() -> Iterator[ComfyServer]:
+    """A ComfyUI on a free port of this machine. Ray has set CUDA_VISIBLE_DEVICES to the actor's GPU."""
+    with tempfile.TemporaryDirectory(prefix="foresight_", ignore_cleanup_errors=True) as folder:
+        base = Path(folder)
+        server = ComfyServer(comfyui_path(), base, ROOT, log=base / "server.log", arguments=("--disable-api-nodes",))
+        if models := os.environ.get("FORESIGHT_MODELS"):
+            for place in filter(Path.is_dir, Path(models).iterdir()):
+                (base / "models" / place.name).symlink_to(place, target_is_directory=True)
+        with server:
+            yield server
 
 
 def over_ray(spec: Spec, jobs: list[Job], address: str, workers: int | None = None) -> Iterator[Outcome]:

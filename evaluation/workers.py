@@ -67,10 +67,10 @@ class Worker:
 
     def __init__(self, spec: Spec, server: str | None = None):
         self.spec = spec
+        own = demo_judge if spec.model == "demo" and not spec.family else no_judge
+        self.judge = named(spec.judge, "the judge") if spec.judge else own
         self.backend = make_backend(spec, server)
         self.methods = {name: load_method(name, self.backend.steps) for name in spec.methods}
-        demo = demo_judge if spec.model == "demo" and not spec.family else no_judge
-        self.judge = named(spec.judge, "the judge") if spec.judge else demo
         self.machine, self.versions = self.backend.where()
 
     @torch.inference_mode()
