@@ -74,9 +74,9 @@ def read_ceiling(folder: Path) -> dict[str, Any] | None:
 
 def write(evidence: Evidence, folder: Path) -> list[Table]:
     """All files of the report, into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     ceiling = read_ceiling(folder)
-    tables = all_tables(evidence)
+    tables = all_tables(evidence)  # raises for a database of which no report can be made, before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         write_csv(table, folder)
     figures = draw(evidence, {table.name: table for table in tables}, folder)

@@ -13,7 +13,7 @@ from .report_tables import INJECTED, MAIN, Paired, Table, absent, spread_within
 from .statistics import bootstrap, bootstrap_auc, of_means, ratio, text_only_scores
 
 QUANTILES = (0.1, 0.2, 0.3)  # of Figure 11
-LEAST = 20  # clips in a top or bottom group, below which no curve is drawn
+LEAST = 20  # clips in the top and bottom group together; fewer say nothing
 
 
 def metrics(evidence: Evidence) -> list[str]:
@@ -63,6 +63,8 @@ def repairs(evidence: Evidence) -> Table:
     columns = {
         "what": ("rejected runs", "text"), "runs": ("runs", "count"), "plain": ("good, plain", "percent"),
         "good": ("good, repaired", "percent"), "change": ("change", "change"),
+        "reseeded": ("good with another seed, same runs", "percent"),
+        "over_reseeded": ("change against another seed", "change"),
         "score_change": ("change of the final score", "signed"), "spoiled": ("good clips spoiled", "percent"),
     }  # fmt: skip
     rejected = {key for key, row in evidence.rows.get("efdi", {}).items() if row["accepted"] is False}
@@ -183,11 +185,11 @@ def proxies(evidence: Evidence) -> Table:
         values = (column(rows_of, "motion") if metric == "motion" else
                   np.asarray([(row["measures"] or {}).get(metric, math.nan) for row in rows_of], float))  # fmt: skip
         known = np.isfinite(values) & np.isfinite(base.score)
-        if known.sum() * 2 * min(QUANTILES) < LEAST or len(np.unique(values[known])) < 3:
+        if len(np.unique(values[known])) < 3:
             continue
         score, target, prompt = base.score[known], values[known], base.prompt[known]
         guess = text_only_scores([c for c, k in zip(base.captions, known, strict=True) if k], target, prompt)
-        for q in QUANTILES:
+        for q in (q for q in QUANTILES if 2 * q * known.sum() >= LEAST):
             rows.append({
                 "metric": metric, "q": q, "clips": int(known.sum()),
                 "over_all": _top_or_bottom(score, target, prompt, q),

@@ -97,8 +97,9 @@ def figure_12(evidence: Evidence, folder: Path) -> str:
     centre, share = [], []
     for low, high in zip(wide[:-1], wide[1:], strict=True):
         here = (base.score >= low) & (base.score <= high)
-        centre.append((low + high) / 2)
-        share.append(float((~base.failed[here]).mean()))
+        if here.any():
+            centre.append((low + high) / 2)
+            share.append(float((~base.failed[here]).mean()))
     figure.line(1, "share of good clips", "all runs", centre, share, marker="o")
     for axes, label in zip(figure.axes, ("share of clips", "share of good clips"), strict=True):
         axes.axvline(evidence.tau, color="0.4", ls="--", lw=1)

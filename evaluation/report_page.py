@@ -89,12 +89,13 @@ def heading(evidence: Evidence) -> list[str]:
     base, meta, settings = evidence.base, evidence.meta, evidence.settings
     judged = "the judge" if base.judged else f"a final score of at least tau ({evidence.tau:g})"
     prompts = len(set(base.prompt.tolist()))
+    machine = meta["machine"] if isinstance(meta["machine"], str) else ", ".join(map(str, meta["machine"].values()))
     versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
     lines = [
         f"{len(base)} plain runs of {prompts} prompts (suite {settings.get('suite')}, model {settings.get('model')}), "
         f"{base.steps} steps; methods: {', '.join(evidence.methods)}. A clip is good by {judged}; "
         f"{100 * (~base.failed).mean():.1f} % are. Made by `{meta['command']}`, {meta['started'][:10]}, "
-        f"{meta['machine'].get('machine', meta['machine'])}, {versions}. Values in brackets: 95 % intervals from a "
+        f"{machine}, {versions}. Values in brackets: 95 % intervals from a "
         "bootstrap over prompts; differences are paired by prompt and seed.",
     ]  # fmt: skip
     if evidence.other_fingerprints:

@@ -84,8 +84,10 @@ def table_1(evidence: Evidence, name: str = "table_1", methods: Sequence[str] | 
     methods = methods or [m for m in (*MAIN, *evidence.methods) if m in MAIN or "@" not in m]
     methods = list(dict.fromkeys(methods))
     rows = []
+    # Base runs have more seeds than the other methods: its row is of the runs that these share.
+    shared = set().union(*(evidence.rows[m] for m in methods if m != "base" and m in evidence.rows))
     for method in methods:
-        pairs = Paired(evidence, method)
+        pairs = Paired(evidence, method, lambda _, row: not shared or (row["prompt_index"], row["seed"]) in shared)
         if pairs.count:
             rows.append({
                 "method": MAIN.get(method, method), "runs": pairs.count, "good": pairs.of("good"),
