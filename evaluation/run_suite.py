@@ -115,7 +115,8 @@ def keep(store: Store, jobs: list[Job], outcomes: Iterator[Outcome], command: st
             where = {"machine": found["machine"], "versions": found["versions"] | {"foresight": PACK["ver"]}}
             name = json.dumps(where, sort_keys=True)
             if name not in metas:
-                used = next((row["report"]["settings"] for row in found["rows"] if row["method"] == BASE), {})
+                plain = [row for row in (*found["rows"], *job.base.values()) if row["method"] == BASE]
+                used = plain[0]["report"]["settings"]  # every method looks at a base run
                 told = {key: used[key] for key in ("tau", "delta", "scale", "scorer", "l2r") if key in used}
                 metas[name] = store.begin(command, **where, settings=settings | told)
             store.add([row | marks for row in found["rows"]], metas[name])
