@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ def all_tables(evidence: Evidence) -> list[Table]:
     return [claims(evidence, tables), *tables]
 
 
+def beside_ceiling(table: Table, ceiling: dict[str, Any] | None) -> Table:
+    """A table of detectors with the ceiling at the measured step that is nearest to where each looks, if it is within
+    a twentieth of the schedule."""
+    if "auc_within" not in table.columns or not table.rows:
+        return table
+    if ceiling is None:
+        missing = "No ceiling beside it: python -m foresight.evaluation ceiling measures it into the report's folder."
+        return replace(table, missing=" ".join(filter(None, (table.missing, missing))))
+    steps, near = ceiling["summary"]["steps"], ceiling["settings"]["schedule"] / 20
+
+    def at(row: dict[str, Any]) -> Any:
+        place = row.get("step") or row.get("mean_stop") or 0
+        nearest = min(steps, key=lambda step: abs(int(step) - place))
+        return steps[nearest]["ceiling"] if place and abs(int(nearest) - place) <= near else None
+
+    columns = table.columns | {"ceiling": ("ceiling of AUC within prompt", "number")}
+    return replace(table, columns=columns, rows=[row | {"ceiling": at(row)} for row in table.rows])
+
+
 def document(evidence: Evidence, tables: Sequence[Table], ceiling: dict[str, Any] | None) -> dict[str, Any]:
     base = evidence.base
     return {
@@ -75,7 +95,8 @@ def read_ceiling(folder: Path) -> dict[str, Any] | None:
 def write(evidence: Evidence, folder: Path) -> list[Table]:
     """All files of the report, into `folder`."""
     ceiling = read_ceiling(folder)
-    tables = all_tables(evidence)  # raises for a database of which no report can be made, before anything is written
+    # Raises for a database of which no report can be made, before anything is written.
+    tables = [beside_ceiling(table, ceiling) for table in all_tables(evidence)]
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         write_csv(table, folder)

@@ -161,6 +161,7 @@ def test_missing_methods_are_named_and_a_suite_without_a_judge_is_judged_by_tau(
     main([str(tmp_path)])
     text = (tmp_path / "evidence.md").read_text()
     assert "No runs of regenerate" in text and "good by a final score of at least tau (0.22)" in text
+    assert "No ceiling beside it" in text
     assert "No other thresholds were run" in text and "efdi" in capsys.readouterr().out
     evidence = load(tmp_path)
     assert evidence.base.failed.tolist() == (evidence.base.score < 0.22).tolist()
@@ -182,6 +183,9 @@ def test_a_ceiling_in_the_folder_is_shown_and_a_broken_one_named(tmp_path):
     }))  # fmt: skip
     main([str(tmp_path)])
     assert "| 10 | 0.900 (0.800 to 1.000) |" in (tmp_path / "evidence.md").read_text()
+    with open(tmp_path / "foresight.csv", newline="") as file:
+        beside = {row["detector"]: row["ceiling"] for row in csv.DictReader(file)}
+    assert beside["preview at step 10"] == "0.9" and beside["preview at step 20"] == beside["finished clip"] == ""
 
 
 def test_bad_databases_are_explained(tmp_path):
