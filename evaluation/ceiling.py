@@ -28,7 +28,8 @@ import torch
 
 from .backend import InProcess
 from .methods import WATCH
-from .results import environment, number, publish, run_jobs
+from .report_page import shown
+from .results import environment, publish, run_jobs
 from .run_suite import fingerprint_of, model_settings
 from .statistics import bootstrap_within
 from .suites import Item, SuiteError, load_suite
@@ -91,8 +92,8 @@ def work(item: Item, seed: int, at: Sequence[int], branches: int) -> dict[str, A
 
 def summary(records: Sequence[dict[str, Any]], tau: float) -> dict[str, Any]:
     """By step: AUC within prompt of the branches (the ceiling), of the score of the preview there, and the share of the
-    ceiling, above a coin, that the score reaches (None where the ceiling is no better than a coin). Without a judge a
-    clip is good when it scores at least tau."""
+    ceiling, above a coin, that the score reaches (None where the ceiling is no better than a coin, or where no prompt
+    has both outcomes). Without a judge a clip is good when it scores at least tau."""
 
     def good_of(verdict: bool | None, score: float) -> bool:
         return score >= tau if verdict is None else bool(verdict)
@@ -109,7 +110,8 @@ def summary(records: Sequence[dict[str, Any]], tau: float) -> dict[str, Any]:
         ceiling = bootstrap_within(branched, good, prompt)
         score = bootstrap_within(seen[known], good[known], prompt[known])
         reached = (score["value"] - 0.5) / (ceiling["value"] - 0.5) if ceiling["value"] > 0.5 else None
-        steps[step] = {"ceiling": ceiling, "score": score, "share_of_ceiling": reached}
+        told = {"ceiling": ceiling, "score": score} if any(mixed) else {"ceiling": None, "score": None}
+        steps[step] = told | {"share_of_ceiling": reached}
     return {"clips": len(records), "prompts": len(mixed), "prompts_with_both_outcomes": int(np.sum(mixed)),
             "good": float(good.mean()), "steps": steps}  # fmt: skip
 
@@ -119,15 +121,15 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [
         "# How early can the outcome be known?", "",
         f"{found['clips']} clips of {found['prompts']} prompts, {100 * found['good']:.0f} % good; only the "
-        f"{found['prompts_with_both_outcomes']} prompts with both outcomes tell. {settings['branches']} branches at each "
-        f"step of {settings['schedule']}. Made by `{made['command']}` on {made['date']}, {made['machine']}. 95 % "
+        f"{found['prompts_with_both_outcomes']} prompts with both outcomes tell. {settings['branches']} branches at "
+        f"each step, {settings['schedule']} in all. Made by `{made['command']}` on {made['date']}, {made['machine']}. 95 % "
         "intervals from a bootstrap over prompts.", "",
         "| step | ceiling: AUC within prompt of re-branched clips | AUC within prompt of the preview's score | share "
         "of the ceiling above a coin |", "|---|---|---|---|",
     ]  # fmt: skip
     for step, row in found["steps"].items():
         share = row["share_of_ceiling"]
-        lines.append(f"| {step} | {number(row['ceiling'])} | {number(row['score'])} | "
+        lines.append(f"| {step} | {shown(row['ceiling'], 'number')} | {shown(row['score'], 'number')} | "
                      f"{'-' if share is None else f'{100 * share:.0f} %'} |")  # fmt: skip
     return "\n".join([*lines, "", "![](ceiling.png)", ""])
 
@@ -137,6 +139,7 @@ def picture(document: dict[str, Any], path: Path) -> None:
 
     figure = Figure((5.2, 3.4), layout="constrained")
     axes, steps = figure.subplots(), document["summary"]["steps"]
+    steps = {step: row for step, row in steps.items() if row["ceiling"]}
     for key, name in (("ceiling", "re-branched clips (ceiling)"), ("score", "score of the preview")):
         middle, low, high = ([row[key][k] for row in steps.values()] for k in ("value", "low", "high"))
         axes.plot([int(step) for step in steps], middle, marker="o", label=name)

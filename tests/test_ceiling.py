@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from foresight.evaluation.ceiling import branch_out, main, markdown, rebranch, steps_at, summary
+from foresight.evaluation.ceiling import branch_out, main, markdown, picture, rebranch, steps_at, summary
 from foresight.evaluation.suites import load_suite
 
 STEPS = 4
@@ -94,6 +94,17 @@ def test_page_and_steps():
     assert "| 10 | 1.000 (1.000 to 1.000) |" in page and "nan" not in page
     assert steps_at(None, 50) == (3, 5, 8, 10, 14, 20) and steps_at(None, 4) == (1, 2)
     assert steps_at([7], 8) == (7,)
+
+
+def test_prompts_that_always_fail_tell_nothing(tmp_path):
+    alike = [record | {"good": False} for record in records(1.0, prompts=3)]
+    found = summary(alike, 0.22)
+    assert found["prompts_with_both_outcomes"] == 0 and found["steps"]["10"]["ceiling"] is None
+    document = {"environment": {"command": "c", "date": "d", "machine": "m"},
+                "settings": {"branches": 4, "schedule": 50}, "summary": found}  # fmt: skip
+    json.dumps(document, allow_nan=False)
+    assert "| 10 | - | - | - |" in markdown(document)
+    picture(document, tmp_path / "ceiling.png")
 
 
 @pytest.mark.parametrize(
