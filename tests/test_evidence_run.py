@@ -318,7 +318,7 @@ def test_a_killed_run_goes_on_where_it_stopped(comfyui, tmp_path):
             return store.rows()
 
     running = subprocess.Popen([*command, "--prompts", "500"], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / run_suite.DATABASE).exists() or not rows():
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
