@@ -122,8 +122,8 @@ def markdown(document: dict[str, Any]) -> str:
         "# How early can the outcome be known?", "",
         f"{found['clips']} clips of {found['prompts']} prompts, {100 * found['good']:.0f} % good; only the "
         f"{found['prompts_with_both_outcomes']} prompts with both outcomes tell. {settings['branches']} branches at "
-        f"each step, {settings['schedule']} in all. Made by `{made['command']}` on {made['date']}, {made['machine']}. 95 % "
-        "intervals from a bootstrap over prompts.", "",
+        f"each step, {settings['schedule']} in all. Made by `{made['command']}` on {made['date']}, {made['machine']}. "
+        "In brackets: 95 % intervals from a bootstrap over prompts.", "",
         "| step | ceiling: AUC within prompt of re-branched clips | AUC within prompt of the preview's score | share "
         "of the ceiling above a coin |", "|---|---|---|---|",
     ]  # fmt: skip
