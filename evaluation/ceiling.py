@@ -193,8 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = run_jobs(a.out / "ceiling.jsonl", jobs, work, workers=a.workers, start=partial(start, spec))
     worker = Worker(spec)  # for this process's ComfyUI and the scorer's tau
     command = f"python -m foresight.evaluation ceiling --suite {a.suite} --prompts {len(suite.items)} --seeds {a.seeds}"
+    command += f" --branches {a.branches} --steps {a.steps} --at {' '.join(map(str, at))}"
     document = {
-        "schema": "foresight.ceiling", "version": 1, "environment": environment(f"{command} --branches {a.branches}"),
+        "schema": "foresight.ceiling", "version": 1, "environment": environment(command),
         "settings": {"suite": suite.name, "schedule": a.steps, "at": at, "branches": a.branches, "seeds": list(seeds),
                      "family": a.family or "demo"},
         "summary": summary(records, worker.backend.family.scorer.tau),
