@@ -24,7 +24,7 @@ NAMES = {
     "fraction": "比例", "choose": "选择方式", "wait_seconds": "等待秒数", "high_noise_model": "高噪声模型",
     "positive": "正面条件", "rule": "采样规则", "learn": "学习", "eta": "eta", "denoise": "去噪强度", "psnr": "PSNR", "score": "分数",
     "x0": "x0 预测", "steps_x0": "各步 x0", "negative_conditioning": "负面条件", "report": "报告", "value": "值",
-    "vlm": "视觉语言模型", "endpoint": "端点", "manual_prompt": "手写提示词",
+    "vlm": "视觉语言模型", "endpoint": "端点", "manual_prompt": "手写提示词", "preset": "预设",
     "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
 }  # fmt: skip
 
@@ -55,6 +55,9 @@ TEXTS = {
     "Last deciding step, as a share of the schedule (0.28: step 14 of 50).": "最晚必须决定的步，占调度的比例（0.28：50 步中的第 14 步）。",
     "First deciding step of the single-frame probe (0.40: step 20 of 50).": "单帧探测最早可作决定的步（0.40：50 步中的第 20 步）。",
     "Last deciding step of the single-frame probe (0.60: step 30 of 50).": "单帧探测最晚必须决定的步（0.60：50 步中的第 30 步）。",
+    "Thresholds that were fitted to logged runs (models/foresight_presets). They take the place of tau, the window and the "
+    "rules above, and belong to one scorer.":
+        "由已记录的运行拟合出的阈值（models/foresight_presets）。它取代上面的 tau、窗口和各条规则，并且只适用于一种评分器。",
     "Changes of score that make a trend.": "分数连续变化多少次才算趋势。",
     "Inspect each n-th step only (the last of the window is always inspected).": "每 n 步检查一次（窗口的最后一步总会检查）。",
     "Early reject: this far below tau and flat. In ViCLIP-L's units; other scorers bring their own scale.":

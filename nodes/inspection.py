@@ -1,5 +1,7 @@
 """L2R Preview, ViCLIP Score and Dynamic Failure Gate: what the inspector is made of."""
 
+from dataclasses import replace
+
 import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
@@ -7,11 +9,12 @@ from comfy_execution.graph import ExecutionBlocker
 from ..l2r.decode import decode
 from ..scoring.detector import DetectorSettings
 from ..scoring.inspector import Gate
+from ..scoring.preset import load_preset
 from . import types
-from .compat import advanced
-from .folders import L2R, VICLIP, files
+from .compat import advanced, check_choice
+from .folders import L2R, PRESETS, VICLIP, files, path_of
 from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer
-from .widgets import OWN, detector_widgets, threshold_widgets
+from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
 
 SCORER_HELP = (
     "Put ViClip-InternVid-10M-FLT.pth or ViCLIP-L-14's model.safetensors into models/foresight "
@@ -114,10 +117,17 @@ class FailureGate(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, tooltip="What previews are scored against: the user's own words."),
                 *threshold_widgets(),
                 *detector_widgets(),
+                preset_widget(),
             ],
             outputs=[types.Gate.Output(display_name="gate")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, l2r, scorer, prompt, **settings):
-        return io.NodeOutput(build_gate(l2r, scorer, prompt, **settings))
+    def execute(cls, l2r, scorer, prompt, preset=OWN_SETTINGS, **settings):
+        check_choice("preset", preset, (OWN_SETTINGS, *files(PRESETS)))
+        gate = build_gate(l2r, scorer, prompt, **settings)
+        if preset != OWN_SETTINGS:
+            fitted = load_preset(path_of(PRESETS, preset))
+            fitted.check(scorer.name)
+            gate = replace(gate, video=fitted.video)
+        return io.NodeOutput(gate)

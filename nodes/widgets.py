@@ -6,8 +6,10 @@ from ..sampling.experts import I2V_BOUNDARY, T2V_BOUNDARY
 from ..sampling.injection import MASKS, NOISES, InjectionSettings
 from ..scoring.detector import DetectorSettings
 from .compat import advanced
+from .folders import PRESETS, files
 
 OWN = -1.0  # a threshold of -1 stands for the scorer's own: no cosine is below it, so it has no other use
+OWN_SETTINGS = "own settings"
 
 
 def threshold_widgets():
@@ -52,6 +54,14 @@ def detector_widgets():
         _margin("give_up_margin", "Give up: this far below tau and falling."),
         _margin("accept_margin", "Early accept: this far above tau and steady."),
         _margin("stable_range", "Stable stop: the last scores lie within this range."),
+    )  # fmt: skip
+
+
+def preset_widget():
+    return io.Combo.Input(
+        "preset", options=[OWN_SETTINGS, *files(PRESETS)], default=OWN_SETTINGS, optional=True,
+        tooltip="Thresholds that were fitted to logged runs (models/foresight_presets). They take the place of tau, the window "
+        "and the rules above, and belong to one scorer.",
     )  # fmt: skip
 
 

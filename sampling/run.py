@@ -318,7 +318,8 @@ def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
     if gate is None:
         return {}
     return {
-        "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scorer": gate.scorer.name,
-        "l2r": gate.l2r.name, "every": gate.every, "video_window": list(gate.video.window(steps)),
+        "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
+        "scorer": gate.scorer.name, "l2r": gate.l2r.name, "every": gate.every,
+        "video_window": list(gate.video.window(steps)),
         "single_frame_window": list(gate.single_frame.window(steps)), "schedule_steps": steps,
     }

@@ -10,7 +10,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-RULES = ("early_reject", "give_up", "early_accept", "stable_stop", "budget", "not_inspected")
+RULES = ("early_reject", "give_up", "early_accept", "stable_stop", "budget", "below_floor", "not_inspected")
 
 
 def reached(share: float, steps: int) -> int:
@@ -44,6 +44,9 @@ class DetectorSettings:
     best_from: float = 0.06  # "best so far" counts from step 3 of 50: the first predictions are blurs of the mean
     history: bool = False  # may trends reach back before the window? The paper's mean stops (11; exactly 24) say no
     scale: float = 1.0  # all margins and epsilons times this; 1 is ViCLIP-L
+    # Not the paper's: one score for each step of the window (evaluation.conformal fits them). Where there are any, they
+    # alone decide: a run is rejected at the first step whose score lies below the step's floor, else it passes.
+    floors: tuple[float, ...] = ()
 
     @classmethod
     def video(cls, **changes) -> "DetectorSettings":
@@ -68,6 +71,8 @@ class DetectorSettings:
                 f"The inspection window ends (end = {self.end}) before it begins (start = {self.start}): "
                 "raise end or lower start."
             )
+        if not all(map(math.isfinite, self.floors)):
+            raise ValueError(f"floors are {list(self.floors)}: give a finite score for each step of the window.")
         for name in ("patience", "accept_patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but a trend needs at least 1 change of score.")
@@ -89,10 +94,17 @@ class DetectorSettings:
         first = reached(self.start, steps)
         return first, max(first, reached(self.end, steps))
 
+    def floor(self, step: int, steps: int) -> float:
+        """The floor at a step; a window of another length than the floors were fitted on takes the nearest."""
+        first, last = self.window(steps)
+        share = (step - first) / (last - first) if last > first else 1.0
+        return self.floors[round(share * (len(self.floors) - 1))]
+
 
 @dataclass(frozen=True)
 class Decision:
-    """What the detector says of a run. accepted is predicted_score >= tau, or True when nothing could be inspected."""
+    """What the detector says of a run. accepted is predicted_score >= tau, or, with floors, that none was undercut; it
+    is True when nothing could be inspected."""
 
     accepted: bool
     predicted_score: float  # the predicted score of the finished clip; nan for "not_inspected"
@@ -135,13 +147,20 @@ class Detector:
     def _decide(self, step: int, seen: bool) -> Decision | None:
         if step < self.first:
             return None
-        found = self._trend() if seen else None
+        found = None
+        if seen:
+            found = self._undercut(step) if self.settings.floors else self._trend()
         if found is None and step >= self.last:
             found = self._budget()
         if found is None:
             return None
         rule, score = found
-        return Decision(rule == "not_inspected" or score >= self.settings.tau, score, step, rule)
+        passes = rule != "below_floor" if self.settings.floors else score >= self.settings.tau
+        return Decision(rule == "not_inspected" or passes, score, step, rule)
+
+    def _undercut(self, step: int) -> tuple[str, float] | None:
+        now = self.trace[-1][1]
+        return ("below_floor", now) if now < self.settings.floor(step, self.steps) else None
 
     def _trend(self) -> tuple[str, float] | None:
         """The first rule that fires, in the paper's order, and the score it returns."""
@@ -168,5 +187,7 @@ class Detector:
     def _budget(self) -> tuple[str, float]:
         if not self.trace:
             return "not_inspected", math.nan
+        if self.settings.floors:
+            return "budget", self.trace[-1][1]
         late = [score for step, score in self.trace if step >= reached(self.settings.best_from, self.steps)]
         return "budget", max(late or [score for _, score in self.trace])

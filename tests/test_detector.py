@@ -177,3 +177,24 @@ def test_rules_keep_their_side_of_tau(trace, rules):
     if decision.rule == "budget":
         assert decision.predicted_score in trace[: decision.step]
         assert decision.predicted_score >= max(trace[3: decision.step], default=-1)
+
+
+FLOORS = replace(VIDEO, floors=(0.10, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16))
+
+
+def test_floors_take_the_place_of_the_rules():
+    assert run(steady(0.18, 0.0), FLOORS).rule == "budget", "low and flat, but above every floor"
+    passed = run([0.2] * 7 + [0.5] * 42, FLOORS)
+    assert (passed.accepted, passed.step, passed.predicted_score) == (True, 14, 0.5)
+    low = run([0.05] * 7 + [0.105, 0.105] + [0.5] * 41, FLOORS)  # before the window nothing is decided
+    assert (low.accepted, low.rule, low.step, low.predicted_score) == (False, "below_floor", 9, 0.105)
+    assert run(steady(0.17, 0.0), replace(FLOORS, tau=0.9)).accepted, "tau has no say"
+    assert run([math.nan] * 50, FLOORS).rule == "not_inspected"
+
+
+def test_floors_follow_the_window_on_other_schedules():
+    assert [FLOORS.floor(step, 50) for step in (8, 11, 14)] == [0.10, 0.13, 0.16]
+    assert [FLOORS.floor(step, 20) for step in (4, 5, 6)] == [0.10, 0.13, 0.16]
+    assert FLOORS.floor(1, 1) == 0.16
+    with pytest.raises(ValueError, match="floors"):
+        replace(VIDEO, floors=(0.1, math.nan))

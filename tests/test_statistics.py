@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from foresight.evaluation.statistics import auc, auc_within, bootstrap, bootstrap_within, text_only_scores
+from foresight.evaluation.statistics import (
+    auc,
+    auc_within,
+    bootstrap,
+    bootstrap_auc,
+    bootstrap_within,
+    ratio,
+    share,
+    text_only_scores,
+)
 
 
 def test_auc_is_mann_whitney():
@@ -47,3 +56,23 @@ def test_the_text_only_predictor_learns_words_and_never_sees_the_prompt_it_predi
     unlearnable = np.random.default_rng(3).random(80) < 0.5
     captions = [f"word{index}" for index in range(80)]
     assert abs(auc(text_only_scores(captions, unlearnable, groups), unlearnable) - 0.5) < 0.2
+
+
+def test_the_quick_ways_give_what_the_plain_bootstrap_gives():
+    generator = np.random.default_rng(4)
+    groups = np.repeat(np.arange(30), 5)
+    right = generator.random(150) < 0.6
+    scores = np.round(generator.normal(size=150) + right, 1)
+    rival = generator.normal(size=150)
+    plain = bootstrap(lambda rows: auc(scores[rows], right[rows]), groups, draws=200)
+    assert bootstrap_auc(scores, right, groups, draws=200) == pytest.approx(plain)
+    plain = bootstrap(lambda rows: auc(scores[rows], right[rows]) - auc(rival[rows], right[rows]), groups, draws=200)
+    assert bootstrap_auc(scores, right, groups, rival=rival, draws=200) == pytest.approx(plain)
+    cost, base = generator.random(150) + 1, generator.random(150) + 1
+    plain = bootstrap(lambda rows: cost[rows].sum() / base[rows].sum(), groups)
+    assert ratio(cost, base, groups) == pytest.approx(plain)
+    chosen = scores > 0
+    plain = bootstrap(lambda rows: right[rows][chosen[rows]].mean(), groups)
+    assert share(right, chosen, groups) == pytest.approx(
+        {**plain, "count": (right & chosen).sum(), "of": chosen.sum()})
+    assert np.isnan(share(right, np.zeros(150, bool), groups)["value"])

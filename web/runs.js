@@ -122,7 +122,8 @@ const KINDS = {
 }
 const RULES = {
   early_reject: "stays below the threshold", give_up: "falls below the threshold", early_accept: "stays above the threshold",
-  stable_stop: "the score has settled", budget: "the window's best score", not_inspected: "could not be judged",
+  stable_stop: "the score has settled", budget: "the window's best score", below_floor: "below the calibrated floor",
+  not_inspected: "could not be judged",
   user_accept: "you accepted it", user_reject: "you rejected it",
 }
 

@@ -1,0 +1,216 @@
+"""An evaluation's database as columns: what `report`, `calibrate` and `cost` compute with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..scoring.detector import Detector, DetectorSettings
+from . import statistics
+from .statistics import bootstrap_auc, bootstrap_within, ratio
+from .store import Store, StoreError
+
+Cell = dict[str, float]
+DATABASE = "runs.sqlite"  # in the folder that `run --out` names
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a detector said of each run: [R] arrays. step is 1-based; predicted is NaN where nothing was inspected."""
+
+    accepted: np.ndarray
+    predicted: np.ndarray
+    step: np.ndarray
+
+    @property
+    def rejected(self) -> np.ndarray:
+        return ~self.accepted
+
+    @property
+    def mean_stop(self) -> float:
+        return float(self.step.mean())
+
+
+@dataclass(frozen=True)
+class Base:
+    """The plain runs, inspected at every step and never stopped. All arrays have one entry a run.
+
+    traces: [R, N], NaN where a step was not inspected. failed: by the judge where there is one, else a finished clip
+    that scores below tau (the paper's definition). motion and score (of the finished clip) may be NaN.
+    """
+
+    prompt: np.ndarray
+    seed: np.ndarray
+    captions: list[str]
+    difficulty: np.ndarray
+    traces: np.ndarray
+    score: np.ndarray
+    motion: np.ndarray
+    failed: np.ndarray
+    judged: bool
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def steps(self) -> int:
+        return self.traces.shape[1]
+
+    @cached_property
+    def text_only(self) -> np.ndarray:
+        """What a predictor that reads only the caption would say of success."""
+        return statistics.text_only_scores(self.captions, ~self.failed, self.prompt)
+
+    def replay(self, settings: DetectorSettings, rows: Sequence[int] | None = None) -> Outcomes:
+        """What a detector of these settings would have said, from the logged scores."""
+        decisions = []
+        for trace in self.traces if rows is None else self.traces[rows]:
+            detector = Detector(settings, self.steps)
+            decisions.append(next(d for k, s in enumerate(trace.tolist(), 1) if (d := detector.observe(k, s))))
+        return Outcomes(
+            np.asarray([d.accepted for d in decisions], bool), np.asarray([d.predicted_score for d in decisions]),
+            np.asarray([d.step for d in decisions]),
+        )
+
+    def fixed(self, step: int, tau: float) -> Outcomes:
+        """A detector that looks once, at `step` (the paper's Table S2)."""
+        predicted = self.traces[:, step - 1]
+        accepted = ~(predicted < tau)  # a step without a score rejects nothing
+        return Outcomes(accepted, predicted, np.full(len(self), step))
+
+    def share(self, of: np.ndarray, among: np.ndarray | None = None) -> Cell:
+        return statistics.share(of, np.ones(len(self), bool) if among is None else among, self.prompt)
+
+    def over_all(self, values: np.ndarray) -> Cell:
+        known = np.isfinite(values)
+        values, good, prompt = values[known], ~self.failed[known], self.prompt[known]
+        return bootstrap_auc(values, good, prompt)
+
+    def within(self, values: np.ndarray) -> Cell:
+        known = np.isfinite(values)
+        return bootstrap_within(values[known], ~self.failed[known], self.prompt[known])
+
+    def over_text_only(self, values: np.ndarray) -> Cell:
+        """AUC over all runs, minus that of the predictor that reads only the caption."""
+        known = np.isfinite(values)
+        values, text, good = values[known], self.text_only[known], ~self.failed[known]
+        return bootstrap_auc(values, good, self.prompt[known], rival=text)
+
+    def error(self, predicted: np.ndarray) -> Cell:
+        """Mean absolute difference of a predicted and the final score, over the final scores' range (Table S2)."""
+        return self.mean(np.abs(predicted - self.score) / self.range)
+
+    @property
+    def range(self) -> float:
+        """The paper divides errors by the dynamic range (largest minus smallest) of the metric."""
+        return float(np.nanmax(self.score) - np.nanmin(self.score)) or math.nan
+
+    def mean(self, values: np.ndarray) -> Cell:
+        known = np.isfinite(values)
+        return mean(values[known], self.prompt[known])
+
+
+def mean(values: Sequence[float], groups: Sequence[int]) -> Cell:
+    """Mean with its interval; of paired differences this is the difference's interval."""
+    values = np.asarray(values, float)
+    if not len(values):
+        return {"value": math.nan, "low": math.nan, "high": math.nan}
+    return ratio(values, np.ones(len(values)), groups)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All runs of one set of settings. settings: the run command's own (suite, steps, tau, delta, scale, scorer, ...).
+    rows: method -> (prompt_index, seed) -> row of `store.Store.rows`."""
+
+    path: Path
+    settings: dict[str, Any]
+    meta: dict[str, Any]
+    fingerprint: str
+    rows: dict[str, dict[tuple[int, int], dict[str, Any]]]
+    other_fingerprints: int = 0
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Of the schedule."""
+        return self.base.steps
+
+    @property
+    def tau(self) -> float:
+        return float(self.settings["tau"])
+
+    @cached_property
+    def detector(self) -> DetectorSettings:
+        """The default rules with this scorer's tau and scale."""
+        return DetectorSettings.video(tau=self.tau, scale=float(self.settings.get("scale") or 1.0))
+
+    @cached_property
+    def base(self) -> Base:
+        """StoreError when there are no base runs, or none with a trace."""
+        found = [row for row in self.rows.get("base", {}).values() if row["trace"]]
+        if not found:
+            raise StoreError(
+                f"{self.path} holds no finished run of the method base with a trace, which every table is measured "
+                "against: run `python -m foresight.evaluation run` with the method base among --methods."
+            )
+        steps = max(int(point[0]) for row in found for point in row["trace"])  # base runs are scored to the last step
+        traces = np.full((len(found), steps), np.nan)
+        for row, trace in zip(found, traces, strict=True):
+            for step, score, *_ in row["trace"]:
+                trace[int(step) - 1] = np.nan if score is None else score
+        score = column(found, "final_score")
+        judged = all(row["right"] is not None for row in found)
+        right = np.asarray([bool(row["right"]) for row in found]) if judged else ~(score < self.tau)
+        return Base(
+            column(found, "prompt_index", int), column(found, "seed", int), [row["prompt"] for row in found],
+            np.asarray([row["difficulty"] or "" for row in found]), traces, score, column(found, "motion"),
+            ~right, judged,
+        )
+
+    def pairs(self, method: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """(base row, row of the method) for every prompt and seed that both have."""
+        base = self.rows.get("base", {})
+        return [(base[key], row) for key, row in self.rows.get(method, {}).items() if key in base]
+
+    def good(self, row: dict[str, Any]) -> float:
+        """1 for a good clip, 0 for a failed one, by the judge or, without one, by tau; NaN where neither is known."""
+        if row["right"] is not None:
+            return float(row["right"])
+        return math.nan if row["final_score"] is None else float(row["final_score"] >= self.tau)
+
+
+def column(rows: Iterable[dict[str, Any]], name: str, kind: Callable = float) -> np.ndarray:
+    return np.asarray([math.nan if row[name] is None else row[name] for row in rows]).astype(kind)
+
+
+def load(path: Path, fingerprint: str | None = None) -> Evidence:
+    """The database's newest settings, or those of `fingerprint`. StoreError: no such file, empty, another version."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / DATABASE
+    with Store(path) as store:
+        there = store.fingerprints()
+        if not there:
+            raise StoreError(f"{path} holds no finished run yet: `python -m foresight.evaluation run` fills it.")
+        if fingerprint is not None and fingerprint not in there:
+            raise StoreError(f"{path} holds no runs of settings {fingerprint}; there are {', '.join(there)}.")
+        chosen = fingerprint or there[-1]
+        found = store.rows(chosen)
+        metas = {meta["id"]: meta for meta in store.metas()}
+    meta = metas[max(row["meta"] for row in found)]
+    rows: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    for row in found:
+        rows.setdefault(row["method"], {})[row["prompt_index"], row["seed"]] = row
+    if meta["settings"].get("tau") is None:
+        raise StoreError(f"{path} does not say with which tau its runs were made: run the command again.")
+    return Evidence(path, meta["settings"], meta, chosen, rows, len(there) - 1)

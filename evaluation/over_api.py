@@ -1,0 +1,123 @@
+"""The backend of an evaluation over the API of a running ComfyUI: the example graphs, with their widgets set.
+
+What comes back is what the same run gives in process; only the noise levels of the steps are not told.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .backend import Sampled
+from .graph_settings import FAMILIES
+from .server import ComfyClient, Prompt
+from .workflows import api_graph, node_of
+
+TIMEOUT = 4 * 3600.0  # seconds for one clip: a 14B model on a small GPU takes the better part of an hour
+FRAMES, AGAIN = "frames", "again_"
+REPORT = "ForesightRunReport"
+
+
+class OverApi:
+    """url: of a ComfyUI with this pack and the files of `model` (a key of graph_settings.FAMILIES)."""
+
+    family = None
+
+    def __init__(self, url: str, model: str, steps: int | None = None):
+        self.client = ComfyClient(url)
+        self.model = model
+        self.steps = steps or FAMILIES[model].steps
+        self.nodes = self.client.object_info()
+        if "ForesightSampler" not in self.nodes:
+            raise ConnectionError(f"the ComfyUI at {url} has no Foresight: install the pack there and start it again.")
+
+    def graph(self, prompt: str, seed: int, settings: Mapping[str, Any], inject: bool, refine: bool) -> Prompt:
+        graph = api_graph(f"{self.model}_one_node", self.nodes, prompt=prompt, seed=seed, steps=self.steps)
+        sampler, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
+        graph[sampler]["inputs"] |= {"inject": inject, "refiner": "ablation" if refine else "off", **settings}
+        return graph | {FRAMES: _node("PreviewImage", images=[decoded, 0])}
+
+    def sample(
+        self, prompt: str, seed: int, settings: Mapping[str, Any], *, inject: bool = False, refine: bool = False
+    ) -> Sampled:
+        graph = self.graph(prompt, seed, settings, inject, refine)
+        return self._sampled(graph, node_of(graph, REPORT), FRAMES)
+
+    def regenerate(self, prompt: str, seed: int, failed: Sampled) -> Sampled:
+        """The failed run's own graph goes on, so that ComfyUI has its clip still; the new run's nodes are those of the
+        visual hierarchy."""
+        graph = failed.source
+        base = graph[node_of(graph, "ForesightSampler")]["inputs"]
+        sampler, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
+        settings = FAMILIES[self.model]
+        refiner, guider, sampled, frames = (AGAIN + name for name in ("refiner", "guider", "sampler", "decoded"))
+        guided = {"positive": [refiner, 2], "negative": [refiner, 3], "cfg": base["cfg"]}
+        if settings.low_noise_model:
+            experts = {name: base[name] for name in ("low_noise_model", "low_noise_cfg")}
+            guiding = _node("ForesightTwoExpertGuider", high_noise_model=base["model"], **guided, **experts)
+        else:
+            guiding = _node("CFGGuider", model=base["model"], **guided)
+        if settings.rule:
+            own = _node("ForesightCogVideoXSampler", model=base["model"], rule=settings.rule, steps=self.steps)
+            rule = {AGAIN + "own": own}
+            steps = {"sampler": [AGAIN + "own", 0], "sigmas": [AGAIN + "own", 1]}
+        else:
+            rule = {
+                AGAIN + "select": _node("KSamplerSelect", sampler_name=base["sampler_name"]),
+                AGAIN + "sigmas": _node(
+                    "BasicScheduler", model=base["model"], scheduler=base["scheduler"], steps=self.steps, denoise=1.0
+                ),
+            }
+            steps = {"sampler": [AGAIN + "select", 0], "sigmas": [AGAIN + "sigmas", 0]}
+        report, shown = AGAIN + "report", AGAIN + FRAMES
+        graph = graph | rule | {
+            refiner: _node(
+                "ForesightPromptRefiner", clip=base["clip"], prompt=prompt, negative=base["negative"],
+                preview=[decoded, 0], verdict=[sampler, 1], scorer=base["scorer"], back_end="ablation",
+            ),
+            guider: guiding,
+            AGAIN + "noise": _node("RandomNoise", noise_seed=seed),
+            sampled: _node(
+                "ForesightMonitoredSampler", noise=[AGAIN + "noise", 0], guider=[guider, 0], **steps,
+                latent_image=base["latent_image"], previous=[refiner, 5], on_reject="stop", keep_steps=False,
+            ),
+            frames: _node("VAEDecode", samples=[sampled, 0], vae=graph[decoded]["inputs"]["vae"]),
+            report: _node(REPORT, verdict=[sampled, 3], images=[frames, 0], scorer=base["scorer"], save=False),
+            shown: _node("PreviewImage", images=[frames, 0]),
+        }  # fmt: skip
+        clip = self._sampled(graph, report, shown)
+        # The report tells of the failed run as well, which is counted already.
+        first, *trials = clip.report["trials"]
+        spent = {name: clip.report[name] - first[name] for name in ("nfe_video", "nfe_single_frame")}
+        seconds = clip.report["seconds"] - sum(first["seconds"].values())
+        told = clip.report | {"trials": trials, **spent, "nfe": sum(spent.values()), "seconds": seconds}
+        return Sampled(clip.frames, clip.final_score, told)
+
+    def where(self) -> tuple[str, dict[str, str]]:
+        stats = self.client.system_stats()
+        system, devices = stats["system"], stats["devices"]
+        names = ", ".join(device["name"] for device in devices)
+        machine = f"{os.cpu_count()} CPU cores, no GPU" if names == "cpu" else names
+        versions = {
+            "comfyui": system["comfyui_version"], "torch": system["pytorch_version"],
+            "python": system["python_version"].split()[0],
+        }  # fmt: skip
+        return f"{machine} (over the API)", versions
+
+    def _sampled(self, graph: Prompt, report: str, shown: str) -> Sampled:
+        outputs = self.client.queue(graph, TIMEOUT, [report, shown])["outputs"]
+        (told,) = outputs[report]["foresight_report"]
+        if told["final_score"] is None:
+            raise ValueError(f"the finished clip of {told['prompt']!r} has no score: the sampler gave NaN.")
+        files = outputs[shown]["images"]
+        frames = [np.asarray(Image.open(io.BytesIO(self.client.view(file))).convert("RGB")) for file in files]
+        return Sampled(np.stack(frames), told["final_score"], told, source=graph)
+
+
+def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}

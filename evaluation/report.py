@@ -1,0 +1,132 @@
+"""The paper's tables and figures from the database that `run` has made.
+
+    python -m foresight.evaluation report out/evidence --out out/evidence
+
+Writes evidence.md, evidence.json, evidence.html (one page that needs nothing else, with clips), each table as CSV and
+each figure as PNG and CSV. A table whose methods were not run says which are missing. Where the folder holds
+ceiling.json (`python -m foresight.evaluation ceiling --out` the same folder), it is shown as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..trials.report import finite
+from . import ceiling as ceilings
+from .evidence import Evidence, load
+from .report_claims import claims, equal_nfe, motion, proxies, repairs, table_s7
+from .report_figures import draw
+from .report_page import markdown, page, write_csv
+from .report_tables import (
+    Table,
+    detectors,
+    foresight,
+    table_1,
+    table_s2,
+    table_s4,
+    table_s5,
+    table_s6,
+    table_s6_predicted,
+)
+from .store import StoreError
+
+MAKERS = (
+    table_1, equal_nfe, repairs, foresight, table_s2, detectors, table_s4, table_s5, table_s6, table_s6_predicted,
+    table_s7, motion, proxies,
+)  # fmt: skip
+
+
+def all_tables(evidence: Evidence) -> list[Table]:
+    """The judgement first: it is what most readers want."""
+    tables = [make(evidence) for make in MAKERS]
+    return [claims(evidence, tables), *tables]
+
+
+def beside_ceiling(table: Table, ceiling: dict[str, Any] | None) -> Table:
+    """A table of detectors with the ceiling at the measured step that is nearest to where each looks, if it is within
+    a twentieth of the schedule."""
+    if "auc_within" not in table.columns or not table.rows:
+        return table
+    if ceiling is None:
+        missing = "No ceiling beside it: python -m foresight.evaluation ceiling measures it into the report's folder."
+        return replace(table, missing=" ".join(filter(None, (table.missing, missing))))
+    steps, near = ceiling["summary"]["steps"], ceiling["settings"]["schedule"] / 20
+
+    def at(row: dict[str, Any]) -> Any:
+        place = row.get("step") or row.get("mean_stop") or 0
+        nearest = min(steps, key=lambda step: abs(int(step) - place))
+        return steps[nearest]["ceiling"] if place and abs(int(nearest) - place) <= near else None
+
+    columns = table.columns | {"ceiling": ("ceiling of AUC within prompt", "number")}
+    return replace(table, columns=columns, rows=[row | {"ceiling": at(row)} for row in table.rows])
+
+
+def document(evidence: Evidence, tables: Sequence[Table], ceiling: dict[str, Any] | None) -> dict[str, Any]:
+    base = evidence.base
+    return {
+        "schema": "foresight.evidence", "version": 1,
+        "environment": {key: evidence.meta[key] for key in ("command", "started", "machine", "versions")},
+        "settings": evidence.settings,
+        "runs": {"base": len(base), "prompts": len(set(base.prompt.tolist())), "good": float((~base.failed).mean()),
+                 "judged": base.judged, **{name: len(rows) for name, rows in evidence.rows.items() if name != "base"}},
+        "tables": {t.name: {"title": t.title, "rows": t.rows, "missing": t.missing} for t in tables},
+        "ceiling": ceiling and ceiling["summary"],
+    }  # fmt: skip
+
+
+def read_ceiling(folder: Path) -> dict[str, Any] | None:
+    path = folder / "ceiling.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ceilings.markdown(found)
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{path} cannot be read ({type(error).__name__}: {error}): make it again, or remove it."
+        raise ValueError(message) from None
+    return found
+
+
+def write(evidence: Evidence, folder: Path) -> list[Table]:
+    """All files of the report, into `folder`."""
+    ceiling = read_ceiling(folder)
+    # Raises for a database of which no report can be made, before anything is written.
+    tables = [beside_ceiling(table, ceiling) for table in all_tables(evidence)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        write_csv(table, folder)
+    figures = draw(evidence, {table.name: table for table in tables}, folder)
+    whole = json.dumps(finite(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "evidence.json").write_text(whole + "\n", encoding="utf-8")
+    text = markdown(evidence, tables, figures, ceiling and ceilings.markdown(ceiling))
+    (folder / "evidence.md").write_text(text, encoding="utf-8")
+    (folder / "evidence.html").write_text(page(evidence, tables, figures, folder, bool(ceiling)), encoding="utf-8")
+    return tables
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m foresight.evaluation report", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("database", type=Path, help="the database of `run`, or its folder")
+    parser.add_argument("--out", type=Path, help="folder for the report (default: that of the database)")
+    parser.add_argument("--settings", help="fingerprint of the runs' settings, where the database holds several")
+    a = parser.parse_args(argv)
+    try:
+        evidence = load(a.database, a.settings)
+        folder = a.out or evidence.path.parent
+        tables = write(evidence, folder)
+    except (StoreError, ValueError, OSError) as error:
+        raise SystemExit(f"report: {error}") from None
+    missing = [f"{table.title}: {table.missing}" for table in tables if table.missing]
+    print("\n".join([*missing, f"{folder / 'evidence.html'} shows all; Markdown, JSON, CSV and PNG are beside it."]))
+
+
+if __name__ == "__main__":
+    main()

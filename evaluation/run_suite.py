@@ -1,0 +1,232 @@
+"""Runs a suite of prompts x seeds x methods through ComfyUI and keeps every result in one SQLite file.
+
+    python -m foresight.evaluation run --suite demo --quick --out out/evidence
+    python -m foresight.evaluation run --suite demo --full --out out/evidence
+    python -m foresight.evaluation run --suite my.txt --model wan2.1_t2v_1.3b --server http://127.0.0.1:8188 --out out
+
+An interrupted command goes on where it stopped; one with more prompts, seeds or methods adds to what is there. What a
+table needs is made from the file by `python -m foresight.evaluation report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..scoring.detector import DetectorSettings
+from .graph_settings import FAMILIES
+from .methods import BASE, STANDARD, MethodError, load_method
+from .store import Store, StoreError
+from .suites import Suite, SuiteError, load_suite
+from .ui_format import PACK
+from .workers import Job, Outcome, Spec, in_processes, over_servers
+
+DATABASE = "runs.sqlite"
+# The paper's sweep (0.22, 0.26, 0.30; Table S6) in any scorer's units, and its cure for lost motion.
+SWEEP = ("efdi@tau=+0.04", "efdi@tau=+0.08")
+GENTLE = "efdi@injection_strength=0.5"
+FIXED = 0.24  # of the schedule: near the dynamic detector's mean stop (paper: 11 of 50, demo family: 12)
+# Time of a result in plain runs: base is also scored at every step, decoded and judged; the others are what they cost
+# when 30 % of the runs are rejected, as measured on the demo family. Methods that only look at base clips are free.
+WEIGHT = {BASE: 1.9, "efdi": 1.0, "trial_1": 0.7, "trial_2": 0.6, "fixed_step": 0.8, "regenerate": 0.4}
+RAISED = 2.2  # times that, with a raised tau
+SECONDS = 1.8  # of a plain run of the demo model on one core of two that are busy
+
+
+class Problem(Exception):
+    """Something the user can put right; shown without a traceback."""
+
+
+def model_settings(model: str, family: str | None, steps: int | None, judge: str | None) -> dict[str, Any]:
+    """Everything that results depend on, besides prompt, seed and method."""
+    if family:
+        settings: dict[str, Any] = {"family": family}
+    else:
+        settings = {"model": model, **asdict(FAMILIES[model])}
+        for of_the_example in ("prompt", "seed", "note"):
+            del settings[of_the_example]
+        settings["steps"] = steps or settings["steps"]
+    if model == "demo" and not family:
+        from .demo_family import fingerprint
+
+        settings["weights"] = fingerprint()
+    detectors = {"video": asdict(DetectorSettings.video()), "single_frame": asdict(DetectorSettings.single_frame())}
+    return settings | {"judge": judge, "detector": detectors}
+
+
+def fingerprint_of(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def plan(
+    suite: Suite, seeds: Sequence[int], methods: list[str], method_seeds: int, rows: Iterable[dict[str, Any]]
+) -> list[Job]:
+    """One job for each prompt of which something is missing in `rows`."""
+    done, base = set(), {}
+    for row in rows:
+        done.add((row["prompt_index"], row["prompt"], row["seed"], row["method"]))
+        if row["method"] == BASE:
+            base.setdefault((row["prompt_index"], row["prompt"]), {})[row["seed"]] = row
+    jobs = []
+    for item in suite.items:
+        wanted = [(m, seed) for m in methods for seed in (seeds if m == BASE else seeds[:method_seeds])]
+        missing = tuple((m, seed) for m, seed in wanted if (item.index, item.prompt, seed, m) not in done)
+        if missing:
+            jobs.append(Job(item, missing, base.get((item.index, item.prompt), {})))
+    return jobs
+
+
+def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bool) -> str:
+    """What is ahead, in words, from the plain runs in the database where there are any."""
+    cells = [method for job in jobs for method, _ in job.wanted]
+    text = f"{len(jobs)} prompts, {len(cells)} results to make"
+    measured = [row["seconds_plain"] for row in rows if row["method"] == BASE]
+    seconds = sum(measured) / len(measured) if measured else SECONDS if demo else None
+    if seconds is None:
+        return f"{text}; how long it takes shows after the first prompt"
+    whole = sum(WEIGHT.get(m.partition("@")[0], float(":" in m)) * (RAISED if "tau=+" in m else 1) for m in cells)
+    source = "the runs that are there" if measured else "2 busy CPU cores"
+    minutes = max(1, round(seconds * whole / workers / 60))
+    return f"{text}, about {minutes} min ({seconds:.1f} s a plain run, from {source})"
+
+
+def keep(store: Store, jobs: list[Job], outcomes: Iterator[Outcome], command: str, settings: dict[str, Any]) -> int:
+    """Writes what comes in, from this process alone; returns the number of prompts that failed."""
+    marks = {"suite": settings["suite"], "settings": settings["fingerprint"]}
+    metas: dict[str, int] = {}
+    failed = 0
+    with tqdm(total=sum(len(job.wanted) for job in jobs), unit="result") as bar:
+        for job, found in outcomes:
+            bar.update(len(job.wanted))
+            if isinstance(found, Exception):
+                failed += 1
+                tqdm.write(f"prompt {job.item.index} failed ({type(found).__name__}: {found}); the others go on")
+                continue
+            where = {"machine": found["machine"], "versions": found["versions"] | {"foresight": PACK["ver"]}}
+            name = json.dumps(where, sort_keys=True)
+            if name not in metas:
+                plain = [row for row in (*found["rows"], *job.base.values()) if row["method"] == BASE]
+                used = plain[0]["report"]["settings"]  # every method looks at a base run
+                told = {key: used[key] for key in ("tau", "delta", "scale", "scorer", "l2r") if key in used}
+                metas[name] = store.begin(command, **where, settings=settings | told)
+            store.add([row | marks for row in found["rows"]], metas[name])
+    return failed
+
+
+def options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m foresight.evaluation run", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--suite", default="demo", help="demo, vbench, or a text file with one prompt a line")
+    add("--out", type=Path, required=True, help=f"folder for {DATABASE} and the report")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="9 prompts, 3 seeds: minutes")
+    size.add_argument("--full", action="store_true", help="510 prompts, 3 seeds, also other thresholds: hours")
+    add("--prompts", type=int, help="only the first prompts of the suite")
+    add("--seeds", type=int, default=3, help="seeds of the base runs (default 3)")
+    add("--method-seeds", type=int, default=1, help="how many of them the other methods run on (default 1)")
+    add("--first-seed", type=int, default=1000)
+    add("--method", action="append", dest="methods", metavar="METHOD",
+        help="a method (see evaluation/methods.py), repeatable; default: the paper's. A plug-in is module:function")
+    add("--also", action="append", default=[], metavar="METHOD", help="a method beside the default ones, repeatable")
+    add("--model", default="demo", choices=sorted(FAMILIES), help="the model, as in workflows/; not the demo: --server")
+    add("--family", help="module:function that gives another model in process (see backend.InProcess)")
+    add("--steps", type=int, help="other than the model's own number of steps")
+    add("--judge", help="module:function(item, frames) -> {'right': bool or None, 'measures': {name: number}}")
+    add("--workers", type=int, default=os.cpu_count(), help="processes, one thread each (default: one a core)")
+    add("--server", action="append", metavar="URL", help="a running ComfyUI with this pack; repeat for more")
+    add("--ray", metavar="ADDRESS", help="a Ray cluster ('auto', or host:port): one ComfyUI on each GPU")
+    add("--no-clips", action="store_true", help="keep no clips in the database")
+    add("--no-report", action="store_true", help="make no report when all is done")
+    given = parser.parse_args(arguments)
+    given.typed = arguments
+    return given
+
+
+def chosen_methods(given: argparse.Namespace, steps: int) -> tuple[list[str], list[str]]:
+    """What is made for all prompts first, so that a run that is stopped early has its tables, and what comes then."""
+    first = given.methods or [*STANDARD, f"fixed_step@{max(1, round(FIXED * steps))}"]
+    first = list(dict.fromkeys([BASE, *first]))  # base: what every comparison stands on
+    then = [*((*SWEEP, GENTLE) if given.full and not given.methods else ()), *given.also]
+    remote = given.server or (given.ray and given.model != "demo")
+    for name in (*first, *then):
+        if load_method(name, steps).in_process and remote:
+            raise Problem(f"method {name!r} is a plug-in and needs the models in process: leave --server out.")
+    return first, [name for name in dict.fromkeys(then) if name not in first]
+
+
+def make(given: argparse.Namespace, store: Store, suite: Suite, methods: list[str], settings: dict[str, Any]) -> int:
+    """Makes what is missing of these methods; returns the number of prompts that failed."""
+    jobs = plan(suite, settings["seeds"], methods, given.method_seeds, store.rows(settings["fingerprint"]))
+    if not jobs:
+        return 0
+    spec = Spec(given.model, given.family, given.steps, given.judge, tuple(methods), not given.no_clips)
+    if given.ray:
+        from .ray_pool import over_ray
+
+        outcomes = over_ray(spec, jobs, given.ray)
+    elif given.server:
+        outcomes = over_servers(spec, jobs, given.server)
+    else:
+        outcomes = in_processes(spec, jobs, min(given.workers, len(jobs)))
+    command = f"python -m foresight.evaluation run {shlex.join(given.typed)}"
+    return keep(store, jobs, outcomes, command, settings)
+
+
+def run(arguments: list[str]) -> int:
+    given = options(arguments)
+    for name in ("seeds", "method_seeds", "workers"):
+        if getattr(given, name) < 1:
+            raise Problem(f"--{name.replace('_', '-')} is {getattr(given, name)}: it must be 1 or more.")
+    if given.server and given.ray:
+        raise Problem("--server and --ray exclude each other: a Ray cluster starts its own ComfyUI.")
+    if given.model != "demo" and not (given.server or given.ray or given.family):
+        raise Problem(f"{given.model} runs in a ComfyUI of yours: start it and name it with --server.")
+    if given.steps is not None and given.steps < 1:
+        raise Problem(f"--steps is {given.steps}: it must be 1 or more.")
+    count = given.prompts or (9 if given.quick else 510 if given.full else None)
+    suite = load_suite(given.suite, count)
+    for note in suite.notes:
+        print(f"{suite.name}: {note}")
+    settings = model_settings(given.model, given.family, given.steps, given.judge)
+    settings |= {"fingerprint": fingerprint_of(settings)}
+    stages = chosen_methods(given, given.steps or settings.get("steps", 50))
+    seeds = list(range(given.first_seed, given.first_seed + given.seeds))
+    settings |= {
+        "suite": suite.name, "prompts": len(suite.items), "seeds": seeds, "method_seeds": given.method_seeds,
+        "methods": [*stages[0], *stages[1]],
+    }
+    with Store(given.out / DATABASE, write=True) as store:
+        rows = store.rows(settings["fingerprint"])
+        ahead = plan(suite, seeds, settings["methods"], given.method_seeds, rows)
+        workers = len(given.server or ()) or given.workers
+        print(estimate(ahead, rows, workers, given.model == "demo" and not given.family), flush=True)
+        if failed := sum(make(given, store, suite, methods, settings) for methods in stages):
+            raise Problem(f"{failed} prompts failed; the same command tries them again.")
+        print(f"{len(store.rows(settings['fingerprint']))} results are in {store.path}")
+    if not given.no_report:
+        from .report import main as report
+
+        report([str(given.out), "--settings", settings["fingerprint"]])
+    return 0
+
+
+def main(arguments: list[str]) -> None:
+    try:
+        run(arguments)
+    except (Problem, SuiteError, MethodError, StoreError, ConnectionError) as problem:
+        sys.exit(f"evaluation run: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("evaluation run: stopped; the same command goes on from here")
