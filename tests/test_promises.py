@@ -19,7 +19,8 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print"}
 # Commands that people run themselves; the nodes import none of them (tested below).
 COMMANDS = {
     *(f"demo/{name}" for name in ("train_vae", "train_dit", "train_l2r", "train_scorer", "train_common", "run", "media",
-                                  "scorer_figures", "scorer_data", "scorer_batches", "scorer_samples")),
+                                  "scorer_figures", "scorer_data", "scorer_batches", "scorer_samples", "train_reward",
+                                  "reward_data")),
     "l2r/train",
 }  # fmt: skip
 
