@@ -24,7 +24,8 @@ NAMES = {
     "fraction": "比例", "choose": "选择方式", "wait_seconds": "等待秒数", "high_noise_model": "高噪声模型",
     "positive": "正面条件", "rule": "采样规则", "learn": "学习", "eta": "eta", "denoise": "去噪强度", "psnr": "PSNR", "score": "分数",
     "x0": "x0 预测", "steps_x0": "各步 x0", "negative_conditioning": "负面条件", "report": "报告", "value": "值",
-    "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
+    "Latent Reward": "潜空间奖励", "visual_quality": "画面质量", "motion_quality": "运动质量", "text_alignment": "文本匹配",
+    "reward": "奖励", "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
 }  # fmt: skip
 
 TEXTS = {
@@ -177,6 +178,18 @@ TEXTS = {
     "by hand: waits for your ticks in the Foresight tab, as long as it is open. Without it, the best.":
         "by hand：Foresight 侧栏打开时等待你勾选。否则取最好的。",
     "For by hand; then the best are taken.": "用于 by hand；超时则取最好的。",
+    # Latent Reward
+    "Foretells visual quality, motion quality and text alignment of a half-sampled clip from its latent, without decoding "
+    "anything: the reward of a Latent Search.":
+        "不解码任何内容，只从潜空间预测采样到一半的片段的画面质量、运动质量与文本匹配：“潜空间搜索”的奖励。",
+    "A reward that was trained for this very model, in models/foresight_reward (foresight_demo_reward.safetensors comes with "
+    "the pack and only knows the demo's model). One whose measured accuracy is below the bar is refused.":
+        "专为此模型训练的奖励，放在 models/foresight_reward（foresight_demo_reward.safetensors 随本包提供，只认识演示模型）。实测准确率低于标准的会被拒绝。",
+    "The scorer whose text features the reward was trained with.": "训练该奖励时提供文本特征的评分器。",
+    "What candidates are compared on: the clip's prompt.": "候选片段按它比较：片段的提示词。",
+    "Weight of clear pictures in the reward; 1 for all three is LatSearch's sum.": "画面清晰在奖励中的权重；三者都为 1 即 LatSearch 的总和。",
+    "Weight of coherent motion in the reward; 1 for all three is LatSearch's sum.": "运动连贯在奖励中的权重；三者都为 1 即 LatSearch 的总和。",
+    "Weight of fitting the prompt in the reward; 1 for all three is LatSearch's sum.": "符合提示词在奖励中的权重；三者都为 1 即 LatSearch 的总和。",
     # Two-Expert Guider, CogVideoX Sampler, Demo Text Encoder
     "Wan 2.2 14B's high-noise and low-noise models as one guider over one schedule, so that a clip can be watched, stopped and "
     "repaired across both. Works with SamplerCustomAdvanced as well.":

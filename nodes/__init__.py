@@ -12,6 +12,7 @@ from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
 from .refinement import PromptRefiner
 from .report import RunReport
+from .reward import LatentRewardNode
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
 from .watch import ForesightWatch
 
@@ -21,6 +22,7 @@ panel.register()
 NODES = [
     ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
+    LatentRewardNode,
 ]  # fmt: skip
 
 

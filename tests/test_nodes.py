@@ -36,6 +36,7 @@ NODES = {
     "ForesightTwoExpertGuider": "Two-Expert Guider",
     "ForesightCogVideoXSampler": "CogVideoX Sampler",
     "ForesightDemoTextEncoder": "Demo Text Encoder",
+    "ForesightLatentReward": "Latent Reward",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
 CORES = {"model", "high_noise_model", "low_noise_model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image",
