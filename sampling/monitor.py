@@ -28,15 +28,16 @@ class _Stop(Exception):
 
 
 class _CountingModel:
-    """The guider, counting its calls: one call is one model evaluation, with or without CFG."""
+    """The guider, counting its calls: one call is one model evaluation, with or without CFG. A search asks for several
+    candidates in one call, each of `items` rows."""
 
-    def __init__(self, guider):
-        self._guider = guider
+    def __init__(self, guider, items: int):
+        self._guider, self._items = guider, items
         self.evaluations = 0
 
-    def __call__(self, *args, **kwargs):
-        self.evaluations += 1
-        return self._guider(*args, **kwargs)
+    def __call__(self, x, *args, **kwargs):
+        self.evaluations += max(1, len(x) // self._items)
+        return self._guider(x, *args, **kwargs)
 
     @property
     def cfg(self) -> float:
@@ -113,7 +114,7 @@ class MonitorSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
         disable_pbar=False,
     ):
-        model = _CountingModel(model_wrap)
+        model = _CountingModel(model_wrap, len(noise))
         levels, shapes = sigmas.tolist(), getattr(model_wrap.inner_model, "latent_shapes", None)
 
         def watch(step, x0, x, total_steps):

@@ -32,7 +32,7 @@ class Mixture:
     def __post_init__(self):
         self.model_sampling = self.model_sampling or sampling()
         self.calls = []
-        self.model_patcher = SimpleNamespace(model=self)
+        self.model_patcher = SimpleNamespace(model=self, get_model_object=lambda name: self.model_sampling)
         self.inner_model = self  # samplers look for the model at this depth and one deeper
         self.on_call = lambda: None
 
