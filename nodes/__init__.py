@@ -7,6 +7,7 @@ from .audition import SeedAudition
 from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
+from .enhancers import CandidateNoise, EnhancerReport, LatentSearchSampler, SelfRefineSampler
 from .experts import TwoExpertGuiderNode
 from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
@@ -22,7 +23,7 @@ panel.register()
 NODES = [
     ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
-    LatentRewardNode,
+    LatentRewardNode, SelfRefineSampler, LatentSearchSampler, EnhancerReport, CandidateNoise,
 ]  # fmt: skip
 
 
