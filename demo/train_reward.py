@@ -193,7 +193,7 @@ def accuracy_rows(rewards: Tensor, free: Tensor, samples: Samples) -> list[dict[
     return rows
 
 
-def train(
+def fit(
     steps: int, seed: int, data: tuple[Samples, Samples, Guesses], every: int
 ) -> tuple[RewardModel, Texts, Clock]:
     """The averaged model after `steps`, from the checkpoint where there is one."""
@@ -271,6 +271,31 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join([*lines, f"The bar for the sum: {asked}: {verdict}.", ""])
 
 
+def train(steps: int, seed: int, share: float, workers: int, every: int, weights: Path, out: Path) -> None:
+    """The whole recipe. share: of the data; every: steps between checkpoints; weights, out: what is written where."""
+    samples, validation = (make_samples(chosen, share, workers) for chosen in (TRAIN, VALIDATION))
+    guesses = make_guesses(CONFIG.sigmas, share, workers)
+    model, texts, clock = fit(steps, seed, (samples, validation, guesses), every)
+    rows = accuracy_rows(rewards_of(model, texts, validation), training_free(texts, validation), validation)
+    load_comfyui()
+    command = "python -m foresight.demo.train_reward"
+    described = {
+        "name": "foresight-demo-reward", "latent_format": LATENT_FORMAT, "scorer": texts.viclip.config.name,
+        "weights": weights_digest(), "steps": STEPS, "accuracy": [
+            {key: row[key] for key in ("step", "sigma", "pairs", "latent_reward", "training_free")} for row in rows],
+    }  # fmt: skip
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_reward(model, weights, described)
+    document = {
+        "schema": "foresight.reward", "version": 1, "environment": environment(command), "clips": len(validation.x0),
+        "prompts": len(validation.captions), "seeds": SEEDS, "train_clips": len(samples.x0),
+        "train_prompts": len(samples.captions), "steps": steps, "minutes": round(clock.minutes, 1),
+        "margin": MARGIN, "bars": {str(share): bar for share, bar in BARS.items()}, "refused": below_bar(described),
+        "accuracy": rows,
+    }  # fmt: skip
+    publish(out, "reward", document, markdown(document))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=800)
@@ -280,29 +305,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--weights", type=Path, default=EXPORT, help="the file to write")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    arguments = parser.parse_args()
+    a = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    samples, validation = (make_samples(chosen, arguments.data, arguments.workers) for chosen in (TRAIN, VALIDATION))
-    guesses = make_guesses(CONFIG.sigmas, arguments.data, arguments.workers)
-    model, texts, clock = train(arguments.steps, arguments.seed, (samples, validation, guesses), arguments.every)
-    rows = accuracy_rows(rewards_of(model, texts, validation), training_free(texts, validation), validation)
-    load_comfyui()
-    command = "python -m foresight.demo.train_reward"
-    described = {
-        "name": "foresight-demo-reward", "latent_format": LATENT_FORMAT, "scorer": texts.viclip.config.name,
-        "weights": weights_digest(), "steps": STEPS, "accuracy": [
-            {key: row[key] for key in ("step", "sigma", "pairs", "latent_reward", "training_free")} for row in rows],
-    }  # fmt: skip
-    arguments.weights.parent.mkdir(parents=True, exist_ok=True)
-    save_reward(model, arguments.weights, described)
-    document = {
-        "schema": "foresight.reward", "version": 1, "environment": environment(command), "clips": len(validation.x0),
-        "prompts": len(validation.captions), "seeds": SEEDS, "train_clips": len(samples.x0),
-        "train_prompts": len(samples.captions), "steps": arguments.steps, "minutes": round(clock.minutes, 1),
-        "margin": MARGIN, "bars": {str(share): bar for share, bar in BARS.items()}, "refused": below_bar(described),
-        "accuracy": rows,
-    }  # fmt: skip
-    publish(arguments.out, "reward", document, markdown(document))
+    train(a.steps, a.seed, a.data, a.workers, a.every, a.weights, a.out)
 
 
 if __name__ == "__main__":
