@@ -76,6 +76,10 @@ class ForesightSampler(io.ComfyNode):
                     tooltip="Wan 2.2 14B: the low-noise expert; `model` is then the high-noise one.",
                 ),
                 *expert_widgets(),
+                io.Sampler.Input(
+                    "sampler", optional=True,
+                    tooltip="Samples instead of sampler_name: from Self-Refine Sampler or Latent Search Sampler.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -87,7 +91,7 @@ class ForesightSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
-        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, **settings,
+        inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, sampler=None, **settings,
     ):  # fmt: skip
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
         check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
@@ -105,7 +109,8 @@ class ForesightSampler(io.ComfyNode):
 
         model_sampling = model.get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu()
-        sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
+        if sampler is None:
+            sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             result = run_hierarchy(

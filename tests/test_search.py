@@ -12,9 +12,13 @@ import pytest
 import torch
 from gaussians import SHAPE, Mixture, draw, sample
 from tiny_models import FAMILIES, with_mask
-from tiny_wan import gate, inputs, model
+from tiny_wan import Conditioned, Rewriter, gate, inputs, model
 
+from foresight.nodes.hierarchy import SeededNoise
+from foresight.sampling.audition import hold_audition
 from foresight.sampling.candidates import Runs, mixed_noise
+from foresight.sampling.hierarchy import run_hierarchy
+from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.run import FixedNoise, monitored_sample
 from foresight.sampling.search import (
     METHODS,
@@ -26,6 +30,7 @@ from foresight.sampling.search import (
 )
 from foresight.sampling.self_refine import RefineSettings, parse_plan, self_refining
 from foresight.scoring.reward import AlignmentReward
+from foresight.trials.report import run_report
 
 EULER = comfy.samplers.ksampler("euler")
 EARLY = (0.2, 0.4)
@@ -436,3 +441,55 @@ def test_what_cannot_be_searched_is_refused(patcher):
         searching(Mean(), comfy.samplers.ksampler("dpm_adaptive"))
     with pytest.raises(ValueError, match="within another"):
         searching(Mean(), searching(Mean()))
+
+
+@pytest.mark.parametrize("method", ["search", "refine", "both"])
+def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patcher, method):
+    given = inputs(patcher)
+    sampler, plain = given.sampler, 10
+    if method != "search":
+        sampler = self_refining(sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    if method != "refine":
+        sampler = searching(Mean(), sampler, candidates=3, budget=24)
+    guiders = Conditioned(patcher)
+    result = run_hierarchy(
+        replace(given, sampler=sampler), gate(0.1), guiders, prompt="a red circle", negative="", refiner=Rewriter(),
+        injection=InjectionSettings(),
+    )  # fmt: skip
+    records = result.verdict.history
+    assert [record.kind for record in records] == ["sample", "probe", "refine", "sample", "probe", "inject"]
+    report = run_report(result.verdict)
+    assert report["nfe_plain"] == plain and report["nfe"] <= report["nfe_worst_case"]
+    for record in (records[0], records[3], records[5]):
+        assert record.nfe_video <= record.details["nfe_most"] <= 24
+    for record in (records[1], records[4]):
+        assert record.nfe_single_frame <= records[0].details["nfe_candidate_most"], "a probe is one candidate"
+    if method != "refine":
+        assert records[5].details["search"]["population"]["0"] == [0, 1, 2]
+    json.dumps(report, allow_nan=False)
+
+
+def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
+    given = inputs(patcher)
+    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    for sampler in (refine, searching(Told([0.0, 0.0, 0.0, 0.0]), refine, method="beam")):
+        scorer = gate(0.1, 0.3)
+        found = hold_audition(
+            lambda seed, sampler=sampler: replace(given, sampler=sampler, noise=SeededNoise(seed)), scorer, (5, 6),
+            keep=1, fraction=0.3,
+        )  # fmt: skip
+        assert found.chosen == (6,)
+        heard, whole = 2 * (3 + 4), 14 if sampler is refine else 4 * 4 + 2 * 4 + 6
+        assert found.report["nfe"] == heard + whole
+
+
+def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
+    """Promise 1 for the enhanced samplers: watching changes nothing."""
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+    given = inputs(patcher)
+    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.2))
+    for sampler in (refine, searching(Mean()), searching(Mean(), refine)):
+        core = SamplerCustomAdvanced.execute(given.noise, given.guider, sampler, given.sigmas, given.latent).result[0]
+        watched = monitored_sample(replace(given, sampler=sampler), gate(0.3))
+        assert watched.verdict.accepted and torch.equal(watched.latent["samples"], core["samples"])
