@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from foresight.demo.captions import prompts
-from foresight.evaluation import enhancers
+from foresight.evaluation import enhancers, statistics
 from foresight.evaluation.comfyui import load_comfyui
 from foresight.evaluation.demo_family import DemoFamily
 from foresight.evaluation.enhancers import (
@@ -37,6 +38,12 @@ SHORT = (
     Arm("beam, alignment", 20, steps=STEPS, method="beam", candidates=4),
     Arm("best of 3, alignment", 18, steps=STEPS, method="best of N", candidates=3),
 )
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Intervals from fewer draws are as good here, and ten times as fast."""
+    monkeypatch.setattr(enhancers, "bootstrap", partial(statistics.bootstrap, draws=200))
 
 
 @pytest.fixture(scope="module")
