@@ -191,6 +191,8 @@ class Runs:
 
     def _evaluate(self, requests: list[tuple]) -> list[Call]:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        if len(requests) > self.at_once:
+            return [call for request in requests for call in self._evaluate([request])]
         try:
             calls = self._together(requests)
         except torch.OutOfMemoryError:
@@ -198,7 +200,7 @@ class Runs:
                 raise
             self.at_once = 1
             comfy.model_management.soft_empty_cache()
-            return [call for request in requests for call in self._evaluate([request])]
+            return self._evaluate(requests)
         self.evaluations += len(requests)
         if self.bar is not None:
             self.bar.update(len(requests))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -160,12 +161,12 @@ class SelfRefine:
         self.inner = inner
         self.settings = settings
         self.result = RefineResult()
-        self._model = None
+        self._model = lambda: None  # of the latest run; held weakly, because a SAMPLER outlives the models it samples
 
     def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **_):
         refuse_caches(extra_args, "Self-Refine")
-        if model is not self._model:
-            self._model, self.result = model, RefineResult()
+        if model is not self._model():
+            self._model, self.result = weakref.ref(model), RefineResult()
         counted, whole = _Counted(model, self.result), getattr(model, "sigmas", sigmas)
         first = _index(whole, sigmas[0])
         steps = self.settings.schedule_steps or len(whole) - 1

@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 from gaussians import SHAPE, Mixture, draw, sample
 from tiny_models import FAMILIES, with_mask
 from tiny_wan import Conditioned, Rewriter, gate, inputs, model
@@ -29,6 +30,7 @@ from foresight.sampling.search import (
     survival_weights,
 )
 from foresight.sampling.self_refine import RefineSettings, parse_plan, self_refining
+from foresight.sampling.watch import Watch
 from foresight.scoring.reward import AlignmentReward
 from foresight.trials.report import run_report
 
@@ -190,8 +192,6 @@ def test_the_winner_alone_is_the_same_clip_bit_for_bit(patcher, inner, at_once):
 
 
 def test_with_seeds_of_their_own_a_candidate_is_comfyuis_clip_of_that_seed(patcher):
-    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
-
     given = replace(inputs(patcher, "euler_ancestral"), noise=Noise_RandomNoise(11))
     search = searching(Told([0.0, 9.0, 0.0, 0.0]), method="beam", schedule=(0.3,))
     search = search.around(given.sampler)
@@ -282,13 +282,37 @@ def test_candidates_at_once_share_model_calls():
 
 
 def test_without_memory_for_several_they_are_evaluated_one_by_one():
+    tried = []
+
     class Small(Mixture):
         def __call__(self, x, sigma, **rest):
             if len(x) > 1:
+                tried.append(len(x))
                 raise torch.OutOfMemoryError("full")
             return super().__call__(x, sigma, **rest)
 
     assert torch.equal(sample(searching(Mean(), at_once=4), Small(), 10), sample(searching(Mean()), Mixture(), 10))
+    assert tried == [4], "once is enough to know"
+
+
+def test_a_watched_model_tells_of_the_finished_candidate_and_counts_all(patcher):
+    watch = Watch(gate(0.3))
+    given = inputs(watch.patch(patcher))
+    for at_once in (1, 4):
+        search = searching(Mean(), at_once=at_once)
+        SamplerCustomAdvanced.execute(given.noise, given.guider, search, given.sigmas, given.latent)
+        assert watch.verdict.record.nfe_video == search.result["nfe"] and watch.verdict.record.steps == 10
+
+
+def test_in_a_graph_with_a_sampler_for_each_expert_the_first_searches_and_hands_over_one(patcher):
+    given = inputs(patcher)
+    search = searching(Mean(), schedule=(0.2, 0.4, 0.9), schedule_steps=10)
+    first = replace(given, sigmas=given.sigmas[:6], schedule_steps=10)
+    found = monitored_sample(replace(first, sampler=search))
+    assert list(search.result["population"]) in (["0", "2", "4"], ["0", "2"])
+    alone = monitored_sample(candidate(first, search, search.result["winner"]))
+    assert found.latent["samples"].shape[0] == 1
+    assert torch.equal(found.latent["samples"], alone.latent["samples"])
 
 
 def test_what_comfyui_is_shown_is_the_winners_whole_run():
@@ -485,8 +509,6 @@ def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
 
 def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
     """Promise 1 for the enhanced samplers: watching changes nothing."""
-    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-
     given = inputs(patcher)
     refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.2))
     for sampler in (refine, searching(Mean()), searching(Mean(), refine)):

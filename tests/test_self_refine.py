@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import comfy.model_management
@@ -321,6 +323,16 @@ def test_an_injected_run_is_refined_at_the_same_levels(patcher):
     result = monitored_sample(replace(inputs(patcher), sampler=sampler), injection=Injection(anchor))
     assert refine.result.passes == {4: 2, 5: 2}
     assert result.verdict.record.nfe_video == 9 + 4
+
+
+def test_a_sampler_does_not_keep_the_model_it_has_sampled():
+    sampler, guider = refining(RefineSettings(SHORT, 0.0))[0], Mixture()
+    known = weakref.ref(guider)
+    sample(sampler, guider, 10)
+    guider.inner_model = guider.model_patcher = guider.on_call = None  # the stand-in's own circle
+    del guider
+    gc.collect()
+    assert known() is None
 
 
 def test_pure_noise_is_not_refined():
