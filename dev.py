@@ -218,6 +218,7 @@ def train(arguments: list[str]) -> int:
         ("scorer", "--steps", 1800, "--stage", "renders", *scorer),
         ("scorer", "--steps", 1600, "--stage", "previews", *scorer),
         ("scorer", "--steps", 1200, "--stage", "generated", *scorer),
+        ("reward", "--steps", 800, *data),
     ):
         wanted = [str(each) for each in (option, max(1, round(steps * scale)), *rest)]
         step(f"training: {module} {' '.join(wanted)}")

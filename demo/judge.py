@@ -81,7 +81,8 @@ def judge(clip: Tensor, scene: Scene) -> Judgement:
 @dataclass(frozen=True)
 class Found:
     """One object in one frame of a clip, whatever a caption says of it. shape is None where no shape is clear; size (as
-    world.SIZES counts it), x and y (of the centroid) are in pixels."""
+    world.SIZES counts it), x and y (of the centroid) are in pixels. clear: -1..1, how surely it is of one colour and
+    one shape, whichever (the smaller of the two margins)."""
 
     frame: int
     colour: str
@@ -89,6 +90,7 @@ class Found:
     size: float
     x: float
     y: float
+    clear: float = 1.0
 
 
 def find_objects(clip: Tensor) -> list[Found]:
@@ -101,7 +103,9 @@ def find_objects(clip: Tensor) -> list[Found]:
     ):
         k = int(shapes.argmax())
         shape = SHAPES[k] if shapes[k] > 0 else None
-        found.append(Found(int(frame), _NAMES[int(colours.argmax())], shape, float(sizes[k]), *map(float, place)))
+        clear = float(min(shapes[k], colours.max()))
+        name = _NAMES[int(colours.argmax())]
+        found.append(Found(int(frame), name, shape, float(sizes[k]), *map(float, place), clear))
     return found
 
 

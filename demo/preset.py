@@ -4,6 +4,7 @@ TRANSFORMER = "foresight_demo_wan.safetensors"
 VAE = "foresight_demo_wan_vae.safetensors"
 SCORER = "foresight_demo_viclip.safetensors"
 CONVERTER = "foresight_demo_l2r.safetensors"
+REWARD = "foresight_demo_reward.safetensors"
 
 STEPS = 50  # the paper's schedule length
 # The transformer settles a clip's composition above sigma .85, and not too well: fresh noise at each step lets it mend

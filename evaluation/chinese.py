@@ -26,6 +26,13 @@ NAMES = {
     "x0": "x0 预测", "steps_x0": "各步 x0", "negative_conditioning": "负面条件", "report": "报告", "value": "值",
     "vlm": "视觉语言模型", "endpoint": "端点", "manual_prompt": "手写提示词", "preset": "预设",
     "picture": "图片", "text": "文本", "json": "JSON", "contact_sheet": "缩略图表",
+    "Latent Reward": "潜空间奖励", "visual_quality": "画面质量", "motion_quality": "运动质量", "text_alignment": "文本匹配",
+    "reward": "奖励",
+    "Self-Refine Sampler": "自我细化采样器", "Latent Search Sampler": "潜空间搜索采样器", "Enhancer Report": "增强报告",
+    "Candidate Noise": "候选噪声", "plan": "计划", "plan_steps": "计划步数", "threshold": "阈值方式",
+    "norm": "范数", "candidates": "候选数", "method": "方法", "schedule": "评分步", "schedule_of": "评分步所属步数",
+    "beta": "beta（新噪声）", "budget": "预算", "temperature": "温度", "scale": "奖励尺度", "at_once": "同时评估数",
+    "mask": "遮罩", "nfe": "评估次数", "candidate": "候选编号",
 }  # fmt: skip
 
 TEXTS = {
@@ -191,6 +198,65 @@ TEXTS = {
     "by hand: waits for your ticks in the Foresight tab, as long as it is open. Without it, the best.":
         "by hand：Foresight 侧栏打开时等待你勾选。否则取最好的。",
     "For by hand; then the best are taken.": "用于 by hand；超时则取最好的。",
+    # Latent Reward
+    "Foretells visual quality, motion quality and text alignment of a half-sampled clip from its latent, without decoding "
+    "anything: the reward of a Latent Search.":
+        "不解码任何内容，只从潜空间预测采样到一半的片段的画面质量、运动质量与文本匹配：“潜空间搜索”的奖励。",
+    "A reward that was trained for this very model, in models/foresight_reward (foresight_demo_reward.safetensors comes with "
+    "the pack and only knows the demo's model). One whose measured accuracy is below the bar is refused.":
+        "专为此模型训练的奖励，放在 models/foresight_reward（foresight_demo_reward.safetensors 随本包提供，只认识演示模型）。实测准确率低于标准的会被拒绝。",
+    "The scorer whose text features the reward was trained with.": "训练该奖励时提供文本特征的评分器。",
+    "What candidates are compared on: the clip's prompt.": "候选片段按它比较：片段的提示词。",
+    "Weight of clear pictures in the reward; 1 for all three is LatSearch's sum.": "画面清晰在奖励中的权重；三者都为 1 即 LatSearch 的总和。",
+    "Weight of coherent motion in the reward; 1 for all three is LatSearch's sum.": "运动连贯在奖励中的权重；三者都为 1 即 LatSearch 的总和。",
+    "Weight of fitting the prompt in the reward; 1 for all three is LatSearch's sum.": "符合提示词在奖励中的权重；三者都为 1 即 LatSearch 的总和。",
+    # Self-Refine Sampler, Latent Search Sampler, Enhancer Report, Candidate Noise
+    "Samples instead of sampler_name: from Self-Refine Sampler or Latent Search Sampler.":
+        "代替 sampler_name 进行采样：来自“自我细化采样器”或“潜空间搜索采样器”。",
+    "A sampler that refines a clip while it is made: at some early steps it predicts the clip, adds fresh noise and predicts "
+    "again, and keeps what both agree on. No training; costs half as much again (Predict and Perturb).":
+        "在采样过程中细化片段的采样器：在若干早期步上预测片段、加入新噪声再次预测，并保留两次一致之处。无需训练；多花约一半的计算（Predict and Perturb）。",
+    "From KSamplerSelect. In refined steps all but first-order ones step as euler.":
+        "来自 KSamplerSelect。在被细化的步上，除一阶采样器外都按 euler 走一步。",
+    "The published settings. T2V: 60 evaluations on 40 steps. distilled: 13 on 8. custom: plan and plan_steps.":
+        "已发表的设置。T2V：40 步共 60 次评估。distilled：8 步共 13 次。custom：使用 plan 与 plan_steps。",
+    "For custom. first-last:extra passes, counted from 0: 2-5:3, 6-13:1 is the T2V plan.":
+        "用于 custom。起步-止步:额外遍数，从 0 计：2-5:3, 6-13:1 即 T2V 的计划。",
+    "For custom: the schedule that the plan counts in. On others it is stretched.": "用于 custom：计划所依据的步数。步数不同时按比例伸缩。",
+    "Where two predictions differ by less, nothing is refined. Higher refines less; 0 refines everywhere. -1: the preset's own "
+    "(T2V: 0.2).": "两次预测之差小于它的地方不再细化。越高细化越少；0 处处细化。-1：用预设自带的值（T2V：0.2）。",
+    "absolute: tau in units of Wan's latent. quantile: tau is the share of the clip to be left, for other models.":
+        "absolute：tau 以 Wan 潜空间的单位计。quantile：tau 是保持不变的比例，用于其他模型。",
+    "Of the difference over the channels (published: 1).": "各通道之差所用的范数（已发表：1）。",
+    "A sampler that begins several candidates of one clip, scores them half way and finishes the best. Costs two to three clips "
+    "(LatSearch). Connect a gate or a reward.":
+        "为一个片段开始多个候选，中途评分，只完成最好的一个。花费相当于两到三个片段（LatSearch）。请连接检测门或奖励。",
+    "Any SAMPLER; from Self-Refine Sampler too.": "任意 SAMPLER；也可来自“自我细化采样器”。",
+    "Scores the candidates by how well their previews fit its prompt.": "按候选的预览与其提示词的符合程度评分。",
+    "Scores the candidates instead of the gate.": "代替检测门为候选评分。",
+    "Candidate 0 is the clip of the seed itself.": "候选 0 就是该种子本身的片段。",
+    "resampling: LatSearch. beam: the better half goes on. best of N: all are finished, the best is kept.":
+        "resampling：LatSearch。beam：较好的一半继续。best of N：全部完成，保留最好的。",
+    "The steps after which candidates are scored, counted from 0; not for best of N.": "在这些步之后为候选评分，从 0 计；best of N 不使用。",
+    "How many steps the schedule counts in. On other numbers of steps it is stretched.": "评分步所依据的总步数。步数不同时按比例伸缩。",
+    "New noise in a candidate. 0.1: all are close to the seed's clip. 1: each is the clip of its own seed (seed + 1, ...).":
+        "候选中的新噪声。0.1：都接近该种子的片段。1：各为自己种子的片段（种子 + 1……）。",
+    "The most model evaluations that a clip may take in all, self-refinement included. 0: no bound.":
+        "一个片段总共最多可用的模型评估次数，含自我细化。0：不限。",
+    "Of resampling. Less trusts the reward more.": "用于 resampling。越低越信任奖励。",
+    "spread: rewards are divided by their spread first, so that any reward will do. raw: as they are.":
+        "spread：先把奖励除以其离散程度，任何奖励都适用。raw：原样使用。",
+    "Candidates in one model call: faster where there is memory, and then equal only up to rounding.":
+        "一次模型调用中的候选数：显存充足时更快，但结果只在舍入误差内相同。",
+    "What a Self-Refine Sampler or a Latent Search Sampler did: where it refined, which candidates it dropped, and the model "
+    "evaluations.": "“自我细化采样器”或“潜空间搜索采样器”做了什么：细化了哪里、放弃了哪些候选、用了多少次模型评估。",
+    "From Self-Refine Sampler or Latent Search Sampler.": "来自“自我细化采样器”或“潜空间搜索采样器”。",
+    "The clip that was sampled with it: the report waits for it.": "用它采样的片段：报告会等待它。",
+    "The noise of one candidate of a Latent Search Sampler, to sample it alone: the same clip to the last bit.":
+        "“潜空间搜索采样器”中一个候选的噪声，用于单独采样：结果逐位相同。",
+    "The noise that the search was given.": "搜索所得到的噪声。",
+    "Its number in the report.": "它在报告中的编号。",
+    "As in the search.": "与搜索中相同。",
     # Two-Expert Guider, CogVideoX Sampler, Demo Text Encoder
     "Wan 2.2 14B's high-noise and low-noise models as one guider over one schedule, so that a clip can be watched, stopped and "
     "repaired across both. Works with SamplerCustomAdvanced as well.":

@@ -193,9 +193,77 @@ def visual_hierarchy(s: Settings) -> Graph:
     return graph
 
 
+REFINE_NOTE = (
+    "**Self-Refine Sampler** predicts the clip at some early steps, adds fresh noise and predicts again, and keeps "
+    "what both agree on: half as many evaluations again as a plain clip. *Enhancer Report* shows where it refined "
+    "(white) and what it cost."
+)
+SEARCH_NOTE = (
+    "**Latent Search Sampler** begins several candidates of the clip, scores them half way and finishes the best, "
+    "within a budget of three clips. *Enhancer Report* tells the winner's seed; *Candidate Noise* makes its noise, to "
+    "sample it alone."
+)
+
+
+def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link, Link], Node]) -> Graph:
+    """A plain graph whose sampler `enhance`(graph, sampler, gate, scorer) has wrapped; the detector only reports."""
+    graph = Graph(f"{s.note}\n\n{note}")
+    family = _family(graph, s)
+    l2r, scorer = _inspector(graph, s, family, column=2)
+    latent = _clip_size(graph, s, family.vae, column=2)
+    graph.group("Prompt", column=3)
+    texts = [
+        graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name})", clip=family.clip, text=text, colour=colour)
+        for name, text, colour in (("Positive Prompt", s.prompt, "green"), ("Negative Prompt", s.negative, "red"))
+    ]
+    conditions = {"positive": texts[0][0], "negative": texts[1][0], "cfg": s.cfg}
+    if family.experts:
+        guider = graph.add("ForesightTwoExpertGuider", high_noise_model=family.model, **conditions, **family.experts)
+    else:
+        guider = graph.add("CFGGuider", model=family.model, **conditions)
+    gate = graph.add(
+        "ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau, delta=s.delta, **s.gate)
+    graph.group("Sampling", column=4)
+    noise = graph.add("RandomNoise", noise_seed=s.seed)
+    plain = graph.add("KSamplerSelect", sampler_name=s.sampler)
+    scheduler = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)
+    enhanced = enhance(graph, plain[0], gate[0], scorer)
+    run = graph.add(
+        "ForesightMonitoredSampler", noise=noise[0], guider=guider[0], sampler=enhanced[0], sigmas=scheduler[0],
+        latent_image=latent, gate=gate[0], on_reject="report only",
+    )  # fmt: skip
+    report = graph.add("ForesightEnhancerReport", sampler=enhanced[0], latent=run[0])
+    _result(graph, s, 5, report[0], run[3], family.vae, scorer)
+    graph.group("What was refined or searched", column=6)
+    if enhanced.type == "ForesightSelfRefineSampler":
+        graph.add("PreviewImage", images=report[1])
+    graph.add("PreviewAny", source=report[3], size=(620, 330))
+    return graph
+
+
+def self_refine(s: Settings) -> Graph:
+    return _enhanced(s, REFINE_NOTE, lambda graph, sampler, *_: graph.add(
+        "ForesightSelfRefineSampler", sampler=sampler, preset="T2V"))
+
+
+def latent_search(s: Settings) -> Graph:
+    def search(graph: Graph, sampler: Link, gate: Link, scorer: Link) -> Node:
+        by = {"gate": gate}
+        if s.reward:
+            by = {"reward": graph.add("ForesightLatentReward", weights=s.reward, scorer=scorer, prompt=s.prompt)[0]}
+        return graph.add("ForesightLatentSearchSampler", sampler=sampler, **by, budget=3 * s.steps)
+
+    return _enhanced(s, SEARCH_NOTE, search)
+
+
 GRAPHS: dict[str, tuple[Callable[[Settings], Graph], Settings]] = {
     f"{family}_{form.__name__}": (form, settings)
     for family, settings in FAMILIES.items() for form in (one_node, visual_hierarchy)
+} | {
+    f"{family}_{form.__name__}": (form, FAMILIES[family])
+    for form, families in (
+        (self_refine, ("demo", "wan2.1_t2v_1.3b", "wan2.2_t2v_14b")), (latent_search, ("demo", "wan2.1_t2v_1.3b")),
+    ) for family in families
 }  # fmt: skip
 BLUEPRINT = "Sample, Watch and Repair (Foresight)"
 BOX_INPUTS = {

@@ -7,11 +7,13 @@ from .audition import SeedAudition
 from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
+from .enhancers import CandidateNoise, EnhancerReport, LatentSearchSampler, SelfRefineSampler
 from .experts import TwoExpertGuiderNode
 from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
 from .refinement import PromptRefiner
 from .report import RunReport
+from .reward import LatentRewardNode
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
 from .watch import ForesightWatch
 
@@ -21,6 +23,7 @@ panel.register()
 NODES = [
     ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
+    LatentRewardNode, SelfRefineSampler, LatentSearchSampler, EnhancerReport, CandidateNoise,
 ]  # fmt: skip
 
 

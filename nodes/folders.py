@@ -6,19 +6,23 @@ from pathlib import Path
 import folder_paths
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-VICLIP, L2R, PRESETS = "foresight", "foresight_l2r", "foresight_presets"
-EXTENSIONS = {VICLIP: {".safetensors", ".sft", ".pth"}, L2R: {".safetensors", ".sft"}, PRESETS: {".json"}}
+VICLIP, L2R, PRESETS, REWARD = "foresight", "foresight_l2r", "foresight_presets", "foresight_reward"
+EXTENSIONS = {
+    VICLIP: {".safetensors", ".sft", ".pth"}, L2R: {".safetensors", ".sft"}, PRESETS: {".json"},
+    REWARD: {".safetensors", ".sft"},
+}  # fmt: skip
 
 
 def register() -> None:
-    """Adds models/foresight (ViCLIP), models/foresight_l2r and models/foresight_presets (of the gate), and the demo family
-    to the folders it belongs in."""
+    """Adds models/foresight (ViCLIP), models/foresight_l2r, models/foresight_presets (of the gate) and
+    models/foresight_reward, and the demo family to the folders it belongs in."""
     for folder, extensions in EXTENSIONS.items():
         folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder), is_default=True)
         # Paths that extra_model_paths.yaml has already put there stay; without extensions every file would be listed.
         folder_paths.folder_names_and_paths[folder] = (folder_paths.get_folder_paths(folder), extensions)
     for folder, weights in {
-        VICLIP: "demo/viclip", L2R: "l2r", PRESETS: "demo/presets", "diffusion_models": "demo/diffusion_models", "vae": "demo/vae"
+        VICLIP: "demo/viclip", L2R: "l2r", PRESETS: "demo/presets", REWARD: "demo/reward",
+        "diffusion_models": "demo/diffusion_models", "vae": "demo/vae",
     }.items():  # fmt: skip
         folder_paths.add_model_folder_path(folder, str(WEIGHTS / weights))
 

@@ -78,6 +78,10 @@ class ForesightSampler(io.ComfyNode):
                 ),
                 *expert_widgets(),
                 *refiner_widgets(),
+                io.Sampler.Input(
+                    "sampler", optional=True,
+                    tooltip="Samples instead of sampler_name: from Self-Refine Sampler or Latent Search Sampler.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -94,7 +98,7 @@ class ForesightSampler(io.ComfyNode):
     def execute(
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
         inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, vlm=None, endpoint=NONE,
-        manual_prompt="", **settings,
+        manual_prompt="", sampler=None, **settings,
     ):  # fmt: skip
         better = make_refiner(refiner, scorer, vlm, endpoint, manual_prompt)
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
@@ -113,7 +117,8 @@ class ForesightSampler(io.ComfyNode):
 
         model_sampling = model.get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu()
-        sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
+        if sampler is None:
+            sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             result = run_hierarchy(

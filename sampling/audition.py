@@ -15,6 +15,7 @@ from ..panel.runs import Decision, Run, Trial
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.verdict import TrialRecord
+from .enhanced import in_part
 from .monitor import MonitorSampler
 from .run import Inputs, Latent, attached, gate_settings, guided_sample, trial_record
 
@@ -84,8 +85,11 @@ def hold_audition(
 def _hear(inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, Any], run: Run) -> TrialRecord:
     """The record of a seed's first `stop` steps, with its score there."""
     inspector = gate.inspector(inputs.whole, stop, picture=run.to_picture)
-    monitor = MonitorSampler(inputs.sampler, inspector, stop="never", run=run)
-    short = replace(inputs, sigmas=inputs.sigmas[: stop + 1], guider=attached(inputs.guider, gate))
+    sampler = in_part(inputs.sampler, inputs.whole)
+    short = replace(
+        inputs, sampler=sampler, sigmas=inputs.sigmas[: stop + 1], guider=attached(inputs.guider, gate.scorer)
+    )
+    monitor = MonitorSampler(sampler, inspector, stop="never", run=run)
     run.begin(Trial(f"seed {seed}", "audition", stop), settings)
     return _sample(short, gate, monitor, run)[1]
 

@@ -14,7 +14,7 @@ import comfy.model_management
 from ..panel.runs import Run, Trial
 from ..refiner.base import RefinementError, RefinementRequest, Refiner
 from ..scoring.inspector import Gate
-from ..trials.cost import worst_case_nfe
+from ..trials.cost import worst_case_enhanced, worst_case_nfe
 from ..trials.plan import Action, TrialPlan
 from ..trials.verdict import TrialRecord, Verdict
 from .injection import Injection, InjectionSettings
@@ -116,4 +116,7 @@ def run_hierarchy(
                 result = monitored_sample(inputs, checked, previous=verdict, run=run)
                 verdict, succeeded = result.verdict, result.verdict.accepted
         step = plan.next(succeeded)
+    if details := base.verdict.record.details:
+        most = worst_case_enhanced(details["nfe_most"], details["nfe_candidate_most"])
+        verdict = replace(verdict, settings={**verdict.settings, "worst_case": most})
     return HierarchyResult(result.latent, base, verdict)

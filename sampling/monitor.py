@@ -13,6 +13,7 @@ import torch
 
 from ..panel.runs import Decision, Run
 from ..scoring.inspector import Inspector
+from .candidates import Runs
 
 logger = logging.getLogger("foresight")
 
@@ -28,15 +29,16 @@ class _Stop(Exception):
 
 
 class _CountingModel:
-    """The guider, counting its calls: one call is one model evaluation, with or without CFG."""
+    """The guider, counting its calls: one call is one model evaluation, with or without CFG. A search asks for several
+    candidates in one call, each of `items` rows."""
 
-    def __init__(self, guider):
-        self._guider = guider
+    def __init__(self, guider, items: int):
+        self._guider, self._items = guider, items
         self.evaluations = 0
 
-    def __call__(self, *args, **kwargs):
-        self.evaluations += 1
-        return self._guider(*args, **kwargs)
+    def __call__(self, x, *args, **kwargs):
+        self.evaluations += max(1, len(x) // self._items)
+        return self._guider(x, *args, **kwargs)
 
     @property
     def cfg(self) -> float:
@@ -89,17 +91,20 @@ class MonitorSampler(comfy.samplers.Sampler):
     inspector: may be None, then nothing is inspected. stop: "rejected" ends a run when every item is rejected,
     "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
     prediction of each step (1-based; not to be written to). run: shows it in the live panel, where a person may decide
-    instead of the detector; look: decodes x0 predictions for it that are not inspected. After the run: `evaluations`
-    (of the model), `steps` (executed), `x0` (the last x0 prediction).
+    instead of the detector; look: decodes x0 predictions for it that are not inspected. compare: a sampler whose
+    evaluations are to be counted beside the run's, without the model. After the run: `evaluations` (of the model),
+    `compared` (those of `compare`), `steps` (executed), `x0` (the last x0 prediction).
     A stopped run returns its x0 prediction, in model space like any sampler's result.
     """
 
     def __init__(
         self, inner: comfy.samplers.Sampler, inspector: Inspector | None = None, *, stop: str = "rejected",
         on_step: Callable[[int, torch.Tensor], None] | None = None, run: Run | None = None,
-        look: Look | None = None,
+        look: Look | None = None, compare: comfy.samplers.Sampler | None = None,
     ):
         self.inner = inner
+        self.compare = compare
+        self.compared: int | None = None
         self.inspector = inspector
         self.stop = stop
         self.on_step = on_step
@@ -113,7 +118,10 @@ class MonitorSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
         disable_pbar=False,
     ):
-        model = _CountingModel(model_wrap)
+        if self.compare is not None:
+            given = model_wrap, sigmas, extra_args, latent_image, denoise_mask
+            self.compared = Runs(self.compare, *given).costs(noise)[-1]
+        model = _CountingModel(model_wrap, len(noise))
         levels, shapes = sigmas.tolist(), getattr(model_wrap.inner_model, "latent_shapes", None)
 
         def watch(step, x0, x, total_steps):

@@ -20,8 +20,10 @@ from comfy.cli_args import LatentPreviewMethod, args
 from ..panel.runs import Run, Trial
 from ..scoring.inspector import Gate, Inspector
 from ..trials.verdict import TrialRecord, Verdict
-from .injection import Anchor, Injection, InjectionSampler
+from .enhanced import injected, plain, refinement, unsearched
+from .injection import Anchor, Injection
 from .monitor import MonitorSampler
+from .search import SearchSampler
 from .vp import require_fitting
 
 logger = logging.getLogger("foresight")
@@ -104,7 +106,7 @@ def monitored_sample(
         gate = None
     refined = previous is not None and previous.refined
     inspector = gate.inspector(inputs.whole, inputs.steps, picture=run.to_picture) if gate else None
-    sampler = InjectionSampler(inputs.sampler, injection) if injection else inputs.sampler
+    sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
     if injection:
         kind, trial = "inject", "2->1" if refined else "1"
     else:
@@ -116,14 +118,19 @@ def monitored_sample(
     }
     run.begin(Trial(trial, kind, inputs.steps, gate and gate.video.window(inputs.whole), bool(gate)), settings)
     kept: list[torch.Tensor] = []
+    simple = plain(inputs.sampler)
     monitor = MonitorSampler(
         sampler, inspector, stop=stop, run=run, look=shown_by and shown_by.look,
+        compare=simple if simple is not inputs.sampler else None,
         on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
-    latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate), shown_by)
+    guider = attached(inputs.guider, gate and gate.scorer, getattr(inputs.sampler, "reward", None))
+    latent, x0 = guided_sample(inputs, monitor, guider, shown_by)
     seconds = time.perf_counter() - begin
     record = trial_record(trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
+    if monitor.compared is not None:
+        record = replace(record, details=enhancement(inputs, monitor.compared))
     if inspector and record.message is None:
         record = replace(record, message=partial_schedule(inputs.guider.model_patcher, inputs.sigmas))
     run.conclude(record)
@@ -158,12 +165,12 @@ def single_frame_probe(
         return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
     inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=run.to_picture)
-    monitor = MonitorSampler(inputs.sampler, inspector, stop="decided", run=run, look=gate.look)
+    monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", run=run, look=gate.look)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     failure = None
     try:
-        guided_sample(single, monitor, attached(inputs.guider, gate), gate)
+        guided_sample(single, monitor, attached(inputs.guider, gate.scorer), gate)
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:  # promise 2: e.g. a control video of full length that does not fit one frame
@@ -267,15 +274,33 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
     return callback
 
 
-def attached(guider, gate: Gate | None):
-    """A copy of the guider whose model brings the scorer along, so that ComfyUI budgets memory for both at once."""
-    patcher = getattr(gate.scorer, "patcher", None) if gate else None
-    if patcher is None:
+def attached(guider, *judges):
+    """A copy of the guider whose model brings scorer and reward along, so that ComfyUI budgets memory for all."""
+    patchers = []
+    for judge in judges:
+        patcher = getattr(judge, "patcher", None)
+        if patcher is not None and patcher not in patchers:
+            patchers.append(patcher)
+    if not patchers:
         return guider
     guider = copy.copy(guider)
     guider.model_patcher = guider.model_patcher.clone()
-    guider.model_patcher.set_additional_models("foresight", [patcher])
+    guider.model_patcher.set_additional_models("foresight", patchers)
     return guider
+
+
+def enhancement(inputs: Inputs, nfe_plain: int) -> dict[str, Any]:
+    """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
+    and what a run of one candidate, and of the whole search, takes at most."""
+    refine, search = refinement(inputs.sampler), None
+    if isinstance(inputs.sampler, SearchSampler):
+        search = dict(inputs.sampler.result)
+    candidate = nfe_plain + (refine.settings.evaluations(inputs.steps) - inputs.steps if refine else 0)
+    return {
+        "nfe_plain": nfe_plain, "nfe_candidate_most": candidate,
+        "nfe_most": search["nfe_most"] if search else candidate,
+        "search": search, "self_refine": refine and refine.result.report(),
+    }  # fmt: skip
 
 
 def trial_record(

@@ -41,7 +41,7 @@ class Watch:
         self.on_verdict = on_verdict
         self.running = running
         self.verdict: Verdict | None = None
-        self._evaluations = 0
+        self._evaluations, self._items = 0, 1
         self._prompt: str | None = None
 
     def patch(self, model):
@@ -55,9 +55,9 @@ class Watch:
             model.set_additional_models("foresight", [patcher])  # ComfyUI budgets memory for both at once
         return model
 
-    def _predict_noise(self, executor, *args, **kwargs):
-        self._evaluations += 1
-        return executor(*args, **kwargs)
+    def _predict_noise(self, executor, x, *args, **kwargs):
+        self._evaluations += max(1, len(x) // self._items)  # a search asks for several candidates in one call
+        return executor(x, *args, **kwargs)
 
     def _outer_sample(
         self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False,
@@ -87,7 +87,7 @@ class Watch:
                 if run.take() is Decision.STOP:
                     raise comfy.model_management.InterruptProcessingException()
 
-            self._evaluations, begin = 0, time.perf_counter()
+            self._evaluations, self._items, begin = 0, len(noise), time.perf_counter()
             try:
                 return executor(noise, latent_image, sampler, sigmas, denoise_mask, watch, disable_pbar, seed, **kwargs)
             finally:

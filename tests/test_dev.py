@@ -185,7 +185,7 @@ def test_training_goes_through_the_recipe_and_stops_where_a_part_fails(dev, monk
     assert [command[2].rsplit("_")[-1] for command in calls] == ["vae", "vae", "dit", "l2r", "scorer"]
     assert calls[2][3:] == ("--steps", "188", "--data", "0.01")
     monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(command) or 0)
-    assert dev.train([]) == 0 and len(calls) == 12
+    assert dev.train([]) == 0 and len(calls) == 13
 
 
 def test_the_trainers_take_what_the_recipe_says(dev, monkeypatch):

@@ -36,6 +36,11 @@ NODES = {
     "ForesightTwoExpertGuider": "Two-Expert Guider",
     "ForesightCogVideoXSampler": "CogVideoX Sampler",
     "ForesightDemoTextEncoder": "Demo Text Encoder",
+    "ForesightLatentReward": "Latent Reward",
+    "ForesightSelfRefineSampler": "Self-Refine Sampler",
+    "ForesightLatentSearchSampler": "Latent Search Sampler",
+    "ForesightEnhancerReport": "Enhancer Report",
+    "ForesightCandidateNoise": "Candidate Noise",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
 CORES = {"model", "high_noise_model", "low_noise_model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image",

@@ -19,7 +19,8 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print"}
 # Commands that people run themselves; the nodes import none of them (tested below).
 COMMANDS = {
     *(f"demo/{name}" for name in ("train_vae", "train_dit", "train_l2r", "train_scorer", "train_common", "run", "media",
-                                  "scorer_figures", "scorer_data", "scorer_batches", "scorer_samples")),
+                                  "scorer_figures", "scorer_data", "scorer_batches", "scorer_samples", "train_reward",
+                                  "reward_data")),
     "l2r/train",
 }  # fmt: skip
 
@@ -107,10 +108,17 @@ def test_no_widget_takes_a_path_a_url_or_a_key(comfyui):
     import asyncio
 
     from foresight import comfy_entrypoint
+    from foresight.sampling.search import parse_schedule
+    from foresight.sampling.self_refine import parse_plan
 
+    numbers = {"plan": parse_plan, "schedule": parse_schedule}  # texts of digits; anything else is refused
+    for parse in numbers.values():
+        for text in ("http://host/x", "/etc/passwd", "2-5:3, key", "10, $(id)", "__import__('os')"):
+            with pytest.raises(ValueError):
+                parse(text, 50)
     extension = asyncio.run(comfy_entrypoint())
     for node in asyncio.run(extension.get_node_list()):
         for given in node.GET_SCHEMA().inputs:
             if given.io_type == "STRING":
-                prompts = ("prompt", "negative", "manual_prompt")
-                assert given.id in prompts, f"{node.__name__}.{given.id}: free text that is no prompt"
+                known = given.id in ("prompt", "negative", "manual_prompt", *numbers)
+                assert known, f"{node.__name__}.{given.id}: free text that is no prompt"

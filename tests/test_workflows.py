@@ -215,6 +215,23 @@ def test_the_graphs_of_real_models_run(server, info, family):
     assert visual.trial == "2->1"
 
 
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith(("_self_refine", "_latent_search"))])
+def test_the_graphs_of_enhancers_run(server, info, name):
+    _, settings = GRAPHS[name]
+    family = {} if name.startswith("demo") else {"model": settings.model, "converter": settings.converter}
+    prompt = api_graph(name, info, **{**TINY, **family})
+    told = node_of(prompt, "PreviewAny", 1)  # the first tells the Run Report's text
+    report = json.loads(server.queue(prompt)["outputs"][told]["text"][0])
+    assert report["schema"] == "foresight.enhancer_report"
+    if name.endswith("self_refine"):
+        # Of 6 steps the T2V plan has the second refined once; the first, pure noise, leaves nothing to refine.
+        assert report["self_refine"]["passes"] == {"2": 1} and report["nfe"] == 7
+    else:
+        sizes = [len(left) for left in report["search"]["population"].values()]
+        assert sizes[0] == 6 and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
+        assert 6 < report["nfe"] <= 3 * TINY["steps"] == report["search"]["budget"]
+
+
 def test_a_passing_gate_gives_what_core_gives(server, info):
     prompt = api_graph("demo_visual_hierarchy", info, **TINY, **PASS, seed=71)
     monitored = prompt[node_of(prompt, "ForesightMonitoredSampler")]["inputs"]

@@ -98,3 +98,9 @@ def worst_case_nfe(steps: int, video_budget: int, single_frame_budget: int) -> E
     anchor, the injection is weakened or Trial 1 is switched off.
     """
     return Evaluations(2 * min(video_budget, steps) + steps, 2 * min(single_frame_budget, steps))
+
+
+def worst_case_enhanced(video: int, candidate: int) -> int:
+    """The same with self-refinement or latent search, which spend most of their evaluations before the detector can
+    stop a run: three videos of `video` evaluations at most, and two probes of one `candidate` each."""
+    return 3 * video + 2 * candidate

@@ -29,6 +29,8 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     seed, reseeded = settings.pop("seed", None), refined and refined.details.get("seed")
     steps = settings.get("steps")
     per_step = _evaluations_per_step(records)
+    nfe_plain = next((record.details["nfe_plain"] for record in records if "nfe_plain" in record.details), None)
+    enhanced = nfe_plain is not None  # self-refinement or search: evaluations are no longer in step with the steps
     nfe_video = sum(record.nfe_video for record in records)
     nfe_single_frame = sum(record.nfe_single_frame for record in records)
     return finite(
@@ -50,10 +52,10 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "nfe": nfe_video + nfe_single_frame,
             "nfe_video": nfe_video,
             "nfe_single_frame": nfe_single_frame,
-            "nfe_plain": steps and math.ceil(steps * per_step),
-            "nfe_worst_case": worst_case and math.ceil(worst_case * per_step),
+            "nfe_plain": nfe_plain if enhanced else steps and math.ceil(steps * per_step),
+            "nfe_worst_case": worst_case if enhanced else worst_case and math.ceil(worst_case * per_step),
             "seconds": sum(sum(record.seconds.values()) for record in records),
-            "seconds_plain_estimate": _plain_seconds(records, steps),
+            "seconds_plain_estimate": _plain_seconds(records, steps, nfe_plain),
             "notes": [f"Trial {record.trial}, {record.kind}: {record.message}" for record in records if record.message],
         }
     )
@@ -95,11 +97,13 @@ def _evaluations_per_step(records: tuple[TrialRecord, ...]) -> float:
     return evaluations / sum(record.steps for record in done) if done else 1.0
 
 
-def _plain_seconds(records: tuple[TrialRecord, ...], steps: int | None) -> float | None:
-    """Seconds that plain sampling would have taken, from this run's own time per video evaluation."""
+def _plain_seconds(records: tuple[TrialRecord, ...], steps: int | None, evaluations: int | None) -> float | None:
+    """Seconds that plain sampling would have taken, from this run's own time per video step; where a step is not always
+    the same evaluations, per evaluation of the `evaluations` that plain sampling takes."""
     video = [record for record in records if record.nfe_video and record.steps]
-    done = sum(record.steps for record in video)
-    return sum(record.seconds.get("sampling", 0.0) for record in video) / done * steps if done and steps else None
+    wanted = evaluations if evaluations is not None else steps
+    done = sum(record.nfe_video if evaluations is not None else record.steps for record in video)
+    return sum(record.seconds.get("sampling", 0.0) for record in video) / done * wanted if done and wanted else None
 
 
 def finite(value: Any) -> Any:

@@ -1,0 +1,241 @@
+"""Candidates of a search: runs of any sampler that can be left and taken up again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import torch
+
+POST_CFG = "sampler_post_cfg_function"
+DRY = 1e3  # what a dry run takes for predictions: far apart, so that nothing looks settled and the count is the highest
+
+
+@dataclass(frozen=True)
+class Call:
+    """One model evaluation, on the CPU. parts: what CFG++ samplers look at beside x0; empty for all others."""
+
+    x0: torch.Tensor
+    parts: dict[str, torch.Tensor]
+
+    def answer(self, x: torch.Tensor, sigma: torch.Tensor, options: dict[str, Any], added: Sequence[Callable]):
+        """What the guider gave, and once more to the functions that the sampler has `added`."""
+        x0 = self.x0.to(x)
+        parts = {name: part.to(x) for name, part in self.parts.items()}
+        for function in added:
+            x0 = function({**parts, "denoised": x0, "sigma": sigma, "input": x, "model_options": options})
+        return x0
+
+
+@dataclass(eq=False)
+class Candidate:
+    """noise: z^(i). weight: the accumulated softmax weights. rewards: by step (1-based). left: the step at which it was
+    dropped, None while it is alive. calls: its evaluations so far, which are all that it takes to go on."""
+
+    index: int
+    seed: int
+    noise: torch.Tensor
+    weight: float = 0.0
+    rewards: dict[int, float] = field(default_factory=dict)
+    left: int | None = None
+    why: str | None = None
+    steps: int = 0
+    x0: torch.Tensor | None = None
+    calls: list[Call] = field(default_factory=list)
+
+    def leave(self, step: int, why: str) -> None:
+        self.left, self.why, self.calls, self.x0 = step, why, [], None
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "candidate": self.index, "seed": self.seed, "weight": round(self.weight, 6),
+            "rewards": {str(step): reward if math.isfinite(reward) else None for step, reward in self.rewards.items()},
+            "dropped_at": self.left, "why": self.why,
+        }  # fmt: skip
+
+
+class _Pause(Exception):
+    """Leaves a sampler at the end of a stage; caught in Runs and nowhere else."""
+
+
+class _Ask(Exception):
+    """Leaves a sampler that wants an evaluation, so that several can be made at once; caught in Runs."""
+
+    def __init__(self, *request):
+        self.request = request
+
+
+class _Tape:
+    """The guider as a sampler sees it: calls that were made before are answered from the recording.
+
+    So a run goes on exactly where it was left, with its multistep history, its own draws of noise and everything else
+    that a sampler keeps to itself: its arithmetic is simply done again, which costs next to nothing.
+    """
+
+    def __init__(self, guider, calls: list[Call], live: Callable, own: int, record: bool = True):
+        self._guider, self._calls, self._live, self._own, self._record = guider, calls, live, own, record
+        self._at = 0
+
+    def __call__(self, x, sigma, model_options, seed=None):
+        if self._at == len(self._calls):
+            if not self._record:
+                return self._live(x, sigma, model_options, seed)
+            self._calls.append(self._live(x, sigma, model_options, seed))
+        self._at += 1
+        return self._calls[self._at - 1].answer(x, sigma, model_options, model_options.get(POST_CFG, [])[self._own :])
+
+    @property
+    def cfg(self) -> float:
+        return getattr(self._guider, "cfg", 1.0)  # as in the monitor
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+
+@dataclass
+class Runs:
+    """Runs candidates of one clip with `inner`, whatever sampler that is; the rest is what Sampler.sample was given.
+
+    at_once: candidates in one model call. evaluations: made so far, one a candidate. bar: progress, if any.
+    """
+
+    inner: comfy.samplers.Sampler
+    guider: Any
+    sigmas: torch.Tensor
+    extra_args: dict[str, Any]
+    latent: torch.Tensor | None
+    mask: torch.Tensor | None
+    at_once: int = 1
+    evaluations: int = 0
+    bar: Any = None
+
+    def costs(self, noise: torch.Tensor) -> list[int]:
+        """[N + 1]: evaluations that a run has made at the start and at the x0 prediction of each step; the last are all
+        of them. Counted by running the sampler without the model."""
+        calls, counts = [], [0] * len(self.sigmas)
+
+        def live(x, *_):
+            x0 = torch.full_like(x, DRY * (len(calls) + 1), device="cpu")
+            return Call(x0, {"cond_denoised": x0, "uncond_denoised": x0})
+
+        def watch(step, *_):
+            counts[step + 1] = len(calls)
+
+        self._sample(_Tape(self.guider, calls, live, self._own), Candidate(0, 0, noise), watch)
+        counts[-1] = len(calls)
+        return counts
+
+    def advance(self, candidates: Sequence[Candidate], stop: int) -> None:
+        """Each candidate up to the x0 prediction of step `stop`; to the very end where that is the last one."""
+        for start in range(0, len(candidates), self.at_once):
+            group = list(candidates[start : start + self.at_once])
+            if len(group) == 1:
+                self._stage(group[0], stop, lambda *request: self._evaluate([request])[0])
+            while len(group) > 1:
+                asking = [(each, request) for each in group if (request := self._next(each, stop)) is not None]
+                calls = self._evaluate([request for _, request in asking]) if asking else []
+                for (each, _), call in zip(asking, calls, strict=True):
+                    each.calls.append(call)
+                group = [each for each, _ in asking]
+                if len(group) == 1:
+                    self._stage(group[0], stop, lambda *request: self._evaluate([request])[0])
+
+    def finish(self, candidate: Candidate, callback: Callable | None, disable: bool) -> torch.Tensor:
+        """The finished latent; the callback sees the whole run of this candidate, from its first step."""
+
+        def live(x, sigma, model_options, seed):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self.evaluations += 1
+            return self.guider(x, sigma, model_options=model_options, seed=seed)
+
+        tape = _Tape(self.guider, candidate.calls, live, self._own, record=False)
+        return self._sample(tape, candidate, callback, disable)
+
+    @property
+    def _own(self) -> int:
+        return len(self.extra_args.get("model_options", {}).get(POST_CFG, []))
+
+    def _next(self, candidate: Candidate, stop: int) -> tuple | None:
+        """The evaluation that a candidate needs next, None once it is through with the stage."""
+
+        def ask(*request):
+            raise _Ask(*request)
+
+        try:
+            self._stage(candidate, stop, ask)
+        except _Ask as ask:
+            return ask.request
+        return None
+
+    def _stage(self, candidate: Candidate, stop: int, live: Callable) -> None:
+        def watch(step, x0, *_):
+            candidate.steps, candidate.x0 = step + 1, x0
+            if step + 1 == stop < len(self.sigmas) - 1:
+                raise _Pause()
+
+        try:
+            self._sample(_Tape(self.guider, candidate.calls, live, self._own), candidate, watch)
+        except _Pause:
+            return
+
+    def _sample(self, tape: _Tape, candidate: Candidate, callback: Callable | None, disable: bool = True):
+        extra_args = {**self.extra_args, "seed": candidate.seed}
+        return self.inner.sample(
+            tape, self.sigmas, extra_args, callback, candidate.noise.clone(), self.latent, self.mask, disable
+        )
+
+    def _evaluate(self, requests: list[tuple]) -> list[Call]:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if len(requests) > self.at_once:
+            return [call for request in requests for call in self._evaluate([request])]
+        try:
+            calls = self._together(requests)
+        except torch.OutOfMemoryError:
+            if len(requests) == 1:
+                raise
+            self.at_once = 1
+            comfy.model_management.soft_empty_cache()
+            return self._evaluate(requests)
+        self.evaluations += len(requests)
+        if self.bar is not None:
+            self.bar.update(len(requests))
+        return calls
+
+    def _together(self, requests: list[tuple]) -> list[Call]:
+        options, seed = requests[0][2:]
+        own, parts = self._own, {}
+        if len(options.get(POST_CFG, [])) > own:
+
+            def keep(args):
+                parts.update({name: args[name] for name in ("cond_denoised", "uncond_denoised") if name in args})
+                return args["denoised"]
+
+            options = {**options, POST_CFG: [*options[POST_CFG][:own], keep]}
+        x, sigma = (torch.cat([request[i] for request in requests]) for i in (0, 1))
+        x0 = self.guider(x, sigma, model_options=options, seed=seed)
+        rows = len(x) // len(requests)
+        return [
+            Call(
+                x0[i : i + rows].to("cpu", copy=True),
+                {name: part[i : i + rows].to("cpu", copy=True) for name, part in parts.items()},
+            )
+            for i in range(0, len(x), rows)
+        ]
+
+
+def mixed_noise(noise: torch.Tensor, seed: int, beta: float, shapes: Sequence | None = None) -> torch.Tensor:
+    """sqrt(1 - beta^2) noise + beta eps: the noise of a candidate. beta: 0 (the given noise) to 1 (all new).
+
+    eps is what ComfyUI's RandomNoise draws from that seed, so that at beta 1 the candidate is the clip of its own seed.
+    shapes: of the parts of a packed audio-video latent. Mixed on the CPU: the same to the last bit wherever it is made.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    parts = [torch.randn(tuple(shape), generator=generator) for shape in (shapes or [noise.shape])]
+    eps = comfy.utils.pack_latents(parts)[0] if len(parts) > 1 else parts[0]
+    mixed = eps if beta == 1 else math.sqrt(1 - beta**2) * noise.cpu().float() + beta * eps
+    return mixed.to(noise)

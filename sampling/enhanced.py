@@ -1,0 +1,45 @@
+"""Self-refinement and latent search under the monitor and in the trials."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import comfy.samplers
+
+from .injection import Injection, InjectionSampler
+from .search import SearchSampler
+from .self_refine import SelfRefine
+
+
+def unsearched(sampler: comfy.samplers.Sampler) -> comfy.samplers.Sampler:
+    """Without its search: for what one candidate has to show (a probe, an audition)."""
+    return sampler.inner if isinstance(sampler, SearchSampler) else sampler
+
+
+def refinement(sampler: comfy.samplers.Sampler) -> SelfRefine | None:
+    function = getattr(unsearched(sampler), "sampler_function", None)
+    return function if isinstance(function, SelfRefine) else None
+
+
+def plain(sampler: comfy.samplers.Sampler) -> comfy.samplers.Sampler:
+    """The sampler that the user began with; the same object where nothing was added to it."""
+    refine = refinement(sampler)
+    return refine.inner if refine else unsearched(sampler)
+
+
+def injected(sampler: comfy.samplers.Sampler, injection: Injection) -> comfy.samplers.Sampler:
+    """With an anchor injected into every candidate."""
+    inner = InjectionSampler(unsearched(sampler), injection)
+    return sampler.around(inner) if isinstance(sampler, SearchSampler) else inner
+
+
+def in_part(sampler: comfy.samplers.Sampler, whole: int) -> comfy.samplers.Sampler:
+    """For the first part of a schedule of `whole` steps, alone: refines at the same steps as in the whole."""
+    sampler = unsearched(sampler)
+    refine = refinement(sampler)
+    if refine is None:
+        return sampler
+    part = copy.copy(sampler)
+    part.sampler_function = SelfRefine(refine.inner, replace(refine.settings, schedule_steps=whole))
+    return part

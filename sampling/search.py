@@ -1,0 +1,282 @@
+"""Latent search: several candidates around one noise, of which rewards on half-sampled clips leave one (LatSearch,
+Reward-Guided Resampling and Pruning), with beam search and best-of-N to compare with."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import numpy as np
+import torch
+
+from ..scoring.reward import Reward
+from .candidates import Candidate, Runs, mixed_noise
+from .monitor import video_latent
+from .self_refine import refuse_caches
+from .vp import require_fitting
+
+logger = logging.getLogger("foresight")
+
+METHODS = ("resampling", "beam", "best of N")
+SCALES = ("spread", "raw")
+NO_STEPS = ("dpm_fast_function", "dpm_adaptive_function")  # core's two samplers that choose their own steps
+
+
+def parse_schedule(text: str, steps: int) -> tuple[float, ...]:
+    """Shares of the schedule from "10, 15, 20": the steps after which candidates are scored, 0-based as the authors
+    write them, on a schedule of `steps` steps. ValueError for what cannot be read or lies outside."""
+    parts = [part.strip() for part in re.split("[,;]", text) if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) < steps for part in parts):
+        raise ValueError(f"schedule is {text!r}: enter steps from 0 to {steps - 1}, for example 10, 15, 20.")
+    return tuple(sorted({(int(part) + 1) / steps for part in parts}))
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The defaults are the authors': 6 candidates, scored after steps 10, 15 and 20 (0-based) of 50, beta 0.1.
+
+    method: "resampling" is the paper's; "beam" keeps the better half at each check; "best of N" scores finished clips.
+    beta: share of new noise in a candidate; 1: each is the clip of its own seed, seed + i. temperature: of the softmax,
+    above 0; scale: rewards are divided by their spread between the candidates of the check ("spread": cosines and
+    learned scores then mean the same to the softmax, which the paper's sum of three standardised scores does by itself)
+    or not ("raw"). budget: the most model evaluations of a run, 0 for no bound. at_once: candidates in one model call,
+    which costs memory and saves time. schedule_steps: see `run.Inputs`.
+    """
+
+    candidates: int = 6
+    method: str = "resampling"
+    schedule: tuple[float, ...] = parse_schedule("10, 15, 20", 50)
+    beta: float = 0.1
+    temperature: float = 1.0
+    scale: str = "spread"
+    budget: int = 0
+    at_once: int = 1
+    schedule_steps: int = 0
+
+    def __post_init__(self):
+        for name, options in (("method", METHODS), ("scale", SCALES)):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(options)}.")
+        if self.candidates < 1 or self.at_once < 1 or self.budget < 0:
+            raise ValueError(
+                f"candidates is {self.candidates}, at_once {self.at_once} and budget {self.budget}: the first two "
+                "count from 1, and a budget of 0 is none."
+            )
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta is {self.beta}: set it between 0 (all the same) and 1 (seeds of their own).")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature is {self.temperature}: set it above 0; less trusts the reward more.")
+
+    def checks(self, available: int) -> list[int]:
+        """Steps (1-based) whose x0 predictions are scored, of the `available` first ones."""
+        if self.method == "best of N":
+            return [available]
+        whole = self.schedule_steps or available
+        found = sorted({max(1, round(share * whole)) for share in self.schedule})
+        if found[0] > available:
+            raise ValueError(
+                f"the search first scores after step {found[0]}, but only {available} steps are sampled here: score "
+                "earlier."
+            )
+        return [step for step in found if step <= available]
+
+
+class SearchSampler(comfy.samplers.Sampler):
+    """Samples candidates of one clip with `inner` (any SAMPLER), drops those of low reward, and finishes the best.
+
+    Candidate 0 is the plain clip: its noise and seed are those given. The others have noise mixed with that of seed + i
+    (`mixed_noise`), and that seed. The finished clip is the same to the last bit as the inner sampler's with the
+    winner's noise and seed, for every sampler that is deterministic for its seed: a candidate that goes on does so from
+    a recording of its evaluations, so nothing that a sampler remembers is lost. The callback (previews, the monitor and
+    its detector) sees the winner's run only, from its first step.
+
+    result: the report of the latest run, empty before the first.
+    """
+
+    def __init__(
+        self, inner: comfy.samplers.Sampler, reward: Reward, settings: SearchSettings,
+        result: dict[str, Any] | None = None,
+    ):
+        if getattr(getattr(inner, "sampler_function", None), "__name__", "") in NO_STEPS:
+            raise ValueError(
+                "Latent Search scores at steps of the schedule, but dpm_fast and dpm_adaptive choose their own: "
+                "connect another SAMPLER."
+            )
+        if isinstance(inner, SearchSampler):
+            raise ValueError("a Latent Search cannot search within another: connect a SAMPLER that is none.")
+        self.inner = inner
+        self.reward = reward
+        self.settings = settings
+        self.result = {} if result is None else result
+
+    def around(self, inner: comfy.samplers.Sampler) -> SearchSampler:
+        """The same search with another inner sampler."""
+        return SearchSampler(inner, self.reward, self.settings, self.result)
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+        disable_pbar=False,
+    ):
+        refuse_caches(extra_args, "Latent Search")
+        require_fitting(self.inner, model_wrap.inner_model.model_sampling)
+        if noise.shape[0] != 1:
+            raise ValueError(
+                f"Latent Search looks for one clip at a time, but the latent is a batch of {noise.shape[0]}: set its "
+                "batch_size to 1 and queue it once for each seed."
+            )
+        if not noise.any():
+            raise ValueError(
+                "Latent Search has no noise to vary: connect RandomNoise. In a graph with a sampler node for each "
+                "expert, search in the first."
+            )
+        runs = Runs(self.inner, model_wrap, sigmas, extra_args, latent_image, denoise_mask, self.settings.at_once)
+        shapes = getattr(model_wrap.inner_model, "latent_shapes", None)
+        search = _Search(self.settings, self.reward, runs, shapes)
+        self.result.clear()
+        try:
+            winner = search.run(noise, extra_args.get("seed") or 0)
+            return runs.finish(winner, callback, disable_pbar)
+        finally:
+            self.result.update(search.report())
+
+
+@dataclass
+class _Search:
+    """One run of the search."""
+
+    settings: SearchSettings
+    reward: Reward
+    runs: Runs
+    shapes: Any
+    candidates: list[Candidate] = field(default_factory=list)
+    population: dict[int, list[int]] = field(default_factory=dict)
+    costs: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, noise: torch.Tensor, seed: int) -> Candidate:
+        """The winner, ready to be finished."""
+        settings = self.settings
+        checks = settings.checks(len(self.runs.sigmas) - 1)
+        self.costs = self.runs.costs(noise)
+        if 0 < settings.budget < self.costs[-1]:
+            raise ValueError(
+                f"budget is {settings.budget}, but one clip alone takes {self.costs[-1]} model evaluations with this "
+                "sampler: raise the budget, or take fewer steps."
+            )
+        for i in range(settings.candidates):
+            own = (seed + i) % 2**64
+            mixed = mixed_noise(noise, own, settings.beta, self.shapes) if i else noise
+            self.candidates.append(Candidate(i, own, mixed))
+        live = self.candidates
+        self.population[0] = [each.index for each in live]
+        if len(live) > 1:
+            self.runs.bar = comfy.utils.ProgressBar(self.most)
+        done = 0
+        for check in checks:
+            if len(live) == 1:
+                break  # nothing is left to choose
+            live = self._affordable(live, done, check)
+            self.runs.advance(live, check)
+            live = self._choose(live, check, check == checks[-1], seed)
+            self.population[check] = [each.index for each in live]
+            done = check
+        return live[0]
+
+    @property
+    def most(self) -> int:
+        """Model evaluations that the search and the finished clip can take in all."""
+        settings, costs = self.settings, self.costs
+        last = costs[settings.checks(len(costs) - 1)[-1]]
+        most = settings.candidates * last + costs[-1] - last
+        return min(most, settings.budget) if settings.budget else most
+
+    def _affordable(self, live: list[Candidate], done: int, check: int) -> list[Candidate]:
+        """Those that the budget allows as far as the next check, with what it takes to finish one of them kept back."""
+        if not self.settings.budget:
+            return live
+        left = self.settings.budget - self.runs.evaluations - (self.costs[-1] - self.costs[check])
+        count = left // (self.costs[check] - self.costs[done])
+        ranked = sorted(live, key=lambda each: (-each.weight, each.index))
+        for each in ranked[count:]:
+            each.leave(done, "budget")
+        return sorted(ranked[:count], key=lambda each: each.index)
+
+    def _choose(self, live: list[Candidate], check: int, last: bool, seed: int) -> list[Candidate]:
+        rewards = self._rewards(live, check)
+        for each, reward in zip(live, rewards.tolist(), strict=True):
+            each.rewards[check] = reward
+        judged = [each for each in live if math.isfinite(each.rewards[check])]
+        if not judged:
+            kept = [max(live, key=lambda each: (each.weight, -each.index))]  # at the first check candidate 0, the plain
+        else:
+            rewards = rewards[rewards.isfinite()]
+            weights = survival_weights(rewards, self.settings.temperature, self.settings.scale)
+            for each, weight in zip(judged, weights.tolist(), strict=True):
+                each.weight += weight
+            if self.settings.method == "resampling":
+                mixed = np.random.SeedSequence((seed, check)).generate_state(1, np.uint64)
+                kept = [judged[i] for i in resampled(weights, torch.Generator("cpu").manual_seed(int(mixed[0])))]
+                if last:
+                    kept = [max(kept, key=lambda each: each.weight)]
+            else:
+                best = rewards.argsort(descending=True, stable=True).tolist()
+                kept = [judged[i] for i in sorted(best[: 1 if last else -(-len(best) // 2)])]
+        for each in live:
+            if each not in kept:
+                each.leave(check, "reward" if each in judged else "no reward")
+            each.x0 = None
+        return kept
+
+    def _rewards(self, live: list[Candidate], check: int) -> torch.Tensor:
+        """[n], NaN where a candidate cannot be judged. Whatever breaks a reward must not break the clip (promise 2)."""
+        found = torch.full((len(live),), math.nan)
+        sound = [i for i, each in enumerate(live) if torch.isfinite(each.x0).all()]
+        if len(sound) < len(live):
+            self.notes.append(f"step {check}: the predictions of {len(live) - len(sound)} candidate(s) are not finite")
+        try:
+            if sound:
+                x0 = torch.cat([video_latent(live[i].x0, self.shapes) for i in sound])
+                scores = self.reward.score(x0, float(self.runs.sigmas[check - 1]), check)
+                found[sound] = scores.detach().float().cpu().reshape(len(sound))
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # promise 2
+            logger.warning("Foresight: step %d has no rewards: %s: %s", check, type(error).__name__, error)
+            self.notes.append(f"step {check} has no rewards: {type(error).__name__}: {error}")
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """JSON. population: candidates that are left after each step that was scored. A candidate's clip alone: its
+        seed, and the noise that Candidate Noise makes of the given noise, its number and beta."""
+        settings = self.settings
+        alive = [each for each in self.candidates if each.left is None]
+        winner = alive[0] if len(alive) == 1 else None
+        return {
+            "method": settings.method, "reward": self.reward.name, "beta": settings.beta,
+            "winner": winner and winner.index, "winner_seed": winner and winner.seed,
+            "population": {str(step): left for step, left in self.population.items()},
+            "candidates": [each.report() for each in self.candidates],
+            "nfe": self.runs.evaluations, "nfe_plain": self.costs[-1] if self.costs else None,
+            "nfe_most": self.most if self.costs else None, "budget": settings.budget or None, "notes": self.notes,
+        }  # fmt: skip
+
+
+def survival_weights(rewards: torch.Tensor, temperature: float, scale: str = "spread") -> torch.Tensor:
+    """[n], sum 1: softmax(rewards / temperature); scale: see SearchSettings."""
+    rewards = rewards.double()
+    if scale == "spread" and len(rewards) > 1:
+        rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp(min=1e-12)
+    return torch.softmax(rewards / temperature, 0)
+
+
+def resampled(weights: torch.Tensor, generator: torch.Generator) -> list[int]:
+    """As many draws with replacement as there are candidates, each drawn one kept once: candidate i stays with
+    probability 1 - (1 - w_i)^n, and there are never more than before (paper, resampling stage; authors' code)."""
+    drawn = torch.multinomial(weights, len(weights), replacement=True, generator=generator)
+    return sorted(set(drawn.tolist()))

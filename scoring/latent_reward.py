@@ -1,0 +1,233 @@
+"""A latent reward model: the quality and the text alignment of a clip, foretold from an x0 prediction of its sampling.
+
+LatSearch reads noisy latents with a vision-language model of two billion parameters, whose weights are not released.
+Here a network of under a million parameters reads the x0 prediction, which a search has at hand anyway: latents pooled
+to a small grid, the noise level, and the text feature of the alignment scorer. As there, heads stand for visual
+quality, motion quality and text alignment; the first two do not see the text. Trained by
+`python -m foresight.demo.train_reward`.
+
+A reward that is no better than chance makes a search a waste of compute that nobody notices. So a file carries how
+often the reward was right on pairs of clips of one prompt that training had not seen, and one below BARS is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .inspector import video
+from .scorer import Scorer
+
+KEY = "foresight.reward"
+HEADS = ("visual_quality", "motion_quality", "text_alignment")
+# Share of the schedule -> pairwise accuracy within prompt that is asked for there. Chance is 0.5. A search prunes
+# between these two, and at lower accuracies more of it is spent on noise than on choice.
+BARS = {0.2: 0.6, 0.4: 0.7}
+RETRAIN = "Train it on more clips (python -m foresight.demo.train_reward), or search with the alignment reward."
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Sizes. grid: frames, height and width that latents are pooled to; height and width are even. sigmas: the lowest
+    and highest noise level seen in training, between which a level is read; beyond them it counts as the nearest."""
+
+    channels: int = 16
+    grid: tuple[int, int, int] = (5, 8, 8)
+    text_dim: int = 128
+    width: int = 96
+    heads: int = 4
+    layers: int = 4
+    readers: int = 2  # layers in which the text looks at the latent
+    questions: int = 6  # tokens that the text feature is spread over
+    sigmas: tuple[float, float] = (0.0, 1.0)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention of tokens over themselves and, where given, over what they look at; then an MLP."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.pair, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """x: [B, N, width]; seen: [B, M, width], already normalised."""
+        y = self.norm(x)
+        over = y if seen is None else torch.cat([y, seen], 1)
+        q = self.query(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.pair(over).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class RewardModel(nn.Module):
+    """`look` at a latent once, then `read` it for one text or for several."""
+
+    def __init__(self, config: RewardConfig, metadata: Mapping[str, object] | None = None):
+        super().__init__()
+        self.config, self.metadata = config, dict(metadata or {})
+        width, (frames, height, across) = config.width, config.grid
+        self.stem = nn.Conv3d(config.channels, width, 3, padding=1)
+        self.shrink = nn.Conv3d(width, width, (1, 2, 2), stride=(1, 2, 2))
+        self.place = nn.Parameter(torch.randn(frames * height // 2 * (across // 2), width) * 0.02)
+        self.level = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
+        self.layers = nn.ModuleList(Layer(width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.ask = nn.Linear(config.text_dim, config.questions * width)
+        self.readers = nn.ModuleList(Layer(width, config.heads) for _ in range(config.readers))
+        self.quality, self.alignment = nn.Linear(width, 2), nn.Linear(width, 1)
+
+    @property
+    def name(self) -> str:
+        return str(self.metadata.get("name", "latent reward"))
+
+    def look(self, x0: Tensor, sigma: Tensor) -> Tensor:
+        """x0 predictions [B, C, F, H, W] in model space at noise levels [B] -> tokens [B, N, width]."""
+        if x0.shape[1] != self.config.channels:
+            raise ValueError(
+                f"latent reward '{self.name}' reads latents of {self.config.channels} channels, but this one has "
+                f"{x0.shape[1]}: choose the reward that was trained for this model."
+            )
+        low, high = self.config.sigmas
+        share = ((sigma - low) / (high - low)).clamp(0, 1)[:, None]
+        waves = share * torch.pi * 2.0 ** torch.arange(8, device=x0.device).sub(1)
+        level = self.level(torch.cat([waves.sin(), waves.cos()], 1))
+        x = self.shrink(F.silu(self.stem(F.adaptive_avg_pool3d(x0, self.config.grid))))
+        x = x.flatten(2).transpose(1, 2) + self.place + level[:, None]
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+    def read(self, seen: Tensor, text: Tensor) -> Tensor:
+        """Tokens of B latents and text features [B, text_dim], or [B * M, text_dim] for M texts each -> rewards
+        [B or B * M, HEADS]."""
+        seen = seen.repeat_interleave(len(text) // len(seen), 0)
+        # Unit features have small entries; the scale gives the linear layer inputs of about unit size.
+        asked = self.ask(text * self.config.text_dim**0.5).unflatten(1, (self.config.questions, -1))
+        for reader in self.readers:
+            asked = reader(asked, seen)
+        return torch.cat([self.quality(seen.mean(1)), self.alignment(asked.mean(1))], 1)
+
+    def forward(self, x0: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        """[B, HEADS], higher is better; only differences within one text mean something."""
+        return self.read(self.look(x0, sigma), text)
+
+
+@dataclass
+class LatentReward:
+    """The model as a search's reward (scoring/reward.py) for one prompt. scorer: the one whose text features it was
+    trained with. weights: of HEADS; LatSearch sums the three."""
+
+    model: RewardModel
+    scorer: Scorer
+    prompt: str
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    _text: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        wanted = self.model.metadata.get("scorer")
+        if wanted != self.scorer.name:
+            raise ValueError(
+                f"latent reward '{self.model.name}' reads the text features of {wanted}, but the scorer is "
+                f"{self.scorer.name}: connect the scorer that it was trained with."
+            )
+        if not self.prompt.strip():
+            raise ValueError("prompt is empty: there is nothing to compare candidates with. Enter the clip's prompt.")
+        if not any(self.weights):
+            raise ValueError("all weights of the latent reward are 0, so no candidate beats another: raise one.")
+
+    @property
+    def name(self) -> str:
+        return f"latent reward ({self.model.name})"
+
+    @property
+    def patcher(self):
+        """The text encoder's; the model itself is small, and goes where the latent is."""
+        return getattr(self.scorer, "patcher", None)
+
+    @torch.no_grad()
+    def score(self, x0: Tensor, sigma: float, step: int) -> Tensor:
+        """[B], float32, NaN for items that are not finite. Raises ValueError for latents of another model."""
+        latent = video(x0).float()
+        if self._text is None:
+            self._text = self.scorer.encode_text(self.prompt)
+        text = self._text.to(latent.device).expand(len(latent), -1)
+        rewards = self.model.to(latent.device)(latent, latent.new_full((len(latent),), float(sigma)), text)
+        total = rewards @ rewards.new_tensor(self.weights)
+        return total.where(torch.isfinite(latent).flatten(1).all(1), torch.nan).cpu()
+
+
+def pairs_within(targets: Tensor, groups: Tensor, margin: float) -> Tensor:
+    """[P, 2]: all pairs of one group (prompt) of which the first is better by more than `margin`."""
+    better = (targets[:, None] - targets[None] > margin) & (groups[:, None] == groups[None])
+    return better.nonzero()
+
+
+def pairwise_accuracy(values: Tensor, pairs: Tensor) -> float:
+    """The share of pairs [P, 2] whose first has the higher value, ties half; NaN without pairs."""
+    lead = values[pairs[:, 0]] - values[pairs[:, 1]]
+    return ((lead > 0).float() + 0.5 * (lead == 0).float()).mean().item()
+
+
+def save_reward(model: RewardModel, path: str | Path, metadata: Mapping[str, object]) -> None:
+    """Writes the weights in half precision. metadata: name, latent_format, scorer (whose text features it reads),
+    weights (the fingerprint of the model whose clips it learned from), steps (of the schedule), and accuracy: rows of
+    step, sigma, pairs, latent_reward and training_free, on held-out prompts."""
+    described = {**metadata, "config": asdict(model.config)}
+    tensors = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, {KEY: json.dumps(described)})
+
+
+def below_bar(metadata: Mapping[str, object]) -> str | None:
+    """Why a reward with these figures is not to be used, None where it is good enough. Between measured steps the
+    earlier one counts."""
+    rows = [(row["step"] / metadata["steps"], row["latent_reward"]) for row in metadata["accuracy"]]
+    for share, bar in BARS.items():
+        found = [accuracy for at, accuracy in rows if at <= share + 1e-9]
+        if not found:
+            return f"its accuracy at {share:.0%} of the schedule was not measured"
+        if not found[-1] >= bar:  # NaN is below every bar
+            return (
+                f"at {share:.0%} of the schedule it ranks {found[-1]:.1%} of pairs of one prompt's clips rightly, and "
+                f"{bar:.0%} are asked for (50 % is chance)"
+            )
+    return None
+
+
+def load_reward(path: str | Path) -> RewardModel:
+    """A reward model in fp32 and eval mode, described by `.metadata`. Raises ValueError for any other file, and for a
+    reward whose measured accuracy is below BARS."""
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            described = json.loads((file.metadata() or {}).get(KEY, "null"))
+            state = {name: file.get_tensor(name).float() for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no whole safetensors file ({error}): copy or train it again.") from error
+    if not isinstance(described, dict):
+        raise ValueError(
+            f"{path.name} is no latent reward (it lacks the metadata '{KEY}'): rewards come with this pack or from its "
+            "training command, python -m foresight.demo.train_reward."
+        )
+    try:
+        config = {name: tuple(value) if isinstance(value, list) else value
+                  for name, value in described.pop("config").items()}
+        with torch.device("meta"):  # no global random state is read
+            model = RewardModel(RewardConfig(**config), described)
+        model.load_state_dict(state, assign=True)
+        problem = below_bar(described)
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} does not fit the layout it describes: {error}") from error
+    if problem:
+        raise ValueError(f"{path.name} is not good enough to search with: {problem}. {RETRAIN}")
+    return model.eval()

@@ -1,0 +1,56 @@
+"""What a search asks of a half-sampled clip: a reward, the higher the better."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .inspector import Gate, video
+
+
+class Reward(Protocol):
+    """Judges the x0 predictions of candidates that are half sampled. Values are compared between the candidates of one
+    search only, all of one prompt, so a reward brings its prompt along and needs no scale across prompts.
+
+    patcher: ComfyUI's ModelPatcher where the reward has weights that ComfyUI should budget memory for, else None.
+    """
+
+    name: str
+
+    def score(self, x0: Tensor, sigma: float, step: int) -> Tensor:
+        """[B], float32: a reward for each item of x0, NaN where one cannot be judged.
+
+        x0: [B, C, F, H, W], the x0 predictions of one step, CFG-combined, in model space; not to be written to.
+        sigma: the noise level that they were predicted at, the model's own (flow: 0..1). step: steps of the schedule
+        that are done, from 1. May raise: the search then takes the whole step's rewards for NaN.
+        """
+
+
+@dataclass
+class AlignmentReward:
+    """The training-free reward: the gate's scorer on previews of the x0 predictions (alignment with the prompt)."""
+
+    gate: Gate
+    _text: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"alignment ({self.gate.scorer.name})"
+
+    @property
+    def patcher(self):
+        return getattr(self.gate.scorer, "patcher", None)
+
+    def score(self, x0: Tensor, sigma: float, step: int) -> Tensor:
+        if self._text is None:
+            self._text = self.gate.scorer.encode_text(self.gate.prompt)
+        return torch.tensor([self._one(item) for item in video(x0).split(1)])
+
+    def _one(self, item: Tensor) -> float:
+        if not torch.isfinite(item).all():
+            return math.nan
+        return float(self.gate.scorer.score(self.gate.look(item), self._text))

@@ -1,0 +1,517 @@
+"""Latent search: its survivors, its cost, and that the winner is a clip that its own noise and seed give alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
+from gaussians import SHAPE, Mixture, draw, sample
+from tiny_models import FAMILIES, with_mask
+from tiny_wan import Conditioned, Rewriter, gate, inputs, model
+
+from foresight.nodes.hierarchy import SeededNoise
+from foresight.sampling.audition import hold_audition
+from foresight.sampling.candidates import Runs, mixed_noise
+from foresight.sampling.hierarchy import run_hierarchy
+from foresight.sampling.injection import InjectionSettings
+from foresight.sampling.run import FixedNoise, monitored_sample
+from foresight.sampling.search import (
+    METHODS,
+    SearchSampler,
+    SearchSettings,
+    parse_schedule,
+    resampled,
+    survival_weights,
+)
+from foresight.sampling.self_refine import RefineSettings, parse_plan, self_refining
+from foresight.sampling.watch import Watch
+from foresight.scoring.reward import AlignmentReward
+from foresight.trials.report import run_report
+
+EULER = comfy.samplers.ksampler("euler")
+EARLY = (0.2, 0.4)
+
+
+class Told:
+    """A reward that is told what to say: by step, a value for each candidate that is asked about."""
+
+    name, patcher = "told", None
+
+    def __init__(self, *values):
+        self.values = list(values)
+        self.seen = []
+
+    def score(self, x0, sigma, step):
+        self.seen.append((x0.clone(), sigma, step))
+        value = self.values[min(len(self.seen), len(self.values)) - 1]
+        if isinstance(value, BaseException):
+            raise value
+        return torch.tensor(value[: len(x0)], dtype=torch.float32)
+
+
+class Mean:
+    """Likes clips with high values."""
+
+    name, patcher = "mean", None
+
+    def score(self, x0, sigma, step):
+        return x0.flatten(1).mean(1)
+
+
+def searching(reward, inner=EULER, **settings):
+    return SearchSampler(inner, reward, SearchSettings(**{"candidates": 4, "schedule": EARLY, "beta": 1.0, **settings}))
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return model()
+
+
+def candidate(given, search, index):
+    """The inputs of one candidate alone, without a search."""
+    noise, seed = given.noise.generate_noise(given.latent), given.noise.seed + index
+    mixed = mixed_noise(noise, seed, search.settings.beta) if index else noise
+    return replace(given, sampler=search.inner, noise=FixedNoise(mixed, seed))
+
+
+def test_resampling_follows_the_stated_probabilities():
+    weights = survival_weights(torch.tensor([0.0, 1.0, 2.0, 3.0]), 1.0, "raw")
+    torch.testing.assert_close(weights, torch.softmax(torch.arange(4.0).double(), 0))
+    draws = 4000
+    survived = torch.zeros(4)
+    for seed in range(draws):
+        kept = resampled(weights, torch.Generator().manual_seed(seed))
+        assert kept == sorted(set(kept)) and 1 <= len(kept) <= 4
+        survived[kept] += 1
+    expected = 1 - (1 - weights) ** 4
+    torch.testing.assert_close(survived.double() / draws, expected, rtol=0, atol=0.03)
+
+
+def test_in_a_search_survivors_have_those_probabilities_too():
+    """Over seeds, with rewards that stay the same: what is left after the first check."""
+    survived, runs = torch.zeros(4), 150
+    for seed in range(runs):
+        sampler = searching(Told([0.0, 1.0, 2.0, 3.0]), scale="raw")
+        sample(sampler, Mixture(), 5, seed)
+        survived[sampler.result["population"]["1"]] += 1
+    expected = 1 - (1 - torch.softmax(torch.arange(4.0), 0)) ** 4
+    torch.testing.assert_close(survived / runs, expected, rtol=0, atol=0.12)
+
+
+def test_spread_makes_scales_equal_and_temperature_trusts_less():
+    rewards = torch.tensor([0.20, 0.21, 0.26])
+    one, other = survival_weights(rewards, 1.0), survival_weights(rewards * 100 + 7, 1.0)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert survival_weights(rewards, 0.5).max() > one.max() > survival_weights(rewards, 5.0).max() > 1 / 3
+    torch.testing.assert_close(survival_weights(torch.ones(4), 1.0), torch.full((4,), 0.25).double())
+
+
+def test_weights_accumulate_and_the_highest_sum_wins():
+    first = [0.0, 0.0, 9.0, 8.5]
+    for seed in range(20):
+        sampler = searching(Told(first, [0.1, 0.0, 0.0, 0.0]), scale="raw", temperature=3.0)
+        sample(sampler, Mixture(), 10, seed)
+        population = sampler.result["population"]
+        told = {each["candidate"]: each for each in sampler.result["candidates"]}
+        population = {"4": population["2"], **population}  # where one is left at the first check, there is no second
+        assert population["0"] == [0, 1, 2, 3] and len(population["4"]) == 1
+        assert set(population["4"]) <= set(population["2"])
+        for each in told.values():
+            weight = float(torch.softmax(torch.tensor(first) / 3, 0)[each["candidate"]])
+            if each["dropped_at"] == 2:
+                assert each["weight"] == pytest.approx(weight, abs=1e-5) and each["rewards"].keys() == {"2"}
+            elif len(population["2"]) > 1:
+                assert each["weight"] > weight and each["rewards"].keys() == {"2", "4"}
+        (winner,) = population["4"]
+        assert sampler.result["winner"] == winner and told[winner]["dropped_at"] is None
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_population_never_grows(method):
+    for seed in range(10):
+        sampler = searching(Mean(), method=method, candidates=6, schedule=(0.2, 0.4, 0.6))
+        sample(sampler, Mixture(), 10, seed)
+        sizes = [set(left) for left in sampler.result["population"].values()]
+        assert all(later <= earlier for earlier, later in zip(sizes, sizes[1:], strict=False))
+        assert len(sizes[-1]) == 1
+
+
+def test_beam_keeps_the_better_half_and_best_of_n_the_best_of_the_finished():
+    beam = searching(Told([1.0, 3.0, 2.0, 0.0], [0.0, 1.0]), method="beam")
+    sample(beam, Mixture(), 10)
+    assert beam.result["population"] == {"0": [0, 1, 2, 3], "2": [1, 2], "4": [2]}
+    best = searching(Mean(), method="best of N")
+    guider = Mixture()
+    found = sample(best, guider, 10)
+    ends = [sample(EULER, Mixture(), 10, 3 + i, mixed_noise(draw(3), 3 + i, 1.0) if i else draw(3)) for i in range(4)]
+    assert torch.equal(found, max(ends, key=lambda end: float(end.mean())))
+    assert len(guider.calls) == best.result["nfe"] == 40 == best.result["nfe_most"]
+
+
+def test_it_finds_clips_that_the_reward_likes():
+    """On the mixture the reward is the mean; the search's clips have a higher one than the plain clips of as many
+    evaluations, and beta 0.1 stays nearer to the plain clip than seeds of its own."""
+    def clips(**settings):
+        return torch.cat([sample(searching(Mean(), **settings), Mixture(), 10, seed) for seed in range(20)])
+
+    plain = torch.cat([sample(EULER, Mixture(), 25, seed) for seed in range(20)])
+    near, far = clips(beta=0.1, temperature=0.2), clips(temperature=0.2)
+    assert far.mean() > near.mean() > plain.mean()
+
+
+SAMPLERS = [
+    "euler", "euler_ancestral", "heun", "heunpp2", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "res_multistep",
+    "lcm", "dpmpp_sde", "euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "er_sde", "deis", "ipndm", "lms",
+    "ddim", "gradient_estimation", "sa_solver", "seeds_2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "inner, at_once", [*((name, 1) for name in SAMPLERS), *((name, 3) for name in ("heun", "uni_pc", "euler_cfg_pp"))]
+)
+def test_the_winner_alone_is_the_same_clip_bit_for_bit(patcher, inner, at_once):
+    """Whichever sampler, with its history and its own noise: as if there had been no search."""
+    given = inputs(patcher, inner, steps=6)
+    search = SearchSampler(
+        given.sampler, Mean(), SearchSettings(3, schedule=(0.34, 0.67), beta=0.7, at_once=at_once)
+    )  # fmt: skip
+    found = monitored_sample(replace(given, sampler=search))
+    alone = monitored_sample(candidate(given, search, search.result["winner"]))
+    if at_once == 1:
+        assert torch.equal(found.latent["samples"], alone.latent["samples"])
+    else:  # one call for three rounds otherwise than three calls
+        torch.testing.assert_close(found.latent["samples"], alone.latent["samples"], rtol=2e-3, atol=2e-3)
+    assert found.verdict.record.nfe_video == search.result["nfe"] <= search.result["nfe_most"]
+    assert alone.verdict.record.nfe_video == search.result["nfe_plain"]
+    assert found.verdict.record.steps == 6
+
+
+def test_with_seeds_of_their_own_a_candidate_is_comfyuis_clip_of_that_seed(patcher):
+    given = replace(inputs(patcher, "euler_ancestral"), noise=Noise_RandomNoise(11))
+    search = searching(Told([0.0, 9.0, 0.0, 0.0]), method="beam", schedule=(0.3,))
+    search = search.around(given.sampler)
+    found = monitored_sample(replace(given, sampler=search)).latent["samples"]
+    assert search.result["winner_seed"] == 12
+    core = SamplerCustomAdvanced.execute(Noise_RandomNoise(12), given.guider, given.sampler, given.sigmas, given.latent)
+    assert torch.equal(found, core.result[0]["samples"])
+
+
+@pytest.mark.parametrize("inner", ["euler", "dpmpp_2m_sde", "heun"])
+@pytest.mark.parametrize("failing", [[[math.nan] * 4], [RuntimeError("no kernel")], [torch.OutOfMemoryError("full")]])
+def test_where_all_rewards_fail_the_plain_clip_goes_on(patcher, inner, failing):
+    given = inputs(patcher, inner)
+    search = searching(Told(*failing)).around(given.sampler)
+    found = monitored_sample(replace(given, sampler=search))
+    assert torch.equal(found.latent["samples"], monitored_sample(given).latent["samples"])
+    assert search.result["winner"] == 0
+    json.dumps(search.result, allow_nan=False)
+    assert isinstance(failing[0], list) or str(failing[0]) in search.result["notes"][0]
+
+
+def test_where_rewards_fail_later_the_one_that_was_ahead_goes_on():
+    search = searching(Told([0.0, 0.0, 3.0, 3.1], RuntimeError("gone")), method="beam")
+    sample(search, Mixture(), 10)
+    assert search.result["winner"] == 3 and "gone" in search.result["notes"][0]
+
+
+def test_one_that_cannot_be_judged_drops_out_and_the_rest_go_on():
+    search = searching(Told([1.0, math.nan, 2.0, math.inf], [1.0, 1.0]))
+    sample(search, Mixture(), 10)
+    assert set(search.result["population"]["2"]) <= {0, 2}
+    told = search.result["candidates"][1]
+    assert told["dropped_at"] == 2 and told["why"] == "no reward" and told["rewards"] == {"2": None}
+
+
+def test_a_candidate_that_overflows_is_not_shown_to_the_reward():
+    class Broken(Mixture):
+        def __call__(self, x, sigma, **rest):
+            broken = len(self.calls) == 2  # the second candidate's first evaluation
+            return super().__call__(x, sigma, **rest) * (math.nan if broken else 1)
+
+    reward = Told([1.0, 1.0, 1.0])
+    search = searching(reward)
+    made = sample(search, Broken(), 10)
+    assert torch.isfinite(made).all() and len(reward.seen[0][0]) == 3
+    assert search.result["candidates"][1]["why"] == "no reward" and "not finite" in search.result["notes"][0]
+
+
+@pytest.mark.parametrize("inner", ["euler", "heun", "heunpp2", "dpm_2", "dpmpp_sde", "res_multistep"])
+@pytest.mark.parametrize("extra", [0, 1, 7, 20])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_budget_is_never_exceeded(inner, extra, method):
+    sampler = comfy.samplers.ksampler(inner)
+    alone = Mixture()
+    sample(sampler, alone, 10)
+    budget = len(alone.calls) + extra
+    for seed in range(3):
+        guider = Mixture()
+        search = searching(Mean(), sampler, budget=budget, method=method)
+        sample(search, guider, 10, seed)
+        assert len(guider.calls) == search.result["nfe"] <= search.result["nfe_most"] <= budget
+    if extra == 0:
+        assert search.result["winner"] == 0, "nothing is left to search with: the plain clip"
+        assert search.result["candidates"][3]["why"] == "budget"
+
+
+def test_a_budget_below_one_clip_is_refused_before_anything_is_sampled():
+    guider = Mixture()
+    with pytest.raises(ValueError, match="budget is 9, but one clip alone takes 10"):
+        sample(searching(Mean(), budget=9), guider, 10)
+    assert not guider.calls
+
+
+def test_the_count_is_of_candidates_also_where_several_are_evaluated_at_once(patcher):
+    given = inputs(patcher)
+    for at_once in (1, 2, 4):
+        search = searching(Told([1.0, 1.0, 1.0, 1.0]), at_once=at_once)
+        record = monitored_sample(replace(given, sampler=search)).verdict.record
+        assert record.nfe_video == search.result["nfe"] >= 10 + 3 * 2
+
+
+def test_candidates_at_once_share_model_calls():
+    one, many = Mixture(), Mixture()
+    a, b = searching(Mean()), searching(Mean(), at_once=4)
+    assert torch.equal(sample(a, one, 10), sample(b, many, 10))
+    assert a.result == b.result and sum(rows for _, rows in many.calls) == len(one.calls)
+    assert [rows for _, rows in many.calls][:2] == [4, 4]
+
+
+def test_without_memory_for_several_they_are_evaluated_one_by_one():
+    tried = []
+
+    class Small(Mixture):
+        def __call__(self, x, sigma, **rest):
+            if len(x) > 1:
+                tried.append(len(x))
+                raise torch.OutOfMemoryError("full")
+            return super().__call__(x, sigma, **rest)
+
+    assert torch.equal(sample(searching(Mean(), at_once=4), Small(), 10), sample(searching(Mean()), Mixture(), 10))
+    assert tried == [4], "once is enough to know"
+
+
+def test_a_watched_model_tells_of_the_finished_candidate_and_counts_all(patcher):
+    watch = Watch(gate(0.3))
+    given = inputs(watch.patch(patcher))
+    for at_once in (1, 4):
+        search = searching(Mean(), at_once=at_once)
+        SamplerCustomAdvanced.execute(given.noise, given.guider, search, given.sigmas, given.latent)
+        assert watch.verdict.record.nfe_video == search.result["nfe"] and watch.verdict.record.steps == 10
+
+
+def test_in_a_graph_with_a_sampler_for_each_expert_the_first_searches_and_hands_over_one(patcher):
+    given = inputs(patcher)
+    search = searching(Mean(), schedule=(0.2, 0.4, 0.9), schedule_steps=10)
+    first = replace(given, sigmas=given.sigmas[:6], schedule_steps=10)
+    found = monitored_sample(replace(first, sampler=search))
+    assert list(search.result["population"]) in (["0", "2", "4"], ["0", "2"])
+    alone = monitored_sample(candidate(first, search, search.result["winner"]))
+    assert found.latent["samples"].shape[0] == 1
+    assert torch.equal(found.latent["samples"], alone.latent["samples"])
+
+
+def test_what_comfyui_is_shown_is_the_winners_whole_run():
+    seen = []
+    search = searching(Mean())
+    sample(search, Mixture(), 10, callback=lambda step, x0, x, total: seen.append((step, total, x0.clone())))
+    assert [(step, total) for step, total, _ in seen] == [(step, 10) for step in range(10)]
+    alone, winner = [], search.result["winner"]
+    noise = mixed_noise(draw(3), 3 + winner, 1.0) if winner else draw(3)
+    sample(EULER, Mixture(), 10, 3 + winner, noise, callback=lambda step, x0, x, total: alone.append(x0.clone()))
+    assert all(torch.equal(x0, other) for (*_, x0), other in zip(seen, alone, strict=True))
+
+
+def test_one_candidate_is_the_plain_sampler(patcher):
+    for inner in ("euler", "uni_pc", "dpmpp_2m_sde"):
+        given = inputs(patcher, inner)
+        search = searching(Mean(), candidates=1).around(given.sampler)
+        assert torch.equal(
+            monitored_sample(replace(given, sampler=search)).latent["samples"],
+            monitored_sample(given).latent["samples"],
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_searched(name):
+    given = FAMILIES[name].inputs("euler", steps=6)
+    for case in (given, with_mask(given)):
+        for at_once in (1, 3):
+            search = SearchSampler(
+                case.sampler, Mean(), SearchSettings(3, schedule=(0.34, 0.67), beta=1.0, at_once=at_once)
+            )
+            found = monitored_sample(replace(case, sampler=search)).latent["samples"]
+            alone = monitored_sample(candidate(case, search, search.result["winner"])).latent["samples"]
+            torch.testing.assert_close(found, alone, rtol=2e-3, atol=2e-3)
+
+
+def test_self_refinement_is_searched_and_counted_in_the_same_budget(patcher):
+    given = inputs(patcher)
+    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    search = searching(Mean(), refine, budget=25, candidates=5)
+    found = monitored_sample(replace(given, sampler=search))
+    assert search.result["nfe_plain"] == 14
+    assert found.verdict.record.nfe_video == search.result["nfe"] <= 25
+    alone = monitored_sample(candidate(given, search, search.result["winner"]))
+    assert torch.equal(found.latent["samples"], alone.latent["samples"])
+
+
+def test_the_monitor_judges_the_winner(patcher):
+    given = inputs(patcher, steps=20)
+    search = searching(Mean(), schedule=(0.1, 0.2))
+    watched = gate(0.1)
+    result = monitored_sample(replace(given, sampler=search), watched)
+    alone = monitored_sample(candidate(given, search, search.result["winner"]), gate(0.1))
+    assert not result.verdict.accepted and result.verdict.record.steps == alone.verdict.record.steps
+    assert torch.equal(result.latent["samples"], alone.latent["samples"])
+
+
+def test_the_inspectors_score_is_a_reward(patcher):
+    watched = gate(0.1, 0.3, 0.2, 0.25)
+    search = searching(AlignmentReward(watched), method="beam", schedule=(0.3,))
+    monitored_sample(replace(inputs(patcher), sampler=search))
+    assert search.result["winner"] == 1 and watched.scorer.calls == 4
+    assert search.result["reward"] == "alignment (scripted)"
+
+
+def test_rewards_see_the_x0_predictions_of_their_step():
+    reward, seen = Told([1.0, 1.0, 1.0, 1.0]), []
+    sample(searching(reward), Mixture(), 10)
+    sample(EULER, Mixture(), 10, callback=lambda step, x0, *_: seen.append(x0.clone()))
+    x0, sigma, step = reward.seen[0]
+    assert x0.shape == (4, *SHAPE) and step == 2
+    assert torch.equal(x0[:1], seen[1])
+    t = 0.9
+    assert sigma == pytest.approx(5 * t / (1 + 4 * t))
+
+
+def test_a_cancel_is_heard_within_one_evaluation():
+    guider = Mixture()
+    guider.on_call = lambda: len(guider.calls) == 5 and comfy.model_management.interrupt_current_processing()
+    search = searching(Mean())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(search, guider, 10)
+    assert len(guider.calls) == 5 == search.result["nfe"]
+
+
+def test_a_cancel_during_scoring_gets_out(patcher):
+    cancelled = comfy.model_management.InterruptProcessingException()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(searching(Told(cancelled)), Mixture(), 10)
+
+
+def test_the_same_seed_finds_the_same_clip():
+    state = torch.get_rng_state()
+    one, other = searching(Mean()), searching(Mean())
+    assert torch.equal(sample(one, Mixture(), 10, 4), sample(other, Mixture(), 10, 4)) and one.result == other.result
+    assert torch.equal(torch.get_rng_state(), state)
+    winners = set()
+    for seed in range(12):
+        sample(one, Mixture(), 10, seed)
+        winners.add(one.result["winner"])
+    assert len(winners) > 1
+
+
+def test_beta_is_the_share_of_new_noise():
+    noise = torch.randn(1, 4, 8, 32, 32, generator=torch.Generator().manual_seed(1))
+    for beta, correlation in ((0.1, 0.995), (0.6, 0.8), (1.0, 0.0)):
+        mixed = mixed_noise(noise, 5, beta)
+        assert float(mixed.std()) == pytest.approx(1, abs=0.02)
+        assert float((mixed * noise).mean()) == pytest.approx(correlation, abs=0.02)
+
+
+def test_the_published_schedule():
+    assert SearchSettings().checks(50) == [11, 16, 21] and SearchSettings().checks(20) == [4, 6, 8]
+    assert SearchSettings(schedule_steps=50).checks(18) == [11, 16], "what lies after this part is left out"
+    assert SearchSettings(method="best of N").checks(30) == [30]
+    with pytest.raises(ValueError, match="score earlier"):
+        SearchSettings(schedule_steps=50).checks(5)
+
+
+def test_costs_are_counted_without_the_model():
+    guider = Mixture()
+    t = torch.linspace(1, 0, 6)
+    heun, extra_args = comfy.samplers.ksampler("heun"), {"model_options": {}, "seed": 0}
+    runs = Runs(heun, guider, t, extra_args, torch.zeros(1, *SHAPE), None)
+    assert runs.costs(draw(1)) == [0, 1, 3, 5, 7, 9] and not guider.calls
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [({"candidates": 0}, "candidates is 0"), ({"beta": 1.5}, "beta is 1.5"), ({"temperature": 0.0}, "above 0"),
+     ({"method": "greedy"}, "resampling, beam"), ({"scale": "log"}, "spread, raw"), ({"budget": -1}, "budget -1")],
+)  # fmt: skip
+def test_bad_settings_are_named(change, said):
+    with pytest.raises(ValueError, match=said):
+        SearchSettings(**change)
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10-20", "50", "-1"])
+def test_bad_schedules_are_named(text):
+    with pytest.raises(ValueError, match="schedule is"):
+        parse_schedule(text, 50)
+
+
+def test_what_cannot_be_searched_is_refused(patcher):
+    with pytest.raises(ValueError, match="batch of 2"):
+        monitored_sample(replace(inputs(patcher, batch=2), sampler=searching(Mean())))
+    with pytest.raises(ValueError, match="no noise to vary"):
+        sample(searching(Mean()), Mixture(), 10, noise=torch.zeros(1, *SHAPE))
+    with pytest.raises(ValueError, match="dpm_adaptive"):
+        searching(Mean(), comfy.samplers.ksampler("dpm_adaptive"))
+    with pytest.raises(ValueError, match="within another"):
+        searching(Mean(), searching(Mean()))
+
+
+@pytest.mark.parametrize("method", ["search", "refine", "both"])
+def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patcher, method):
+    given = inputs(patcher)
+    sampler, plain = given.sampler, 10
+    if method != "search":
+        sampler = self_refining(sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    if method != "refine":
+        sampler = searching(Mean(), sampler, candidates=3, budget=24)
+    guiders = Conditioned(patcher)
+    result = run_hierarchy(
+        replace(given, sampler=sampler), gate(0.1), guiders, prompt="a red circle", negative="", refiner=Rewriter(),
+        injection=InjectionSettings(),
+    )  # fmt: skip
+    records = result.verdict.history
+    assert [record.kind for record in records] == ["sample", "probe", "refine", "sample", "probe", "inject"]
+    report = run_report(result.verdict)
+    assert report["nfe_plain"] == plain and report["nfe"] <= report["nfe_worst_case"]
+    for record in (records[0], records[3], records[5]):
+        assert record.nfe_video <= record.details["nfe_most"] <= 24
+    for record in (records[1], records[4]):
+        assert record.nfe_single_frame <= records[0].details["nfe_candidate_most"], "a probe is one candidate"
+    if method != "refine":
+        assert records[5].details["search"]["population"]["0"] == [0, 1, 2]
+    json.dumps(report, allow_nan=False)
+
+
+def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
+    given = inputs(patcher)
+    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    for sampler in (refine, searching(Told([0.0, 0.0, 0.0, 0.0]), refine, method="beam")):
+        scorer = gate(0.1, 0.3)
+        found = hold_audition(
+            lambda seed, sampler=sampler: replace(given, sampler=sampler, noise=SeededNoise(seed)), scorer, (5, 6),
+            keep=1, fraction=0.3,
+        )  # fmt: skip
+        assert found.chosen == (6,)
+        heard, whole = 2 * (3 + 4), 14 if sampler is refine else 4 * 4 + 2 * 4 + 6
+        assert found.report["nfe"] == heard + whole
+
+
+def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
+    """Promise 1 for the enhanced samplers: watching changes nothing."""
+    given = inputs(patcher)
+    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.2))
+    for sampler in (refine, searching(Mean()), searching(Mean(), refine)):
+        core = SamplerCustomAdvanced.execute(given.noise, given.guider, sampler, given.sigmas, given.latent).result[0]
+        watched = monitored_sample(replace(given, sampler=sampler), gate(0.3))
+        assert watched.verdict.accepted and torch.equal(watched.latent["samples"], core["samples"])
