@@ -29,6 +29,7 @@ GATE_SETTINGS = (
 INJECTION_SETTINGS = (
     "injection_start", "injection_steps", "injection_noise", "injection_mask", "injection_strength",
 )  # fmt: skip
+REFINERS = ("restart", "ablation")  # those that need nothing besides; regeneration always takes the latter
 VIDEO_RULES = ("start", "end", "patience", "reject_margin", "give_up_margin", "accept_margin", "stable_range")
 CLIP_WIDTH = 256  # pixels of the clips that the database keeps
 CLIP_MILLISECONDS = 125
@@ -106,7 +107,7 @@ class InProcess:
     def sample(
         self, prompt: str, seed: int, settings: Mapping[str, Any], *, inject: bool = False, refine: bool = False
     ) -> Sampled:
-        from ..refiner.ablation import AblationRefiner
+        from ..nodes.back_ends import DEFAULT, make_refiner
         from ..sampling.hierarchy import run_hierarchy
         from ..sampling.injection import InjectionSettings
         from ..trials.report import run_report
@@ -116,9 +117,10 @@ class InProcess:
             **{k.removeprefix("injection_"): v for k, v in settings.items() if k in INJECTION_SETTINGS}
         )
         inputs = self.family.inputs(prompt, seed)
+        refiner = make_refiner(settings.get("refiner", DEFAULT), self.family.scorer) if refine else None
         result = run_hierarchy(
-            inputs, gate, self.family.guider, prompt=prompt, negative=self.negative,
-            refiner=AblationRefiner(self.family.scorer) if refine else None, injection=injection if inject else None,
+            inputs, gate, self.family.guider, prompt=prompt, negative=self.negative, refiner=refiner,
+            injection=injection if inject else None,
         )  # fmt: skip
         sigmas = tuple(round(float(sigma), 6) for sigma in inputs.sigmas[:-1])
         return self.finished(prompt, result.latent, run_report(result.verdict), sigmas)

@@ -1,8 +1,9 @@
 """What is compared: ways to spend model evaluations on a prompt and a seed.
 
     base                  the plain clip; watched to its end, every step scored, never stopped
-    efdi                  the paper's method: the whole hierarchy
-    trial_1, trial_2      only single-frame injection; only prompt refinement
+    efdi                  the paper's method: the whole hierarchy, with the nodes' default refiner (restart);
+                          efdi@refiner=ablation: one that keeps the noise and changes the words, as the paper's does
+    trial_1, trial_2      only single-frame injection; only the refiner
     fixed_step@K          the hierarchy, decided by the score of step K alone (and the probe's at its own mean step, 24
                           of 50)
     regenerate            the paper's rival: a finished clip that scores below tau is thrown away, the prompt refined
@@ -36,6 +37,7 @@ from ..scoring.detector import Decision
 from .backend import (
     GATE_SETTINGS,
     INJECTION_SETTINGS,
+    REFINERS,
     Backend,
     InProcess,
     Judge,
@@ -55,7 +57,8 @@ WATCH = {"start": 1.0, "end": 1.0}
 PROBE_STOP = 0.48  # mean stop of the paper's probes: step 24 of 50 (Table S4)
 ENTRY_POINTS = "foresight.evaluation.samplers"
 STANDARD = (
-    BASE, "efdi", "trial_1", "trial_2", "regenerate", "regenerate_plain", "reseed", "best_of_3", "audition_3",
+    BASE, "efdi", "efdi@refiner=ablation", "trial_1", "trial_2", "regenerate", "regenerate_plain", "reseed",
+    "best_of_3", "audition_3",
 )  # fmt: skip
 
 
@@ -333,12 +336,16 @@ def _settings(name: str, text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         widget, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or widget not in GATE_SETTINGS + INJECTION_SETTINGS:
-            choices = ", ".join(GATE_SETTINGS + INJECTION_SETTINGS)
+        if not equals or widget not in (*GATE_SETTINGS, *INJECTION_SETTINGS, "refiner"):
+            choices = ", ".join((*GATE_SETTINGS, *INJECTION_SETTINGS, "refiner"))
             raise MethodError(f"method {name!r}: {part!r} is no widget=value; widgets are {choices}.")
         if re.fullmatch(r"[+-]\d*\.?\d+", value) and widget == "tau":
             settings[widget] = value
         elif widget in ("injection_noise", "injection_mask"):
+            settings[widget] = value
+        elif widget == "refiner":
+            if value not in REFINERS:
+                raise MethodError(f"method {name!r}: refiner is {value!r}; choose one of {', '.join(REFINERS)}.")
             settings[widget] = value
         else:
             try:

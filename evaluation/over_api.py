@@ -39,7 +39,7 @@ class OverApi:
     def graph(self, prompt: str, seed: int, settings: Mapping[str, Any], inject: bool, refine: bool) -> Prompt:
         graph = api_graph(f"{self.model}_one_node", self.nodes, prompt=prompt, seed=seed, steps=self.steps)
         sampler, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
-        graph[sampler]["inputs"] |= {"inject": inject, "refiner": "ablation" if refine else "off", **settings}
+        graph[sampler]["inputs"] |= {"inject": inject, **settings, **({} if refine else {"refiner": "off"})}
         return graph | {FRAMES: _node("PreviewImage", images=[decoded, 0])}
 
     def sample(

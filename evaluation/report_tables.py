@@ -22,7 +22,8 @@ from .statistics import ratio, text_only_scores
 from .store import StoreError
 
 MAIN = {"base": "Plain", "regenerate": "+ Regeneration (refined prompt)",
-        "regenerate_plain": "+ Regeneration (new seed)", "efdi": "+ Foresight (the paper's)",
+        "regenerate_plain": "+ Regeneration (new seed)", "efdi": "+ Foresight (Trial 2: other noise)",
+        "efdi@refiner=ablation": "+ Foresight (Trial 2: other words)",
         "reseed": "+ Stop and reseed", "best_of_3": "Best of 3",
         "audition_3": "Audition of 3", "trial_1": "Trial 1 alone", "trial_2": "Trial 2 alone"}  # fmt: skip
 INJECTED = ("1", "2->1")
