@@ -17,7 +17,7 @@ from ..panel.runs import Decision, Run, Trial
 from ..scoring.inspector import Gate
 from ..trials.verdict import TrialRecord, Verdict
 from .monitor import inspect, show, video_latent
-from .run import gate_settings, partial_schedule, trial_record
+from .run import gate_settings, model_family, partial_schedule, trial_record
 
 logger = logging.getLogger("foresight")
 
@@ -69,7 +69,8 @@ class Watch:
                 noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
             )
         whole = max(self.schedule_steps, steps)
-        settings = {"steps": steps, "seed": seed, **gate_settings(self.gate, whole)}
+        family = model_family(executor.class_obj.model_patcher)
+        settings = {"steps": steps, "seed": seed, "model": family, **gate_settings(self.gate, whole)}
         with self.running() as run:
             inspector = self.gate.inspector(whole, steps, picture=run.to_picture)
             run.begin(Trial("0", "sample", steps, self.gate.video.window(whole)), settings)

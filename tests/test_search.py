@@ -12,15 +12,11 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 from gaussians import SHAPE, Mixture, draw, sample
-from tiny_models import FAMILIES, with_mask
-from tiny_wan import Conditioned, Rewriter, gate, inputs, model
+from searches import EULER, Mean, Told, candidate, searching
+from tiny_wan import inputs, model
 
-from foresight.nodes.hierarchy import SeededNoise
-from foresight.sampling.audition import hold_audition
 from foresight.sampling.candidates import Runs, mixed_noise
-from foresight.sampling.hierarchy import run_hierarchy
-from foresight.sampling.injection import InjectionSettings
-from foresight.sampling.run import FixedNoise, monitored_sample
+from foresight.sampling.run import monitored_sample
 from foresight.sampling.search import (
     METHODS,
     SearchSampler,
@@ -29,55 +25,11 @@ from foresight.sampling.search import (
     resampled,
     survival_weights,
 )
-from foresight.sampling.self_refine import RefineSettings, parse_plan, self_refining
-from foresight.sampling.watch import Watch
-from foresight.scoring.reward import AlignmentReward
-from foresight.trials.report import run_report
-
-EULER = comfy.samplers.ksampler("euler")
-EARLY = (0.2, 0.4)
-
-
-class Told:
-    """A reward that is told what to say: by step, a value for each candidate that is asked about."""
-
-    name, patcher = "told", None
-
-    def __init__(self, *values):
-        self.values = list(values)
-        self.seen = []
-
-    def score(self, x0, sigma, step):
-        self.seen.append((x0.clone(), sigma, step))
-        value = self.values[min(len(self.seen), len(self.values)) - 1]
-        if isinstance(value, BaseException):
-            raise value
-        return torch.tensor(value[: len(x0)], dtype=torch.float32)
-
-
-class Mean:
-    """Likes clips with high values."""
-
-    name, patcher = "mean", None
-
-    def score(self, x0, sigma, step):
-        return x0.flatten(1).mean(1)
-
-
-def searching(reward, inner=EULER, **settings):
-    return SearchSampler(inner, reward, SearchSettings(**{"candidates": 4, "schedule": EARLY, "beta": 1.0, **settings}))
 
 
 @pytest.fixture(scope="module")
 def patcher():
     return model()
-
-
-def candidate(given, search, index):
-    """The inputs of one candidate alone, without a search."""
-    noise, seed = given.noise.generate_noise(given.latent), given.noise.seed + index
-    mixed = mixed_noise(noise, seed, search.settings.beta) if index else noise
-    return replace(given, sampler=search.inner, noise=FixedNoise(mixed, seed))
 
 
 def test_resampling_follows_the_stated_probabilities():
@@ -295,26 +247,6 @@ def test_without_memory_for_several_they_are_evaluated_one_by_one():
     assert tried == [4], "once is enough to know"
 
 
-def test_a_watched_model_tells_of_the_finished_candidate_and_counts_all(patcher):
-    watch = Watch(gate(0.3))
-    given = inputs(watch.patch(patcher))
-    for at_once in (1, 4):
-        search = searching(Mean(), at_once=at_once)
-        SamplerCustomAdvanced.execute(given.noise, given.guider, search, given.sigmas, given.latent)
-        assert watch.verdict.record.nfe_video == search.result["nfe"] and watch.verdict.record.steps == 10
-
-
-def test_in_a_graph_with_a_sampler_for_each_expert_the_first_searches_and_hands_over_one(patcher):
-    given = inputs(patcher)
-    search = searching(Mean(), schedule=(0.2, 0.4, 0.9), schedule_steps=10)
-    first = replace(given, sigmas=given.sigmas[:6], schedule_steps=10)
-    found = monitored_sample(replace(first, sampler=search))
-    assert list(search.result["population"]) in (["0", "2", "4"], ["0", "2"])
-    alone = monitored_sample(candidate(first, search, search.result["winner"]))
-    assert found.latent["samples"].shape[0] == 1
-    assert torch.equal(found.latent["samples"], alone.latent["samples"])
-
-
 def test_what_comfyui_is_shown_is_the_winners_whole_run():
     seen = []
     search = searching(Mean())
@@ -334,48 +266,6 @@ def test_one_candidate_is_the_plain_sampler(patcher):
             monitored_sample(replace(given, sampler=search)).latent["samples"],
             monitored_sample(given).latent["samples"],
         )
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_is_searched(name):
-    given = FAMILIES[name].inputs("euler", steps=6)
-    for case in (given, with_mask(given)):
-        for at_once in (1, 3):
-            search = SearchSampler(
-                case.sampler, Mean(), SearchSettings(3, schedule=(0.34, 0.67), beta=1.0, at_once=at_once)
-            )
-            found = monitored_sample(replace(case, sampler=search)).latent["samples"]
-            alone = monitored_sample(candidate(case, search, search.result["winner"])).latent["samples"]
-            torch.testing.assert_close(found, alone, rtol=2e-3, atol=2e-3)
-
-
-def test_self_refinement_is_searched_and_counted_in_the_same_budget(patcher):
-    given = inputs(patcher)
-    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
-    search = searching(Mean(), refine, budget=25, candidates=5)
-    found = monitored_sample(replace(given, sampler=search))
-    assert search.result["nfe_plain"] == 14
-    assert found.verdict.record.nfe_video == search.result["nfe"] <= 25
-    alone = monitored_sample(candidate(given, search, search.result["winner"]))
-    assert torch.equal(found.latent["samples"], alone.latent["samples"])
-
-
-def test_the_monitor_judges_the_winner(patcher):
-    given = inputs(patcher, steps=20)
-    search = searching(Mean(), schedule=(0.1, 0.2))
-    watched = gate(0.1)
-    result = monitored_sample(replace(given, sampler=search), watched)
-    alone = monitored_sample(candidate(given, search, search.result["winner"]), gate(0.1))
-    assert not result.verdict.accepted and result.verdict.record.steps == alone.verdict.record.steps
-    assert torch.equal(result.latent["samples"], alone.latent["samples"])
-
-
-def test_the_inspectors_score_is_a_reward(patcher):
-    watched = gate(0.1, 0.3, 0.2, 0.25)
-    search = searching(AlignmentReward(watched), method="beam", schedule=(0.3,))
-    monitored_sample(replace(inputs(patcher), sampler=search))
-    assert search.result["winner"] == 1 and watched.scorer.calls == 4
-    assert search.result["reward"] == "alignment (scripted)"
 
 
 def test_rewards_see_the_x0_predictions_of_their_step():
@@ -466,52 +356,3 @@ def test_what_cannot_be_searched_is_refused(patcher):
     with pytest.raises(ValueError, match="within another"):
         searching(Mean(), searching(Mean()))
 
-
-@pytest.mark.parametrize("method", ["search", "refine", "both"])
-def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patcher, method):
-    given = inputs(patcher)
-    sampler, plain = given.sampler, 10
-    if method != "search":
-        sampler = self_refining(sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
-    if method != "refine":
-        sampler = searching(Mean(), sampler, candidates=3, budget=24)
-    guiders = Conditioned(patcher)
-    result = run_hierarchy(
-        replace(given, sampler=sampler), gate(0.1), guiders, prompt="a red circle", negative="", refiner=Rewriter(),
-        injection=InjectionSettings(),
-    )  # fmt: skip
-    records = result.verdict.history
-    assert [record.kind for record in records] == ["sample", "probe", "refine", "sample", "probe", "inject"]
-    report = run_report(result.verdict)
-    assert report["nfe_plain"] == plain and report["nfe"] <= report["nfe_worst_case"]
-    for record in (records[0], records[3], records[5]):
-        assert record.nfe_video <= record.details["nfe_most"] <= 24
-    for record in (records[1], records[4]):
-        assert record.nfe_single_frame <= records[0].details["nfe_candidate_most"], "a probe is one candidate"
-    if method != "refine":
-        assert records[5].details["search"]["population"]["0"] == [0, 1, 2]
-    json.dumps(report, allow_nan=False)
-
-
-def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
-    given = inputs(patcher)
-    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
-    for sampler in (refine, searching(Told([0.0, 0.0, 0.0, 0.0]), refine, method="beam")):
-        scorer = gate(0.1, 0.3)
-        found = hold_audition(
-            lambda seed, sampler=sampler: replace(given, sampler=sampler, noise=SeededNoise(seed)), scorer, (5, 6),
-            keep=1, fraction=0.3,
-        )  # fmt: skip
-        assert found.chosen == (6,)
-        heard, whole = 2 * (3 + 4), 14 if sampler is refine else 4 * 4 + 2 * 4 + 6
-        assert found.report["nfe"] == heard + whole
-
-
-def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
-    """Promise 1 for the enhanced samplers: watching changes nothing."""
-    given = inputs(patcher)
-    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.2))
-    for sampler in (refine, searching(Mean()), searching(Mean(), refine)):
-        core = SamplerCustomAdvanced.execute(given.noise, given.guider, sampler, given.sigmas, given.latent).result[0]
-        watched = monitored_sample(replace(given, sampler=sampler), gate(0.3))
-        assert watched.verdict.accepted and torch.equal(watched.latent["samples"], core["samples"])
