@@ -73,12 +73,12 @@ class ComfyClient:
     def object_info(self) -> dict[str, Any]:
         return json.loads(self.get("/object_info"))
 
-    def submit(self, prompt: Prompt, targets: Sequence[str] = ()) -> str:
+    def submit(self, prompt: Prompt, targets: Sequence[str] = (), client_id: str | None = None) -> str:
         """Queue a prompt (API form) and return its id at once. Raises PromptRejected.
 
-        targets: the output nodes to run, where not all of them.
+        targets: the output nodes to run, where not all of them. client_id: of the page that hears of it, if any.
         """
-        body = {"prompt": prompt, "client_id": uuid.uuid4().hex}
+        body = {"prompt": prompt, "client_id": client_id or uuid.uuid4().hex}
         if targets:
             body["partial_execution_targets"] = list(targets)
         try:
