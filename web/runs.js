@@ -131,6 +131,7 @@ const RULES = {
 export function story(trial, tau) {
   const { kind, verdict } = trial
   const name = trial.trial.startsWith("seed ") ? trial.trial : `Trial ${trial.trial.replace("->", "→")}`
+  if (verdict?.details?.seed != null) return `${name}, other noise: drawn`
   const what = `${name}, ${KINDS[trial.kind] ?? trial.kind}`
   if (!verdict) {
     if (!trial.steps) return `${what}: asking…`

@@ -105,6 +105,8 @@ test("stories are plain sentences", () => {
   assert.equal(story(trial({ verdict }), 0.22),
     "Trial 0, clip: rejected at step 11 of 50, stays below the threshold, predicted score 0.100 (wanted 0.220)")
   assert.equal(story(trial({ step: 3, trace: [[3, 0.15]] })), "Trial 0, clip: step 3 of 50, score 0.150")
+  const drawn = { accepted: true, prompt: "a ring", details: { seed: 100004 } }
+  assert.equal(story(trial({ trial: "2", kind: "refine", verdict: drawn })), "Trial 2, other noise: drawn")
   assert.equal(story(trial({ trial: "2->1", kind: "inject", verdict: { accepted: true } })), "Trial 2→1, clip from the frame: done")
 })
 
