@@ -8,7 +8,7 @@ import { RunView } from "./view.js"
 
 const NODES = new Set(["ForesightSampler", "ForesightMonitoredSampler", "ForesightSeedAudition"])
 const WIDGET_HEIGHT = 300
-const DRAW_MS = 80 // between two drawings: a quick model makes more events than anybody sees
+const DRAW_MS = 250 // between two drawings: four a second are enough to follow, and more would slow the sampling
 const FOLLOW_MS = 1500 // between looks at a live run that another tab has queued: its events go there
 
 async function ask(path, options) {
