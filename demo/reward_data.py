@@ -2,8 +2,8 @@
 
 Samples are clips of the demo transformer, several seeds a prompt, with three targets each by program: visual quality,
 motion quality (both whatever the caption says) and the share of the caption's statements that hold. They are dear: 50
-evaluations and a decoding each. Guesses cost one evaluation: the x0 prediction of a noised latent of a render, guided
-by its caption or by a near miss's. They only teach what text fits what latent.
+evaluations and a decoding each. Guesses cost one evaluation: the x0 prediction of a noised latent of a render. They
+have no targets, and only show what the scorer makes of many scenes.
 
 Every chunk is a file of its own, so that processes share the work and a stop loses one chunk each.
 """
@@ -23,12 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .captions import caption, parse_caption
 from .clip_quality import motion_quality, visual_quality
 from .flow import guided, sample, start_noise
 from .judge import find_objects, judge
 from .preset import CFG, SAMPLER, SHIFT, STEPS
-from .scorer_data import near_miss
 from .scorer_figures import models
 from .scorer_samples import LATENT_FRAMES, split_prompts
 from .text import encode_text
@@ -76,8 +74,6 @@ class Samples:
 
 @dataclass
 class Guesses:
-    scenes: list[Scene]  # [N]
-    near: list[Scene]  # [N], the near miss that half of the guesses were guided by
     x0: Tensor  # [N, GUESSES, 16, 5, 8, 8], fp16
     sigmas: Tensor  # [N, GUESSES]
 
@@ -123,25 +119,20 @@ def sample_chunk(path: Path, number: int, chosen: Set, prompts: int) -> None:
 
 @torch.no_grad()
 def guess_chunk(path: Path, number: int, sigmas: tuple[float, float], renders: int) -> None:
-    """Renders a few scenes of training prompts, and guesses them again from GUESSES noise levels each, half of them
-    guided by a near miss's caption."""
+    """Renders a few scenes of training prompts, and guesses them again from GUESSES noise levels each."""
     transformer, _ = loaded()
     first = number * SCENES_A_CHUNK
-    scenes = [scene for _, scene in split_prompts("train", renders)[first : first + SCENES_A_CHUNK]]
+    texts, scenes = zip(*split_prompts("train", renders)[first : first + SCENES_A_CHUNK], strict=True)
+    context = torch.stack([encode_text(text) for text in texts])
     generator = torch.Generator().manual_seed(880_000 + number)
-    near = [near_miss(scene, generator) for scene in scenes]
-    latents, _ = encode_scenes(VAE, scenes, 880_000 + number, FRAMES)
+    latents, _ = encode_scenes(VAE, list(scenes), 880_000 + number, FRAMES)
     x0, levels = [], []
-    for turn in range(GUESSES):
-        told = [pair[(turn + k) % 2] for k, pair in enumerate(zip(scenes, near, strict=True))]
-        context = torch.stack([encode_text(caption(scene, generator)) for scene in told])
-        sigma = sigmas[0] + (sigmas[1] - sigmas[0]) * torch.rand(len(told), generator=generator)
+    for _ in range(GUESSES):
+        sigma = sigmas[0] + (sigmas[1] - sigmas[0]) * torch.rand(len(texts), generator=generator)
         x = latents.float().lerp(torch.randn(latents.shape, generator=generator), sigma[:, None, None, None, None])
         x0.append(guided(transformer, x, sigma, context, CFG).half())
         levels.append(sigma)
-    said, missed = ([caption(scene) for scene in each] for each in (scenes, near))
-    save_checkpoint(path, {"x0": torch.stack(x0, 1), "sigmas": torch.stack(levels, 1), "captions": said,
-                           "near": missed})
+    save_checkpoint(path, {"x0": torch.stack(x0, 1), "sigmas": torch.stack(levels, 1)})
 
 
 def make(name: str, count: int, work: Callable, arguments: tuple, workers: int) -> list[dict]:
@@ -174,6 +165,4 @@ def make_guesses(sigmas: tuple[float, float], share: float, workers: int) -> Gue
     renders = part(RENDERS, share)
     count = -(-len(split_prompts("train", renders)) // SCENES_A_CHUNK)
     chunks = make(f"guesses_{renders}", count, guess_chunk, (sigmas, renders), workers)
-    said, near = ([parse_caption(text) for chunk in chunks for text in chunk[key]] for key in ("captions", "near"))
-    x0, levels = (torch.cat([chunk[key] for chunk in chunks]) for key in ("x0", "sigmas"))
-    return Guesses(said, near, x0, levels)
+    return Guesses(*(torch.cat([chunk[key] for chunk in chunks]) for key in ("x0", "sigmas")))

@@ -1,10 +1,12 @@
 """Trains the demo family's latent reward: ``python -m foresight.demo.train_reward``.
 
 Makes its own data first (`reward_data`): clips of training and validation prompts, several seeds each, and guesses of
-noised renders. Then two losses:
+noised renders. The network begins as the scorer: its vision tower, with patches of previews replaced by the linear map
+from latents that comes nearest (least squares over guesses). Then two losses:
   rank     of two clips of one prompt at one moment, the better one gets the higher reward, head by head. Never across
            prompts: what tells one prompt's clips from another's is no use to a search.
-  ground   of a latent's own caption and near misses of it, the own one has the highest text alignment.
+  follow   its features stay the scorer's on the previews, of clips and of guesses: what a few hundred clips cannot
+           teach is kept.
 Last, how often the reward is right on pairs of clips of validation prompts, beside the training-free reward (the
 scorer on previews) on the same x0 predictions: into the file, where the gate reads it, and into
 docs/results/reward.json and .md. Goes on where it was stopped.
@@ -36,8 +38,7 @@ from ..scoring.latent_reward import (
     pairwise_accuracy,
     save_reward,
 )
-from ..scoring.viclip import ViCLIP, load_viclip
-from .captions import caption
+from ..scoring.viclip import load_viclip
 from .flow import schedule
 from .preset import REWARD, SHIFT, STEPS
 from .reward_data import (
@@ -51,119 +52,117 @@ from .reward_data import (
     make_samples,
     weights_digest,
 )
-from .scorer_data import Captions, near_miss, network_frames
+from .scorer_data import Captions, network_frames
 from .train_common import (
     DATA_HELP,
     STATE,
     WEIGHTS,
     Average,
     Clock,
-    Muon,
     load_checkpoint,
     save_checkpoint,
     trapezoid,
 )
 from .train_l2r import EXPORT as CONVERTER
 from .train_scorer import EXPORT as SCORER
-from .world import Scene
 
 EXPORT = WEIGHTS / "reward" / REWARD
 LATENT_FORMAT = "Wan21"
 LEVELS = tuple(schedule(STEPS, SHIFT)[step - 1].item() for step in (MOMENTS[-1], 2))
-CONFIG = RewardConfig(sigmas=LEVELS)
-LR, MUON_LR = 1e-3, 4e-3
-GUESSED, RANKED = 32, (10, 3, 3)  # guesses a batch; pairs of samples that differ in alignment, looks, motion
-NEAR = 3  # captions of near misses beside each own one
+LR = 3e-4
+GUESSED, RANKED = 32, (3, 3, 10)  # guesses a batch; pairs of samples that differ in looks, motion, alignment
+FOLLOW = 2.0
+FITTED = 1000  # guesses that the first layer is solved from, about eighty times as many patches
 # Of the targets, which are 0..1: nearer pairs are ties. One statement of the longest captions counts .09.
 MARGIN = 0.08
 
 
-class Texts:
-    """Text features of captions by the frozen scorer, L2-normalised [N, D]."""
+class Scored:
+    """The frozen scorer: text features of captions, and features of previews."""
 
     def __init__(self):
         tokens = CLIPTokenizer.from_pretrained(str(comfyui_path() / "comfy" / "sd1_tokenizer"))
-        self.viclip: ViCLIP = load_viclip(SCORER)
+        self.viclip, self.l2r = load_viclip(SCORER), load_l2r(CONVERTER)
         self.captions = Captions(lambda text: tokens(text)["input_ids"], self.viclip.config.context)
 
     @torch.no_grad()
-    def __call__(self, texts: list[str]) -> Tensor:
-        return F.normalize(self.viclip.encode_text(self.captions(texts)).float(), dim=-1)
+    def texts(self, captions: list[str]) -> Tensor:
+        """[N, D], L2-normalised."""
+        return F.normalize(self.viclip.encode_text(self.captions(captions)), dim=-1)
+
+    @torch.no_grad()
+    def seen(self, x0: Tensor) -> Tensor:
+        """x0 predictions [N, K, C, F, H, W] -> features [N, K, D] of their previews, L2-normalised."""
+        flat = [self.viclip.encode_vision(self._frames(part)) for part in x0.flatten(0, 1).split(32)]
+        return F.normalize(torch.cat(flat), dim=-1).unflatten(0, x0.shape[:2])
+
+    def _frames(self, x0: Tensor) -> Tensor:
+        return network_frames(self.l2r(x0.float()), self.viclip.config.frames)
+
+    @torch.no_grad()
+    def as_reward(self, guesses: Guesses) -> RewardModel:
+        """The reward to start from, before anything was learned: the tower, and the nearest first layer."""
+        sizes = self.viclip.config
+        model = RewardModel(RewardConfig(
+            width=sizes.vision_width, heads=sizes.vision_heads, layers=sizes.vision_layers, text_dim=sizes.embed_dim,
+            frames=sizes.frames, sigmas=LEVELS,
+        ))  # fmt: skip
+        tower, (frames, *size) = self.viclip.vision_encoder, model.tower.conv1.kernel_size
+        x0 = guesses.x0[: FITTED // guesses.x0.shape[1]].flatten(0, 1)
+        around = F.pad(x0.float(), (1,) * 6, mode="replicate").unfold(2, frames, 1)
+        for axis, side in zip((3, 4), size, strict=True):
+            around = around.unfold(axis, side, model.config.patch)
+        inputs = around.movedim(1, 4).flatten(4).flatten(0, 3)  # [patches, C * 3 * 4 * 4]
+        inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
+        wanted = torch.cat([tower.conv1(self._frames(part).transpose(1, 2)) for part in x0.split(32)])
+        solution = torch.linalg.lstsq(inputs, wanted.movedim(1, -1).flatten(0, 3)).solution
+        weight = torch.zeros_like(model.tower.conv1.weight)  # the noise level's channels begin unread
+        weight[:, : model.config.channels] = solution[:-1].T.unflatten(1, (-1, frames, *size))
+        model.tower.load_state_dict(tower.state_dict() | {"conv1.weight": weight, "conv1.bias": solution[-1]})
+        model.quality.weight.zero_()
+        model.quality.bias.zero_()
+        return model
 
 
 class Trainer:
-    """Draws batches and knows the loss. pairs: of training samples, for each head those that differ in its target."""
+    """Draws batches and knows the loss. said: text features of the samples' prompts; seen, guessed: the scorer's
+    features of their previews and of the guesses'."""
 
-    def __init__(self, texts: Texts, samples: Samples, guesses: Guesses, generator: torch.Generator):
-        self.texts, self.samples, self.guesses, self.generator = texts, samples, guesses, generator
-        self.pairs = [pairs_within(target, samples.prompt, MARGIN) for target in samples.targets.unbind(1)]
+    def __init__(self, data: tuple[Samples, Guesses], said: Tensor, seen: Tensor, guessed: Tensor, seed: int):
+        (self.samples, self.guesses), self.said, self.seen, self.guessed = data, said, seen, guessed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pairs = [pairs_within(target, self.samples.prompt, MARGIN) for target in self.samples.targets.unbind(1)]
 
     def _any(self, count: int, wanted: int) -> Tensor:
         return torch.randint(count, (wanted,), generator=self.generator)
 
-    def _said(self, scenes: list[Scene], near: list[Scene | None]) -> Tensor:
-        """[N * (1 + NEAR), D]: each scene's caption and those of its near misses, in new wordings."""
-        told = []
-        for scene, given in zip(scenes, near, strict=True):
-            missed = [given or near_miss(scene, self.generator)]
-            missed += [near_miss(scene, self.generator) for _ in range(NEAR - 1)]
-            told += [caption(each, self.generator) for each in (scene, *missed)]
-        return self.texts(told)
-
     def loss(self, model: RewardModel) -> tuple[Tensor, dict[str, float]]:
         samples, guesses = self.samples, self.guesses
-        # HEADS' order is visual, motion, alignment; most pairs are drawn for the last, which is the hardest to learn.
-        counts = (RANKED[1], RANKED[2], RANKED[0])
         chosen = torch.cat([
-            pairs[self._any(len(pairs), count)] for pairs, count in zip(self.pairs, counts, strict=True) if len(pairs)])
+            pairs[self._any(len(pairs), count)] for pairs, count in zip(self.pairs, RANKED, strict=True) if len(pairs)])
         moment = self._any(len(samples.sigmas), len(chosen)).repeat_interleave(2)
-        rows, guessed = chosen.flatten(), self._any(len(guesses.scenes), GUESSED)
+        rows, guess = chosen.flatten(), self._any(len(guesses.x0), GUESSED)
         turn = self._any(guesses.x0.shape[1], GUESSED)
-        x0 = torch.cat([samples.x0[rows, moment], guesses.x0[guessed, turn]]).float()
-        sigma = torch.cat([samples.sigmas[moment], guesses.sigmas[guessed, turn]])
-        # Both of a pair get the same captions: nothing but the latents may tell them apart.
-        pair_text = self._said([samples.scenes[p] for p in samples.prompt[chosen[:, 0]].tolist()], [None] * len(chosen))
-        pair_text = pair_text.unflatten(0, (-1, 1 + NEAR)).repeat_interleave(2, 0).flatten(0, 1)
-        text = torch.cat([pair_text, self._said(*zip(
-            *((guesses.scenes[i], guesses.near[i]) for i in guessed.tolist()), strict=True))])
-        rewards = model.read(model.look(x0, sigma), text).unflatten(0, (-1, 1 + NEAR))
+        x0 = torch.cat([samples.x0[rows, moment], guesses.x0[guess, turn]]).float()
+        seen = model.look(x0, torch.cat([samples.sigmas[moment], guesses.sigmas[guess, turn]]))
+        follow = 1 - F.cosine_similarity(seen, torch.cat([self.seen[rows, moment], self.guessed[guess, turn]])).mean()
 
-        own = rewards[: len(rows), 0].unflatten(0, (-1, 2))
+        own = model.read(seen[: len(rows)], self.said[samples.prompt[rows]]).unflatten(0, (-1, 2))
         gap = samples.targets[chosen[:, 0]] - samples.targets[chosen[:, 1]]
         lead = (own[:, 0] - own[:, 1]) * gap.sign()
         counted = (gap.abs() > MARGIN).float()
         rank = (F.softplus(-lead) * counted).sum(0) / counted.sum(0).clamp_min(1)
-        # A sample shows its caption only where all statements hold; a guess is taken for its render.
-        true = torch.cat([samples.targets[rows, 2] == 1, torch.ones(GUESSED, dtype=torch.bool)])
-        said = rewards[true, :, 2]
-        ground = F.cross_entropy(said, torch.zeros(len(said), dtype=torch.long))
-        return rank.sum() + 0.5 * ground, {
-            **{name[:6]: value for name, value in zip(HEADS, rank.tolist(), strict=True)}, "ground": ground.item(),
-            "near": (said.argmax(1) == 0).float().mean().item(),
-        }
+        return rank.sum() + FOLLOW * follow, {
+            **{name[:6]: value for name, value in zip(HEADS, rank.tolist(), strict=True)}, "follow": follow.item()}
 
 
 @torch.no_grad()
-def rewards_of(model: RewardModel, texts: Texts, samples: Samples) -> Tensor:
-    """[N, K, HEADS]."""
-    said = texts(samples.captions)[samples.prompt]
+def rewards_of(model: RewardModel, said: Tensor, samples: Samples) -> Tensor:
+    """[N, K, HEADS]. said: text features of the samples' prompts."""
     columns = []
     for moment, sigma in zip(samples.x0.unbind(1), samples.sigmas, strict=True):
         columns.append(torch.cat([model(x0.float(), sigma.expand(len(x0)), text)
-                                  for x0, text in zip(moment.split(32), said.split(32), strict=True)]))
-    return torch.stack(columns, 1)
-
-
-@torch.no_grad()
-def training_free(texts: Texts, samples: Samples) -> Tensor:
-    """[N, K]: cosines of the scorer on L2R previews."""
-    l2r, viclip = load_l2r(CONVERTER), texts.viclip
-    said = texts(samples.captions)[samples.prompt]
-    columns = []
-    for moment in samples.x0.unbind(1):
-        seen = torch.cat([viclip.encode_vision(network_frames(l2r(x0.float()), viclip.config.frames))
-                          for x0 in moment.split(32)])
-        columns.append((F.normalize(seen, dim=-1) * said).sum(1))
+                                  for x0, text in zip(moment.split(32), said[samples.prompt].split(32), strict=True)]))
     return torch.stack(columns, 1)
 
 
@@ -193,57 +192,54 @@ def accuracy_rows(rewards: Tensor, free: Tensor, samples: Samples) -> list[dict[
     return rows
 
 
-def fit(
-    steps: int, seed: int, data: tuple[Samples, Samples, Guesses], every: int
-) -> tuple[RewardModel, Texts, Clock]:
+def fit(steps: int, seed: int, data: tuple[Samples, Samples, Guesses], every: int) -> tuple[RewardModel, Scored, Clock]:
     """The averaged model after `steps`, from the checkpoint where there is one."""
     samples, validation, guesses = data
     path = STATE / f"reward_{weights_digest()}_{len(samples.x0)}_{seed}.pt"
     state = load_checkpoint(path)
     step = state["step"] if state else 0
-    generator = torch.Generator().manual_seed(1000 * seed + step)  # after a stop other batches, which only helps
+    scored = Scored()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = RewardModel(CONFIG)
+        model = scored.as_reward(guesses)
     average = Average(model, 0.995)
+    optimiser = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.98), weight_decay=0.02)
     if state:
         model.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
         average.updates = step
-    hidden = [p for layer in (*model.layers, *model.readers) for p in layer.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if all(p is not h for h in hidden)]
-    optimisers = [(Muon(hidden, MUON_LR), MUON_LR),
-                  (torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=0.02), LR)]
-    if state:
-        for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-    clock, texts = Clock(state["spent"] if state else 0.0), Texts()
-    trainer = Trainer(texts, samples, guesses, generator)
-    pairs = pairs_within(validation.targets.sum(1), validation.prompt, MARGIN)
+        optimiser.load_state_dict(state["optimiser"])
+    clock = Clock(state["spent"] if state else 0.0)
+    said = scored.texts(samples.captions)
+    # After a stop other batches, which only helps.
+    trainer = Trainer((samples, guesses), said, scored.seen(samples.x0), scored.seen(guesses.x0), 1000 * seed + step)
+    goal, told = validation.targets.sum(1), scored.texts(validation.captions)
+    pairs = pairs_within(goal, validation.prompt, MARGIN)
+
+    def report() -> None:
+        found = rewards_of(average.model, told, validation).sum(2)
+        logging.info("held out, by step: %s", ", ".join(
+            f"{at} {pairwise_accuracy(found[:, k], pairs):.3f}" for k, at in enumerate(MOMENTS)))
+
+    report()
     while step < steps:
-        for optimiser, lr in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = lr * trapezoid(step / steps)
+        for group in optimiser.param_groups:
+            group["lr"] = LR * trapezoid(step / steps)
         loss, parts = trainer.loss(model)
-        for optimiser, _ in optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, _ in optimisers:
-            optimiser.step()
+        optimiser.step()
         average.update(model)
         step += 1
         if step % 20 == 0:
-            told = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            logging.info("%.1f min, step %d: %s", clock.minutes, step, told)
+            values = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            logging.info("%.1f min, step %d: %s", clock.minutes, step, values)
         if step % every == 0 or step == steps:
             save_checkpoint(path, {"model": model.state_dict(), "average": average.model.state_dict(), "step": step,
-                                   "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
-                                   "spent": clock.minutes})
-            found = rewards_of(average.model, texts, validation).sum(2)
-            logging.info("held out, by step: %s", ", ".join(
-                f"{at} {pairwise_accuracy(found[:, k], pairs):.3f}" for k, at in enumerate(MOMENTS)))
-    return average.model, texts, clock
+                                   "optimiser": optimiser.state_dict(), "spent": clock.minutes})
+            report()
+    return average.model, scored, clock
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -274,13 +270,15 @@ def markdown(document: dict[str, Any]) -> str:
 def train(steps: int, seed: int, share: float, workers: int, every: int, weights: Path, out: Path) -> None:
     """The whole recipe. share: of the data; every: steps between checkpoints; weights, out: what is written where."""
     samples, validation = (make_samples(chosen, share, workers) for chosen in (TRAIN, VALIDATION))
-    guesses = make_guesses(CONFIG.sigmas, share, workers)
-    model, texts, clock = fit(steps, seed, (samples, validation, guesses), every)
-    rows = accuracy_rows(rewards_of(model, texts, validation), training_free(texts, validation), validation)
+    guesses = make_guesses(LEVELS, share, workers)
+    model, scored, clock = fit(steps, seed, (samples, validation, guesses), every)
+    said = scored.texts(validation.captions)
+    free = (scored.seen(validation.x0) * said[validation.prompt, None]).sum(2)
+    rows = accuracy_rows(rewards_of(model, said, validation), free, validation)
     load_comfyui()
     command = "python -m foresight.demo.train_reward"
     described = {
-        "name": "foresight-demo-reward", "latent_format": LATENT_FORMAT, "scorer": texts.viclip.config.name,
+        "name": "foresight-demo-reward", "latent_format": LATENT_FORMAT, "scorer": scored.viclip.config.name,
         "weights": weights_digest(), "steps": STEPS, "accuracy": [
             {key: row[key] for key in ("step", "sigma", "pairs", "latent_reward", "training_free")} for row in rows],
     }  # fmt: skip

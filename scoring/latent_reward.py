@@ -1,10 +1,10 @@
 """A latent reward model: the quality and the text alignment of a clip, foretold from an x0 prediction of its sampling.
 
 LatSearch reads noisy latents with a vision-language model of two billion parameters, whose weights are not released.
-Here a network of under a million parameters reads the x0 prediction, which a search has at hand anyway: latents pooled
-to a small grid, the noise level, and the text feature of the alignment scorer. As there, heads stand for visual
-quality, motion quality and text alignment; the first two do not see the text. Trained by
-`python -m foresight.demo.train_reward`.
+Here the vision tower of an alignment scorer reads the x0 prediction, which a search has at hand anyway: latents pooled
+to a small grid stand for the pictures, so that nothing is decoded, and the noise level is told beside them. As there,
+heads stand for visual quality, motion quality and text alignment; the first two do not see the text. Trained by
+`python -m foresight.demo.train_reward`, from the scorer's own weights on.
 
 A reward that is no better than chance makes a search a waste of compute that nobody notices. So a file carries how
 often the reward was right on pairs of clips of one prompt that training had not seen, and one below BARS is refused.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,74 +25,58 @@ from torch.nn import functional as F
 
 from .inspector import video
 from .scorer import Scorer
+from .viclip import ViCLIPConfig, VisionEncoder
 
 KEY = "foresight.reward"
 HEADS = ("visual_quality", "motion_quality", "text_alignment")
 # Share of the schedule -> pairwise accuracy within prompt that is asked for there. Chance is 0.5. A search prunes
 # between these two, and at lower accuracies more of it is spent on noise than on choice.
 BARS = {0.2: 0.6, 0.4: 0.7}
+WAVES = 16  # sines and cosines of the noise level
 RETRAIN = "Train it on more clips (python -m foresight.demo.train_reward), or search with the alignment reward."
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Sizes. grid: frames, height and width that latents are pooled to; height and width are even. sigmas: the lowest
-    and highest noise level seen in training, between which a level is read; beyond them it counts as the nearest."""
+    """Sizes: of the grid that latents are pooled to (`frames`, and `side` cells across and down, `patch` x `patch` of
+    them a token), and of the tower, which are its scorer's. sigmas: the lowest and highest noise level seen in
+    training, between which a level is read; beyond them it counts as the nearest."""
 
     channels: int = 16
-    grid: tuple[int, int, int] = (5, 8, 8)
-    text_dim: int = 128
-    width: int = 96
+    frames: int = 5
+    side: int = 8
+    patch: int = 2
+    width: int = 128
     heads: int = 4
     layers: int = 4
-    readers: int = 2  # layers in which the text looks at the latent
-    questions: int = 6  # tokens that the text feature is spread over
+    text_dim: int = 128
     sigmas: tuple[float, float] = (0.0, 1.0)
 
 
-class Layer(nn.Module):
-    """Pre-norm attention of tokens over themselves and, where given, over what they look at; then an MLP."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.pair, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """x: [B, N, width]; seen: [B, M, width], already normalised."""
-        y = self.norm(x)
-        over = y if seen is None else torch.cat([y, seen], 1)
-        q = self.query(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.pair(over).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.mlp(self.mlp_norm(x))
-
-
 class RewardModel(nn.Module):
-    """`look` at a latent once, then `read` it for one text or for several."""
+    """A ViCLIP's vision tower on latents. Where the scorer embeds patches of a picture, a convolution with a margin of
+    one cell and one frame reads latents and WAVES channels that tell the noise level."""
 
     def __init__(self, config: RewardConfig, metadata: Mapping[str, object] | None = None):
         super().__init__()
         self.config, self.metadata = config, dict(metadata or {})
-        width, (frames, height, across) = config.width, config.grid
-        self.stem = nn.Conv3d(config.channels, width, 3, padding=1)
-        self.shrink = nn.Conv3d(width, width, (1, 2, 2), stride=(1, 2, 2))
-        self.place = nn.Parameter(torch.randn(frames * height // 2 * (across // 2), width) * 0.02)
-        self.level = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
-        self.layers = nn.ModuleList(Layer(width, config.heads) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-        self.ask = nn.Linear(config.text_dim, config.questions * width)
-        self.readers = nn.ModuleList(Layer(width, config.heads) for _ in range(config.readers))
-        self.quality, self.alignment = nn.Linear(width, 2), nn.Linear(width, 1)
+        self.tower = VisionEncoder(ViCLIPConfig(
+            image_size=config.side, patch_size=config.patch, frames=config.frames, vision_width=config.width,
+            vision_layers=config.layers, vision_heads=config.heads, embed_dim=config.text_dim,
+        ), nn)
+        self.tower.conv1 = nn.Conv3d(
+            config.channels + WAVES, config.width, (3, config.patch + 2, config.patch + 2),
+            (1, config.patch, config.patch), padding=1, padding_mode="replicate",
+        )
+        self.quality = nn.Linear(config.text_dim, 2)
+        self.scale = nn.Parameter(torch.tensor(2.3))  # log of the cosine's; the demo scorer's training begins there too
 
     @property
     def name(self) -> str:
         return str(self.metadata.get("name", "latent reward"))
 
     def look(self, x0: Tensor, sigma: Tensor) -> Tensor:
-        """x0 predictions [B, C, F, H, W] in model space at noise levels [B] -> tokens [B, N, width]."""
+        """x0 predictions [B, C, F, H, W] in model space at noise levels [B] -> features [B, text_dim]."""
         if x0.shape[1] != self.config.channels:
             raise ValueError(
                 f"latent reward '{self.name}' reads latents of {self.config.channels} channels, but this one has "
@@ -100,23 +84,15 @@ class RewardModel(nn.Module):
             )
         low, high = self.config.sigmas
         share = ((sigma - low) / (high - low)).clamp(0, 1)[:, None]
-        waves = share * torch.pi * 2.0 ** torch.arange(8, device=x0.device).sub(1)
-        level = self.level(torch.cat([waves.sin(), waves.cos()], 1))
-        x = self.shrink(F.silu(self.stem(F.adaptive_avg_pool3d(x0, self.config.grid))))
-        x = x.flatten(2).transpose(1, 2) + self.place + level[:, None]
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
+        turns = share * torch.pi * 2.0 ** torch.arange(WAVES // 2, device=x0.device).sub(1)
+        x = F.adaptive_avg_pool3d(x0, (self.config.frames, self.config.side, self.config.side))
+        level = torch.cat([turns.sin(), turns.cos()], 1)[..., None, None, None].expand(-1, -1, *x.shape[2:])
+        return self.tower(torch.cat([x, level], 1).transpose(1, 2))
 
     def read(self, seen: Tensor, text: Tensor) -> Tensor:
-        """Tokens of B latents and text features [B, text_dim], or [B * M, text_dim] for M texts each -> rewards
-        [B or B * M, HEADS]."""
-        seen = seen.repeat_interleave(len(text) // len(seen), 0)
-        # Unit features have small entries; the scale gives the linear layer inputs of about unit size.
-        asked = self.ask(text * self.config.text_dim**0.5).unflatten(1, (self.config.questions, -1))
-        for reader in self.readers:
-            asked = reader(asked, seen)
-        return torch.cat([self.quality(seen.mean(1)), self.alignment(asked.mean(1))], 1)
+        """Features of B latents and L2-normalised ones of their texts, both [B, text_dim] -> rewards [B, HEADS]."""
+        alignment = (F.normalize(seen, dim=-1) * text).sum(-1, keepdim=True) * self.scale.exp()
+        return torch.cat([self.quality(seen), alignment], 1)
 
     def forward(self, x0: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """[B, HEADS], higher is better; only differences within one text mean something."""
@@ -220,10 +196,9 @@ def load_reward(path: str | Path) -> RewardModel:
             "training command, python -m foresight.demo.train_reward."
         )
     try:
-        config = {name: tuple(value) if isinstance(value, list) else value
-                  for name, value in described.pop("config").items()}
+        config = RewardConfig(**described.pop("config"))
         with torch.device("meta"):  # no global random state is read
-            model = RewardModel(RewardConfig(**config), described)
+            model = RewardModel(replace(config, sigmas=tuple(config.sigmas)), described)
         model.load_state_dict(state, assign=True)
         problem = below_bar(described)
     except (RuntimeError, KeyError, TypeError) as error:
