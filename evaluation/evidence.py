@@ -161,7 +161,7 @@ class Evidence:
         if not found:
             raise StoreError(
                 f"{self.path} holds no finished run of the method base with a trace, which every table is measured "
-                "against: run `python -m foresight.evaluation run` with the method base among --methods."
+                "against: run `python -m foresight.evaluation run` with --method base."
             )
         steps = max(int(point[0]) for row in found for point in row["trace"])  # base runs are scored to the last step
         traces = np.full((len(found), steps), np.nan)
