@@ -53,7 +53,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,10 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             self._release()
             raise StoreError(f"{self.path} cannot be opened: {error}. Is its folder there and writable?") from None
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)  # a store that turns out wrong, or is cancelled here, must not keep the lock
             self._check(write)
-        except BaseException:  # a half-opened store must not keep the lock
-            self.close()
-            raise
+            undo.pop_all()
 
     def _hold_lock(self) -> sqlite3.Connection:
         """A lock of its own beside the database, so that readers are not kept out; it goes with the process, however

@@ -72,8 +72,11 @@ def test_other_files_are_refused(tmp_path):
         database.execute("CREATE TABLE photos (name)")
     with pytest.raises(StoreError, match="no SQLite file"):
         Store(text, write=True)
-    with pytest.raises(StoreError, match="not a database of this evaluation"):
+    with pytest.raises(StoreError, match="not a database of this evaluation") as refused:
         Store(other, write=True)
+    with pytest.raises(StoreError, match="not a database of this evaluation"):  # the first refusal gave the lock back
+        Store(other, write=True)
+    assert refused.tb  # until here it kept the first store alive, so that only closing it can have freed the lock
     with pytest.raises(StoreError, match="there is no database.*evaluation run"):
         Store(tmp_path / "nowhere.sqlite")
     assert not (tmp_path / "nowhere.sqlite").exists()
