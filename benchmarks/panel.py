@@ -65,9 +65,9 @@ def measure(server: ComfyServer, page: Page, pairs: int) -> dict[str, Any]:
     clip(0)  # loads everything
     both = [(clip(seed), opened(seed + pairs)) for seed in range(1, pairs + 1)]  # other seeds: nothing is cached
     low, middle, high = statistics.quantiles([after / before for before, after in both], n=4)
-    closed, open_ = (statistics.median(side) for side in zip(*both, strict=True))
+    seconds_closed, seconds_open = (statistics.median(side) for side in zip(*both, strict=True))
     return {
-        "pairs": pairs, "closed_seconds": round(closed, 3), "open_seconds": round(open_, 3),
+        "pairs": pairs, "closed_seconds": round(seconds_closed, 3), "open_seconds": round(seconds_open, 3),
         "ratio": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)],
     }  # fmt: skip
 
@@ -78,10 +78,11 @@ def main() -> None:
     pairs = parser.parse_args().pairs
     load_comfyui()
     threads = max(1, (os.cpu_count() or 2) - 1)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # the server inherits it
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        with ComfyServer(comfyui_path(), base, ROOT, log=base / "server.log") as server, frontend(server) as page:
+        server = ComfyServer(comfyui_path(), base, ROOT, log=base / "server.log",
+                             variables={"OMP_NUM_THREADS": str(threads)})  # fmt: skip
+        with server, frontend(server) as page:
             found = {"sampling_threads": threads, **measure(server, page, pairs)}
     ran = environment(f"python -m foresight.benchmarks.panel --pairs {pairs}")
     (ROOT / "docs" / "results" / "panel.json").write_text(

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from socket import socket
 from types import TracebackType
@@ -127,6 +127,7 @@ class ComfyServer(ComfyClient):
 
     Use as a context manager, or call `start` and `stop`. With `log=None` the process writes to this one's output,
     otherwise to that file. `cpu=None` asks the interpreter's torch whether there is a CUDA device.
+    `variables` are added to the process's environment.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class ComfyServer(ComfyClient):
         log: Path | None = None,
         cpu: bool | None = None,
         arguments: tuple[str, ...] = (),
+        variables: Mapping[str, str] | None = None,
     ):
         self.base, self.log = base, log
+        self.environment = os.environ | dict(variables or {})
         port = port or free_port()
         super().__init__(f"http://127.0.0.1:{port}")
         if cpu is None:
@@ -163,7 +166,9 @@ class ComfyServer(ComfyClient):
         """Start the process and wait until it answers. Raises RuntimeError with the end of the log if it does not."""
         stream = self.log.open("wb") if self.log else None
         try:
-            self.process = subprocess.Popen(self.command, cwd=self.base, stdout=stream, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                self.command, cwd=self.base, env=self.environment, stdout=stream, stderr=subprocess.STDOUT
+            )
         finally:
             if stream:
                 stream.close()
