@@ -2,9 +2,10 @@
 
     python -m foresight.evaluation report out/evidence --out out/evidence
 
-Writes evidence.md, evidence.json, evidence.html (one page that needs nothing else, with clips), each table as CSV and
-each figure as PNG and CSV. A table whose methods were not run says which are missing. Where the folder holds
-ceiling.json (`python -m foresight.evaluation ceiling --out` the same folder), it is shown as well.
+Writes evidence.md, evidence.json, evidence.html (one page that needs nothing else, with clips), and into the folder
+evidence beside them each table as CSV and each figure as PNG and CSV. A table whose methods were not run says which are
+missing. Where the folder holds ceiling.json (`python -m foresight.evaluation ceiling --out` the same folder), it is
+shown as well.
 """
 
 from __future__ import annotations
@@ -93,14 +94,16 @@ def read_ceiling(folder: Path) -> dict[str, Any] | None:
 
 
 def write(evidence: Evidence, folder: Path) -> list[Table]:
-    """All files of the report, into `folder`."""
+    """All files of the report: pages into `folder`, tables and figures into `folder`/evidence."""
     ceiling = read_ceiling(folder)
     # Raises for a database of which no report can be made, before anything is written.
     tables = [beside_ceiling(table, ceiling) for table in all_tables(evidence)]
-    folder.mkdir(parents=True, exist_ok=True)
+    parts = folder / "evidence"
+    parts.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        write_csv(table, folder)
-    figures = draw(evidence, {table.name: table for table in tables}, folder)
+        write_csv(table, parts)
+    drawn = draw(evidence, {table.name: table for table in tables}, parts)
+    figures = {title: f"{parts.name}/{name}" for title, name in drawn.items()}
     whole = json.dumps(finite(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "evidence.json").write_text(whole + "\n", encoding="utf-8")
     text = markdown(evidence, tables, figures, ceiling and ceilings.markdown(ceiling))
@@ -125,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (StoreError, ValueError, OSError) as error:
         raise SystemExit(f"report: {error}") from None
     missing = [f"{table.title}: {table.missing}" for table in tables if table.missing]
-    print("\n".join([*missing, f"{folder / 'evidence.html'} shows all; Markdown, JSON, CSV and PNG are beside it."]))
+    whole, parts = folder / "evidence.html", folder / "evidence"
+    print("\n".join([*missing, f"{whole} shows all; Markdown and JSON are beside it, CSV and PNG in {parts}."]))
 
 
 if __name__ == "__main__":

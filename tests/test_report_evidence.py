@@ -22,10 +22,10 @@ from foresight.evaluation.report_page import examples, shown
 from foresight.evaluation.report_tables import Paired, foresight, spread_within, table_1, table_s2, table_s4, table_s6
 from foresight.evaluation.store import Store
 
-FILES = ("evidence.md", "evidence.html", "evidence.json", "table_1.csv", "table_s2.csv", "table_s4.csv", "table_s5.csv",
-         "table_s6.csv", "table_s7.csv", "claims.csv", "repairs.csv", "equal_nfe.csv", "foresight.csv", "motion.csv",
-         "proxies.csv", "detectors.csv",
-         *(f"figure_{number}.{kind}" for number in (10, 11, 12, 13, 14) for kind in ("png", "csv")))  # fmt: skip
+TABLES = ("table_1", "table_s2", "table_s4", "table_s5", "table_s6", "table_s7", "claims", "repairs", "equal_nfe",
+          "foresight", "motion", "proxies", "detectors")  # fmt: skip
+FILES = ("evidence.md", "evidence.html", "evidence.json", *(f"evidence/{table}.csv" for table in TABLES),
+         *(f"evidence/figure_{number}.{kind}" for number in (10, 11, 12, 13, 14) for kind in ("png", "csv")))
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,14 @@ def evidence(folder):
 def test_writes_every_table_and_figure(folder):
     assert {name for name in FILES if (folder / name).stat().st_size > 100} == set(FILES)
     for number in (10, 11, 12, 13, 14):
-        with Image.open(folder / f"figure_{number}.png") as picture:
+        with Image.open(folder / "evidence" / f"figure_{number}.png") as picture:
             assert picture.width > 300
     whole = json.loads((folder / "evidence.json").read_text())
     assert (whole["schema"], whole["version"], whole["runs"]["base"]) == ("foresight.evidence", 1, 72)
     text = (folder / "evidence.md").read_text()
     for part in ("1", "S2", "S4", "S5", "S6", "S7"):
         assert f"Table {part})" in text
+    assert all((folder / name).exists() for name in re.findall(r"!\[\]\((.+?)\)", text))
     assert "Figure 10" in text and "Figure 14" in text and "36 prompts" in text
     assert "nan" not in text.lower().replace("names", "")
 
@@ -89,7 +90,7 @@ def test_table_1_counts_what_was_spent(evidence):
     efdi = list(evidence.rows["efdi"].values())
     spent = sum(row["seconds"] for row in efdi) / sum(row["seconds_plain"] for row in efdi) - 1
     assert rows["+ Foresight (Trial 2: other noise)"]["seconds"]["value"] == pytest.approx(spent)
-    with open(evidence.path.parent / "table_1.csv", newline="") as file:
+    with open(evidence.path.parent / "evidence" / "table_1.csv", newline="") as file:
         first, *_ = csv.DictReader(file)
     assert first["method"] == "Plain" and float(first["good"]) == pytest.approx(rows["Plain"]["good"]["value"])
 
@@ -183,7 +184,7 @@ def test_a_ceiling_in_the_folder_is_shown_and_a_broken_one_named(tmp_path):
     }))  # fmt: skip
     main([str(tmp_path)])
     assert "| 10 | 0.900 (0.800 to 1.000) |" in (tmp_path / "evidence.md").read_text()
-    with open(tmp_path / "foresight.csv", newline="") as file:
+    with open(tmp_path / "evidence" / "foresight.csv", newline="") as file:
         beside = {row["detector"]: row["ceiling"] for row in csv.DictReader(file)}
     assert beside["preview at step 10"] == "0.9" and beside["preview at step 20"] == beside["finished clip"] == ""
 
