@@ -2,9 +2,9 @@
 
 LatSearch reads noisy latents with a vision-language model of two billion parameters, whose weights are not released.
 Here the vision tower of an alignment scorer reads the x0 prediction, which a search has at hand anyway: latents pooled
-to a small grid stand for the pictures, so that nothing is decoded, and the noise level is told beside them. As there,
-heads stand for visual quality, motion quality and text alignment; the first two do not see the text. Trained by
-`python -m foresight.demo.train_reward`, from the scorer's own weights on.
+to a small grid stand for the pictures, so that nothing is decoded. As there, heads stand for visual quality, motion
+quality and text alignment; the first two do not see the text. How far apart rewards lie depends on the noise level.
+Trained by `python -m foresight.demo.train_reward`, from the scorer's own weights on.
 
 A reward that is no better than chance makes a search a waste of compute that nobody notices. So a file carries how
 often the reward was right on pairs of clips of one prompt that training had not seen, and one below BARS is refused.
@@ -32,7 +32,6 @@ HEADS = ("visual_quality", "motion_quality", "text_alignment")
 # Share of the schedule -> pairwise accuracy within prompt that is asked for there. Chance is 0.5. A search prunes
 # between these two, and at lower accuracies more of it is spent on noise than on choice.
 BARS = {0.2: 0.6, 0.4: 0.7}
-WAVES = 16  # sines and cosines of the noise level
 RETRAIN = "Train it on more clips (python -m foresight.demo.train_reward), or search with the alignment reward."
 
 
@@ -54,8 +53,8 @@ class RewardConfig:
 
 
 class RewardModel(nn.Module):
-    """A ViCLIP's vision tower on latents. Where the scorer embeds patches of a picture, a convolution with a margin of
-    one cell and one frame reads latents and WAVES channels that tell the noise level."""
+    """A ViCLIP's vision tower on latents: where the scorer embeds patches of a picture, a convolution with a margin of
+    one cell and one frame reads latents. The heads are linear in its features, and sharper the less noise is left."""
 
     def __init__(self, config: RewardConfig, metadata: Mapping[str, object] | None = None):
         super().__init__()
@@ -65,38 +64,37 @@ class RewardModel(nn.Module):
             vision_layers=config.layers, vision_heads=config.heads, embed_dim=config.text_dim,
         ), nn)
         self.tower.conv1 = nn.Conv3d(
-            config.channels + WAVES, config.width, (3, config.patch + 2, config.patch + 2),
+            config.channels, config.width, (3, config.patch + 2, config.patch + 2),
             (1, config.patch, config.patch), padding=1, padding_mode="replicate",
         )
-        self.quality = nn.Linear(config.text_dim, 2)
-        self.scale = nn.Parameter(torch.tensor(2.3))  # log of the cosine's; the demo scorer's training begins there too
+        self.quality = nn.Linear(config.text_dim, 2, bias=False)
+        self.alignment = nn.Parameter(torch.tensor(10.0))
+        self.sharpness = nn.Parameter(torch.zeros(()))  # log of what rewards at the lowest level have over the highest
 
     @property
     def name(self) -> str:
         return str(self.metadata.get("name", "latent reward"))
 
-    def look(self, x0: Tensor, sigma: Tensor) -> Tensor:
-        """x0 predictions [B, C, F, H, W] in model space at noise levels [B] -> features [B, text_dim]."""
+    def look(self, x0: Tensor) -> Tensor:
+        """x0 predictions [B, C, F, H, W] in model space -> features [B, text_dim], L2-normalised."""
         if x0.shape[1] != self.config.channels:
             raise ValueError(
                 f"latent reward '{self.name}' reads latents of {self.config.channels} channels, but this one has "
                 f"{x0.shape[1]}: choose the reward that was trained for this model."
             )
-        low, high = self.config.sigmas
-        share = ((sigma - low) / (high - low)).clamp(0, 1)[:, None]
-        turns = share * torch.pi * 2.0 ** torch.arange(WAVES // 2, device=x0.device).sub(1)
         x = F.adaptive_avg_pool3d(x0, (self.config.frames, self.config.side, self.config.side))
-        level = torch.cat([turns.sin(), turns.cos()], 1)[..., None, None, None].expand(-1, -1, *x.shape[2:])
-        return self.tower(torch.cat([x, level], 1).transpose(1, 2))
+        return F.normalize(self.tower(x.transpose(1, 2)), dim=-1)
 
-    def read(self, seen: Tensor, text: Tensor) -> Tensor:
-        """Features of B latents and L2-normalised ones of their texts, both [B, text_dim] -> rewards [B, HEADS]."""
-        alignment = (F.normalize(seen, dim=-1) * text).sum(-1, keepdim=True) * self.scale.exp()
-        return torch.cat([self.quality(seen), alignment], 1)
+    def read(self, seen: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        """Features [B, text_dim] of latents at noise levels [B], and of their texts -> rewards [B, HEADS]."""
+        low, high = self.config.sigmas
+        clean = ((high - sigma) / (high - low)).clamp(0, 1)[:, None]
+        alignment = (seen * text).sum(-1, keepdim=True) * self.alignment
+        return torch.cat([self.quality(seen), alignment], 1) * (clean * self.sharpness).exp()
 
     def forward(self, x0: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """[B, HEADS], higher is better; only differences within one text mean something."""
-        return self.read(self.look(x0, sigma), text)
+        return self.read(self.look(x0), sigma, text)
 
 
 @dataclass
