@@ -53,10 +53,10 @@ def start(architecture: str, pairs: Sequence[Pair], seed: int) -> L2R | Subpixel
 def train(
     encode: Callable[[Tensor], Pair], draw: Callable[[torch.Generator], Iterator[Tensor]], held_out: Sequence[Pair],
     out: Path, *, architecture: str, steps: int, seed: int, metadata: dict[str, Any],
-    device: torch.device | str = "cpu", say: Callable[[str], None] = print,
+    device: torch.device | str = "cpu", crop: int = CROP, say: Callable[[str], None] = print,
 ) -> L2R | SubpixelL2R:
     """encode: uint8 frames [T, H, W, 3] to a pair; draw: clips without end, by the generator; held_out: pairs that only
-    measure."""
+    measure; crop: latents a side."""
     # Clips have a generator of their own, so that after a stop new ones follow and not the first again.
     generator, clip_generator = (torch.Generator().manual_seed(seed + i) for i in (0, 1))
     state_path, log = out.with_suffix(".ckpt"), out.with_suffix(".log")
@@ -82,7 +82,7 @@ def train(
             pool = [*pool, half(encode(next(source)))][-POOL:]
         for group in optimiser.param_groups:
             group["lr"] = LR * min(1.0, (step + 1) / 100, 2 * (1 - step / steps))
-        latents, frames = crops(pool, model.scale, generator, BATCH, CROP)
+        latents, frames = crops(pool, model.scale, generator, BATCH, crop)
         latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=on_gpu):
             shown = getattr(model, "colours", model)(latents.to(device))
