@@ -20,7 +20,6 @@ class Settings:
     length: pixels and frames. converter: a file, "auto", or CALIBRATE for an L2R Calibrate node. rule: of CogVideoX
     Sampler, where core's sampler nodes cannot drive the model.
     low_noise_model: the second expert of Wan 2.2 14B, with low_noise_cfg; None for models that are one.
-    reward: a latent reward's file for the search; None lets it score by the gate.
     image_latent: the clip's size comes from Wan 2.2 5B's own node, which also takes a start image.
     """
 
@@ -43,7 +42,6 @@ class Settings:
     rule: str | None = None
     low_noise_model: str | None = None
     low_noise_cfg: float = -1.0
-    reward: str | None = None
     image_latent: bool = False
     converter: str = "auto"
     negative: str = ""

@@ -205,8 +205,8 @@ SEARCH_NOTE = (
 )
 
 
-def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link, Link], Node]) -> Graph:
-    """A plain graph whose sampler `enhance`(graph, sampler, gate, scorer) has wrapped; the detector only reports."""
+def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link], Node]) -> Graph:
+    """A plain graph whose sampler `enhance`(graph, sampler, gate) has wrapped; the detector only reports."""
     graph = Graph(f"{s.note}\n\n{note}")
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family, column=2)
@@ -227,7 +227,7 @@ def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link, Link
     noise = graph.add("RandomNoise", noise_seed=s.seed)
     plain = graph.add("KSamplerSelect", sampler_name=s.sampler)
     scheduler = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)
-    enhanced = enhance(graph, plain[0], gate[0], scorer)
+    enhanced = enhance(graph, plain[0], gate[0])
     run = graph.add(
         "ForesightMonitoredSampler", noise=noise[0], guider=guider[0], sampler=enhanced[0], sigmas=scheduler[0],
         latent_image=latent, gate=gate[0], on_reject="report only",
@@ -242,18 +242,13 @@ def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link, Link
 
 
 def self_refine(s: Settings) -> Graph:
-    return _enhanced(s, REFINE_NOTE, lambda graph, sampler, *_: graph.add(
+    return _enhanced(s, REFINE_NOTE, lambda graph, sampler, _: graph.add(
         "ForesightSelfRefineSampler", sampler=sampler, preset="T2V"))
 
 
 def latent_search(s: Settings) -> Graph:
-    def search(graph: Graph, sampler: Link, gate: Link, scorer: Link) -> Node:
-        by = {"gate": gate}
-        if s.reward:
-            by = {"reward": graph.add("ForesightLatentReward", weights=s.reward, scorer=scorer, prompt=s.prompt)[0]}
-        return graph.add("ForesightLatentSearchSampler", sampler=sampler, **by, budget=3 * s.steps)
-
-    return _enhanced(s, SEARCH_NOTE, search)
+    return _enhanced(s, SEARCH_NOTE, lambda graph, sampler, gate: graph.add(
+        "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
 
 GRAPHS: dict[str, tuple[Callable[[Settings], Graph], Settings]] = {
