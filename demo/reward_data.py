@@ -10,7 +10,6 @@ Every chunk is a file of its own, so that processes share the work and a stop lo
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,12 +25,11 @@ from torch import Tensor
 from .clip_quality import motion_quality, visual_quality
 from .flow import guided, sample, start_noise
 from .judge import find_objects, judge
-from .preset import CFG, SAMPLER, SHIFT, STEPS
+from .preset import CFG, SHIFT, STEPS
 from .scorer_figures import models
-from .scorer_samples import LATENT_FRAMES, split_prompts
+from .scorer_samples import LATENT_FRAMES, split_prompts, weights_digest
 from .text import encode_text
 from .train_common import STATE, load_checkpoint, part, save_checkpoint
-from .train_dit import EXPORT as TRANSFORMER
 from .train_dit import encode_scenes
 from .train_l2r import VAE
 from .wan_vae import to_vae_space
@@ -70,20 +68,6 @@ class Samples:
     x0: Tensor  # [N, K, 16, 5, 8, 8], fp16
     sigmas: Tensor  # [K]
     targets: Tensor  # [N, 3], 0..1: visual quality, motion quality, share of the statements that hold
-
-
-@dataclass
-class Guesses:
-    x0: Tensor  # [N, GUESSES, 16, 5, 8, 8], fp16
-    sigmas: Tensor  # [N, GUESSES]
-
-
-def weights_digest() -> str:
-    """Eight digits of the transformer and decoder whose clips are learned from, and of how they sample."""
-    digest = hashlib.sha256(f"{SAMPLER} {CFG} {SHIFT}".encode())
-    for path in (TRANSFORMER, VAE):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 @cache
@@ -126,13 +110,12 @@ def guess_chunk(path: Path, number: int, sigmas: tuple[float, float], renders: i
     context = torch.stack([encode_text(text) for text in texts])
     generator = torch.Generator().manual_seed(880_000 + number)
     latents, _ = encode_scenes(VAE, list(scenes), 880_000 + number, FRAMES)
-    x0, levels = [], []
+    x0 = []
     for _ in range(GUESSES):
         sigma = sigmas[0] + (sigmas[1] - sigmas[0]) * torch.rand(len(texts), generator=generator)
         x = latents.float().lerp(torch.randn(latents.shape, generator=generator), sigma[:, None, None, None, None])
         x0.append(guided(transformer, x, sigma, context, CFG).half())
-        levels.append(sigma)
-    save_checkpoint(path, {"x0": torch.stack(x0, 1), "sigmas": torch.stack(levels, 1)})
+    save_checkpoint(path, {"x0": torch.stack(x0, 1)})
 
 
 def make(name: str, count: int, work: Callable, arguments: tuple, workers: int) -> list[dict]:
@@ -161,8 +144,9 @@ def make_samples(chosen: Set, share: float, workers: int) -> Samples:
     return Samples(list(texts), list(scenes), torch.arange(len(x0)) // SEEDS, x0, chunks[0]["sigmas"], targets)
 
 
-def make_guesses(sigmas: tuple[float, float], share: float, workers: int) -> Guesses:
+def make_guesses(sigmas: tuple[float, float], share: float, workers: int) -> Tensor:
+    """[N, GUESSES, 16, 5, 8, 8], fp16, from noise levels between the two sigmas."""
     renders = part(RENDERS, share)
     count = -(-len(split_prompts("train", renders)) // SCENES_A_CHUNK)
     chunks = make(f"guesses_{renders}", count, guess_chunk, (sigmas, renders), workers)
-    return Guesses(*(torch.cat([chunk[key] for chunk in chunks]) for key in ("x0", "sigmas")))
+    return torch.cat([chunk["x0"] for chunk in chunks])

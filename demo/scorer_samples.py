@@ -65,12 +65,17 @@ def split_prompts(split: str, count: int) -> list[tuple[str, Scene]]:
     return [pair for name, share in SHARES.items() for pair in prompts(split, name, round(count * share / total))]
 
 
+def weights_digest() -> str:
+    """Eight digits of the transformer and decoder whose clips are learned from, and of how they sample."""
+    digest = hashlib.sha256(f"{SAMPLER} {CFG} {SHIFT}".encode())
+    for path in (TRANSFORMER, VAE):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def samples_file(name: str) -> Path:
     """Another transformer, decoder or way of sampling has other samples."""
-    digest = hashlib.sha256(f"{SAMPLER} {CFG} {SHIFT}".encode())
-    for weights in (TRANSFORMER, VAE):
-        digest.update(weights.read_bytes())
-    return STATE / f"scorer_samples_{name}_{digest.hexdigest()[:8]}.pt"
+    return STATE / f"scorer_samples_{name}_{weights_digest()}.pt"
 
 
 @torch.no_grad()

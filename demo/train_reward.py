@@ -46,13 +46,12 @@ from .reward_data import (
     SEEDS,
     TRAIN,
     VALIDATION,
-    Guesses,
     Samples,
     make_guesses,
     make_samples,
-    weights_digest,
 )
 from .scorer_data import Captions, network_frames
+from .scorer_samples import weights_digest
 from .train_common import (
     DATA_HELP,
     STATE,
@@ -101,7 +100,7 @@ class Scored:
         return network_frames(self.l2r(x0.float()), self.viclip.config.frames)
 
     @torch.no_grad()
-    def as_reward(self, guesses: Guesses) -> RewardModel:
+    def as_reward(self, guesses: Tensor) -> RewardModel:
         """The reward to start from, before anything was learned: the tower, and the nearest first layer."""
         sizes = self.viclip.config
         model = RewardModel(RewardConfig(
@@ -109,7 +108,7 @@ class Scored:
             frames=sizes.frames, sigmas=LEVELS,
         ))  # fmt: skip
         tower, (frames, *size) = self.viclip.vision_encoder, model.tower.conv1.kernel_size
-        x0 = guesses.x0[: FITTED // guesses.x0.shape[1]].flatten(0, 1)
+        x0 = guesses[: FITTED // guesses.shape[1]].flatten(0, 1)
         around = F.pad(x0.float(), (1,) * 6, mode="replicate").unfold(2, frames, 1)
         for axis, side in zip((3, 4), size, strict=True):
             around = around.unfold(axis, side, model.config.patch)
@@ -131,14 +130,14 @@ def fit_heads(model: RewardModel, said: Tensor, samples: Samples) -> None:
     """The heads by logistic regression on all pairs of clips of one prompt at each moment, in place. said: text
     features of the samples' prompts."""
     with torch.no_grad():
-        seen = torch.stack([look_at(model, x0) for x0 in samples.x0.unbind(1)], 1)  # [N, K, D]
+        seen = torch.stack([look_in_parts(model, x0) for x0 in samples.x0.unbind(1)], 1)  # [N, K, D]
     pairs = [pairs_within(target, samples.prompt, MARGIN) for target in samples.targets.unbind(1)]
     first, second = torch.cat(pairs).unbind(1)
     spread = (seen[first] - seen[second]).square().mean((0, 1)).sqrt()
     texts = said[samples.prompt][:, None].expand_as(seen).flatten(0, 1)
     levels = samples.sigmas.expand(len(seen), -1).flatten()
     nn.init.zeros_(model.quality.weight)
-    heads = [model.quality.weight, model.alignment, model.sharpness]
+    heads = [each.requires_grad_() for each in (model.quality.weight, model.alignment, model.sharpness)]
     optimiser = torch.optim.LBFGS(heads, max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -154,7 +153,7 @@ def fit_heads(model: RewardModel, said: Tensor, samples: Samples) -> None:
     optimiser.step(loss)
 
 
-def look_at(model: RewardModel, x0: Tensor) -> Tensor:
+def look_in_parts(model: RewardModel, x0: Tensor) -> Tensor:
     """`look` at many latents [N, C, F, H, W], part by part."""
     return torch.cat([model.look(part.float()) for part in x0.split(32)])
 
@@ -163,7 +162,7 @@ def look_at(model: RewardModel, x0: Tensor) -> Tensor:
 def rewards_of(model: RewardModel, said: Tensor, samples: Samples) -> Tensor:
     """[N, K, HEADS]. said: text features of the samples' prompts."""
     texts = said[samples.prompt]
-    return torch.stack([model.read(look_at(model, x0), sigma.expand(len(x0)), texts)
+    return torch.stack([model.read(look_in_parts(model, x0), sigma.expand(len(x0)), texts)
                         for x0, sigma in zip(samples.x0.unbind(1), samples.sigmas, strict=True)], 1)  # fmt: skip
 
 
@@ -193,9 +192,7 @@ def accuracy_rows(rewards: Tensor, free: Tensor, samples: Samples) -> list[dict[
     return rows
 
 
-def fit(
-    steps: int, seed: int, data: tuple[Samples, Samples, Guesses], every: int
-) -> tuple[RewardModel, Scored, Clock]:
+def fit(steps: int, seed: int, data: tuple[Samples, Samples, Tensor], every: int) -> tuple[RewardModel, Scored, Clock]:
     """The averaged model after `steps`, from the checkpoint where there is one. data: samples, validation samples,
     guesses."""
     samples, validation, guesses = data
@@ -214,7 +211,7 @@ def fit(
         average.updates = step
         optimiser.load_state_dict(state["optimiser"])
     clock = Clock(state["spent"] if state else 0.0)
-    seen, guessed, held_out = (scored.seen(each.x0) for each in (samples, guesses, validation))
+    seen, guessed, held_out = map(scored.seen, (samples.x0, guesses, validation.x0))
     generator = torch.Generator().manual_seed(1000 * seed + step)  # after a stop other batches, which only helps
 
     def drawn(x0: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +221,7 @@ def fit(
     while step < steps:
         for group in optimiser.param_groups:
             group["lr"] = LR * trapezoid(step / steps)
-        x0, features = map(torch.cat, zip(drawn(samples.x0, seen), drawn(guesses.x0, guessed), strict=True))
+        x0, features = map(torch.cat, zip(drawn(samples.x0, seen), drawn(guesses, guessed), strict=True))
         loss = follow_loss(model, x0, features)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -240,7 +237,6 @@ def fit(
                     validation.x0.unbind(1), held_out.unbind(1), strict=True)])
             logging.info("%.1f min, step %d: apart %.4f; held out, by moment: %s", clock.minutes, step, loss.item(),
                          " ".join(f"{value:.4f}" for value in apart))
-    average.model.requires_grad_(True)
     fit_heads(average.model, scored.texts(samples.captions), samples)
     return average.model, scored, clock
 

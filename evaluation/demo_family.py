@@ -12,6 +12,8 @@ import torch
 from ..demo import preset
 from .comfyui import ROOT, load_comfyui
 
+WATCHED = ("diffusion_models", "vae", "viclip", "l2r")  # folders of the weights that a watched run reads
+
 
 @dataclass
 class DemoFamily:
@@ -105,10 +107,10 @@ def start_worker() -> None:
 
 
 def fingerprint(*parts: str) -> str:
-    """Eight digits that change with any of the weights in the folders `parts`, or in all of them: results of
-    other weights must not be taken up again."""
+    """Eight digits that change with any of the weights in the folders `parts`, by default those that a watched run
+    reads: results of other weights must not be taken up again."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "weights").rglob("*.safetensors")):
-        if not parts or path.parent.name in parts:
+        if path.parent.name in (parts or WATCHED):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

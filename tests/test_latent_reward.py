@@ -15,11 +15,22 @@ from scipy import stats
 from foresight.demo.captions import prompts
 from foresight.demo.clip_quality import motion_quality, visual_quality
 from foresight.demo.judge import Found, find_objects
-from foresight.demo.reward_data import Guesses, Samples
+from foresight.demo.reward_data import Samples
+from foresight.demo.scorer_samples import weights_digest
 from foresight.demo.train_dit import encode_scenes
 from foresight.demo.train_l2r import VAE
-from foresight.demo.train_reward import MARGIN, Scored, accuracy_rows, fit_heads, follow_loss, markdown, rewards_of
+from foresight.demo.train_reward import (
+    EXPORT,
+    MARGIN,
+    Scored,
+    accuracy_rows,
+    fit_heads,
+    follow_loss,
+    markdown,
+    rewards_of,
+)
 from foresight.demo.world import FRAMES, arrange, draw
+from foresight.evaluation.comfyui import ROOT
 from foresight.scoring.latent_reward import (
     KEY,
     LatentReward,
@@ -232,14 +243,31 @@ def test_it_starts_as_the_scorer():
     """Before any training, features of latents are near to the scorer's of their previews, also of other latents."""
     scenes = [scene for _, scene in prompts("train", "medium", 90)]
     latents, _ = encode_scenes(VAE, scenes, 3, FRAMES)
-    scored, levels = Scored(), torch.full((80, 1), 0.5)
-    model = scored.as_reward(Guesses(latents[:80, None].half(), levels))
+    scored = Scored()
+    model = scored.as_reward(latents[:80, None].half())
     rest = latents[80:].float()
     with torch.no_grad():
         found, wanted = model.look(rest), scored.seen(rest[:, None])[:, 0]
     alike = torch.nn.functional.cosine_similarity(found, wanted).mean()
     other = torch.nn.functional.cosine_similarity(found, wanted.roll(1, 0)).mean()
     assert alike > 0.75 and alike > other + 0.3, (alike, other)
+
+
+def test_the_shipped_reward_is_of_the_shipped_models_and_knows_their_world():
+    """The file is of these weights, says what the published page says, and finds the clip that a caption describes."""
+    model = load_reward(EXPORT)
+    published = json.loads((ROOT / "docs" / "results" / "reward.json").read_text(encoding="utf-8"))
+    assert model.metadata["weights"] == weights_digest()
+    assert [row["latent_reward"] for row in model.metadata["accuracy"]] == [
+        row["latent_reward"] for row in published["accuracy"]]
+    texts, scenes = zip(*prompts("test", "easy", 16), strict=True)
+    latents, _ = encode_scenes(VAE, list(scenes), 4, FRAMES)
+    said, levels = Scored().texts(list(texts)), torch.full((16,), 0.3)
+    with torch.no_grad():
+        seen = model.look(latents.float())
+        alignment = torch.stack([model.read(seen, levels, text.expand(16, -1))[:, 2] for text in said])
+    others = alignment[~torch.eye(16, dtype=torch.bool)].view(16, 15)
+    assert (alignment.diagonal()[:, None] > others).float().mean() > 0.9
 
 
 def test_the_page_holds_rewards_against_chance():
