@@ -91,11 +91,12 @@ TEXTS = {
     # L2R Preview
     "The latent-to-RGB converter that makes previews while a clip is sampled: one frame a latent frame.":
         "在采样过程中生成预览的潜空间到 RGB 转换器：每个潜空间帧对应一帧。",
-    "auto: the trained converter for the model's latent format, else its latent_rgb_factors with smooth upsampling. Choose the "
-    "demo's converter by name for the demo model.":
-        "auto：用适合该模型潜空间格式的已训练转换器，否则用其 latent_rgb_factors 加平滑放大。演示模型请按名称选择演示转换器。",
+    "auto: the trained converter for the model's latent format, else a calibrated one, else its latent_rgb_factors with smooth "
+    "upsampling. Choose the demo's converter by name for the demo model.":
+        "auto：用适合该模型潜空间格式的已训练转换器，否则用校准得到的转换器，再否则用其 latent_rgb_factors 加平滑放大。演示模型请按名称选择演示转换器。",
     "Needed by auto and latent_rgb_factors.": "auto 与 latent_rgb_factors 需要它。",
     "A latent to look at; the preview comes out as IMAGE.": "要查看的潜空间；预览以 IMAGE 输出。",
+    "With auto: take only a converter that was made for this VAE.": "选 auto 时：只使用为此 VAE 制作的转换器。",
     # L2R Calibrate
     "Makes a latent-to-RGB converter for any video VAE in seconds: it encodes pictures made on the spot, and finds the map back "
     "to their pixels. Nothing is downloaded. It can also learn from your finished clips.":

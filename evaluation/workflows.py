@@ -57,9 +57,9 @@ def _inspector(graph: Graph, s: Settings, family: _Family, column: int) -> tuple
     if s.converter == CALIBRATE:
         l2r = graph.add("ForesightL2RCalibrate", model=family.model, vae=family.vae)
     else:
-        # "auto" asks the model for its latent format; a converter chosen by name knows its own.
-        by_model = {"model": family.model} if s.converter == "auto" else {}
-        l2r = graph.add("ForesightL2RPreview", converter=s.converter, **by_model)
+        # "auto" asks the model for its latent format and takes what fits the VAE; one chosen by name knows its own.
+        asked = {"model": family.model, "vae": family.vae} if s.converter == "auto" else {}
+        l2r = graph.add("ForesightL2RPreview", converter=s.converter, **asked)
     scorer = graph.add("ForesightViCLIPScore", weights=s.scorer)
     return l2r[0], scorer[0]
 

@@ -33,18 +33,19 @@ class L2RPreview(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "converter", options=[AUTO, LINEAR, *files(L2R)], default=AUTO,
-                    tooltip="auto: the trained converter for the model's latent format, else its latent_rgb_factors with "
-                    "smooth upsampling. Choose the demo's converter by name for the demo model.",
+                    tooltip="auto: the trained converter for the model's latent format, else a calibrated one, else its "
+                    "latent_rgb_factors with smooth upsampling. Choose the demo's converter by name for the demo model.",
                 ),
                 io.Model.Input("model", optional=True, tooltip="Needed by auto and latent_rgb_factors."),
                 io.Latent.Input("latent", optional=True, tooltip="A latent to look at; the preview comes out as IMAGE."),
+                io.Vae.Input("vae", optional=True, tooltip="With auto: take only a converter that was made for this VAE."),
             ],
             outputs=[types.L2R.Output(display_name="l2r"), io.Image.Output(display_name="preview")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, converter, model=None, latent=None):
-        l2r = load_converter(converter, model)
+    def execute(cls, converter, model=None, latent=None, vae=None):
+        l2r = load_converter(converter, model, vae)
         if latent is None:
             return io.NodeOutput(l2r, ExecutionBlocker("L2R Preview gives an image only when a LATENT is connected."))
         samples = latent_format_of(l2r, model).process_in(latent["samples"])

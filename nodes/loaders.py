@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from ..l2r.checkpoint import load_l2r
 from ..l2r.linear import LinearL2R
+from ..l2r.pairs import fingerprint
 from ..scoring.viclip import load_viclip
 from ..scoring.viclip_scorer import ViCLIPScorer
 from .compat import check_choice, model_patcher
@@ -21,8 +22,9 @@ AUTO, LINEAR = "auto", "latent_rgb_factors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-def load_converter(name: str, model) -> torch.nn.Module:
-    """The converter by file name; "auto" is the trained one for the model's latent format, else the linear one."""
+def load_converter(name: str, model, vae=None) -> torch.nn.Module:
+    """The converter by file name; "auto" is the trained one for the model's latent format and, where it is given, this
+    VAE, else one that was calibrated for it, else the linear one. ValueError where converters of several VAEs fit."""
     if name not in (AUTO, LINEAR):
         return load_l2r(path_of(L2R, name))
     if model is None:
@@ -30,12 +32,14 @@ def load_converter(name: str, model) -> torch.nn.Module:
             f"L2R Preview: converter is '{name}', which is chosen by the model: connect MODEL, or choose a converter file."
         )
     latent_format = model.get_model_object("latent_format")
-    if name == AUTO:
-        # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
-        found = [load_l2r(path_of(L2R, file)) for file in files(L2R) if not file.startswith("foresight_demo")]
-        fitting = [each for each in found if each.metadata.get("latent_format") == type(latent_format).__name__]
-        if fitting:  # a converter that was trained comes before one that L2R Calibrate has fitted
-            return min(fitting, key=lambda each: bool(each.metadata.get("calibrated")))
+    if name == AUTO and (found := kept_converters(type(latent_format).__name__, vae)):
+        # Colours of another VAE's converter would be wrong without a word.
+        if len({each.metadata.get("vae") for each in found.values()} - {None}) > 1:
+            raise ValueError(
+                f"L2R Preview: {', '.join(found)} in models/foresight_l2r are for different VAEs of "
+                f"{type(latent_format).__name__}: connect the VAE of this model, or choose one by name."
+            )
+        return next(iter(found.values()))
     if latent_format.latent_rgb_factors is None:
         raise ValueError(
             f"L2R Preview: there is no preview for {type(latent_format).__name__} yet: no trained converter in "
@@ -43,6 +47,20 @@ def load_converter(name: str, model) -> torch.nn.Module:
         )
     scale = getattr(latent_format, "spacial_downscale_ratio", 8)
     return LinearL2R(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias, scale)
+
+
+def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:
+    """By file name: what was trained for this latent format or, without any, what L2R Calibrate has fitted; with a VAE
+    only what does not name another. What names its VAE comes first."""
+    # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
+    found = {file: load_l2r(path_of(L2R, file)) for file in files(L2R) if not file.startswith("foresight_demo")}
+    own = None if vae is None else fingerprint(vae)
+    fitting = {
+        file: each for file, each in found.items()
+        if each.metadata.get("latent_format") == latent_format and (own is None or each.metadata.get("vae") in (None, own))
+    }  # fmt: skip
+    best = {file: each for file, each in fitting.items() if not each.metadata.get("calibrated")} or fitting
+    return dict(sorted(best.items(), key=lambda item: item[1].metadata.get("vae") is None))
 
 
 def latent_format_of(converter: torch.nn.Module, model):

@@ -18,6 +18,7 @@ from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_fit, load_l2r, save_l2r
 from foresight.l2r.fit import fit_affine, key_frames, psnr, refine
 from foresight.l2r.model import L2R
+from foresight.l2r.pairs import fingerprint
 from foresight.l2r.subpixel import SubpixelL2R
 from foresight.nodes import calibration
 from foresight.nodes.calibration import L2RCalibrate
@@ -166,6 +167,30 @@ def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
     save_l2r(L2R(16, metadata={"name": "trained", "latent_format": "Wan21"}), folder / "a_trained.safetensors")
     folder_paths.filename_list_cache.pop("foresight_l2r", None)
     assert load_converter("auto", model).name == "trained"
+
+
+def test_auto_takes_no_converter_of_another_vae(folder):
+    """Neither with a VAE that says which, nor by guessing between two."""
+    model, vae, other = tiny_wan.model(), *(comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE))) for _ in range(2))
+    other.first_stage_model.conv2.weight.data.add_(1)
+
+    def keep(name, calibrated, vae_name):
+        described = {"name": name, "latent_format": "Wan21", "calibrated": calibrated, "vae": vae_name}
+        save_l2r(L2R(16, metadata=described), folder / f"{name}.safetensors")
+        folder_paths.filename_list_cache.pop("foresight_l2r", None)
+
+    keep("a_learned", True, None)
+    keep("b_others", True, fingerprint(other))
+    assert load_converter("auto", model).name == "b_others"  # with nothing to choose between
+    assert load_converter("auto", model, other).name == "b_others"
+    assert load_converter("auto", model, vae).name == "a_learned"
+    keep("c_own", True, fingerprint(vae))
+    assert load_converter("auto", model, vae).name == "c_own"
+    with pytest.raises(ValueError, match=r"L2R Preview: b_others\S+, c_own\S+ .* are for different VAEs"):
+        load_converter("auto", model)
+    keep("d_trained", False, fingerprint(other))
+    assert load_converter("auto", model).name == load_converter("auto", model, other).name == "d_trained"
+    assert load_converter("auto", model, vae).name == "c_own"
 
 
 def decoded_clips(count, seed):
