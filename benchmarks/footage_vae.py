@@ -23,7 +23,7 @@ CLIPS, HELD_OUT, FRAMES, SIZE = 2048, 96, 17, 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", type=Path, help="see benchmarks/footage.py")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     learned, held_out = footage.clips(a.video)

@@ -9,6 +9,7 @@ setting with random weights, for time and memory alone. Writes docs/results/l2r.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
 import time
@@ -260,14 +261,19 @@ def main() -> None:
     learned, held_out = (random_clips(torch.Generator().manual_seed(seed), count)
                          for seed, count in ((6, DEMO_CLIPS), (990_006, DEMO_HELD_OUT)))  # fmt: skip
     cases = [("demo, width 8, 64x64, 5 latent frames", DEMO_VAE, learned, held_out)]
+    made = {}
     if a.footage:
+        if not FOOTAGE_VAE.exists():
+            raise SystemExit("no VAE for footage yet: python -m foresight.benchmarks.footage_vae VIDEO trains it")
+        made = {"footage_vae": json.loads(FOOTAGE_VAE.with_suffix(".json").read_text(encoding="utf-8"))}
         cases.append(("footage, width 16, 480x720, 13 latent frames", FOOTAGE_VAE, *footage.clips(a.footage)))
     table = [row for each in cases for row in rows(case(*each), a.steps, a.refine)]
     table += full_size() if a.full else []
     command = "python -m foresight.benchmarks.l2r" + " --footage video.mp4" * bool(a.footage) + " --full" * a.full
     document = {
         "schema": "foresight.l2r", "version": 1, "environment": environment(f"{command} --steps {a.steps}"),
-        "settings": {"steps": a.steps, "refine_seconds": a.refine, "repeat": REPEAT}, "rows": table,
+        "settings": {"steps": a.steps, "refine_seconds": a.refine, "crop": CROP, "repeat": REPEAT} | made,
+        "rows": table,
     }  # fmt: skip
     publish(a.out, "l2r", document, markdown(document))
 
