@@ -3,12 +3,14 @@
 PSNR on held-out clips, time, parameters, arithmetic and peak memory of a VAE's own decoder, ComfyUI's TAEHV (random
 weights: time and memory only), the best linear map, and this pack's converters, all fitted to the same clips: of the
 demo VAE in its own world, and of a VAE trained on real footage (benchmarks/footage_vae.py). --full adds the paper's
-setting with random weights, for time and memory alone. Writes docs/results/l2r.json and l2r.md.
+setting with random weights, for time and memory alone. Writes docs/results/l2r.json and l2r.md. Latents and trained
+converters are kept: the same command goes on after a stop, and what is measured in seconds is measured anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import resource
@@ -16,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,14 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..demo.train_common import random_clips
+from ..demo.train_common import STATE, load_checkpoint, random_clips, save_checkpoint
 from ..demo.train_vae import EXPORT as DEMO_VAE
 from ..evaluation.comfyui import ROOT, load_vae
 from ..evaluation.results import environment, publish
 from ..l2r.checkpoint import PAPER, SUBPIXEL
-from ..l2r.fit import fit_affine, psnr, refine
+from ..l2r.fit import fit_affine, key_frames, psnr, refine
 from ..l2r.model import L2R
-from ..l2r.pairs import encoded
+from ..l2r.pairs import encoded, fingerprint
 from ..l2r.subpixel import SubpixelL2R
 from ..l2r.train import train
 from . import footage
@@ -87,24 +88,36 @@ class Case:
 
 def case(name: str, path: Path, learned: Tensor, held_out: Tensor) -> Case:
     vae, latent_format, _ = load_vae(path, LATENT_FORMAT)
-    fitted, measured = ([encoded(vae, latent_format, clip.float() / 255) for clip in clips]
-                        for clips in (learned, held_out))  # fmt: skip
+    fitted, measured = (encode_once(vae, latent_format, clips) for clips in (learned, held_out))
     return Case(name, vae, latent_format, fitted, measured, held_out)
 
 
-def trained(architecture: str, pairs: Sequence[Pair], steps: int) -> nn.Module:
-    """By the trainer of `foresight.l2r.train`, from pairs that are already encoded."""
+def encode_once(vae: Any, latent_format: Any, clips: Tensor) -> list[Pair]:
+    """clips: uint8 [N, T, H, W, 3]. Their latents are kept, because footage takes a quarter of an hour."""
+    digest = hashlib.sha256(clips.contiguous().numpy()).hexdigest()[:8]
+    path = STATE / f"l2r_latents_{fingerprint(vae)}_{digest}.pt"
+    if (kept := load_checkpoint(path)) is None:
+        kept = {"latents": [encoded(vae, latent_format, clip.float() / 255)[0] for clip in clips]}
+        save_checkpoint(path, kept)
+    return [
+        (latent, key_frames(clip[None], latent.shape[2]).float() / 255)
+        for latent, clip in zip(kept["latents"], clips, strict=True)
+    ]
+
+
+def trained(architecture: str, case: Case, steps: int) -> tuple[nn.Module, float]:
+    """By the trainer of `foresight.l2r.train`, from pairs that are already encoded, and the seconds it took."""
 
     def draw(generator: torch.Generator) -> Iterator[Pair]:
         while True:
-            yield pairs[int(torch.randint(len(pairs), (), generator=generator))]
+            yield case.fitted[int(torch.randint(len(case.fitted), (), generator=generator))]
 
-    with TemporaryDirectory() as folder:
-        out = Path(folder) / f"{architecture}.safetensors"
-        return train(
-            lambda pair: pair, draw, pairs[:1], out, architecture=architecture, steps=steps, seed=1, metadata={},
-            crop=CROP,
-        )  # fmt: skip
+    out = STATE / f"l2r_{fingerprint(case.vae)}_{architecture}_{steps}.safetensors"
+    module = train(
+        lambda pair: pair, draw, case.fitted[:1], out, architecture=architecture, steps=steps, seed=1, metadata={},
+        crop=CROP,
+    )  # fmt: skip
+    return module, 60 * load_checkpoint(out.with_suffix(".ckpt"))["minutes"]
 
 
 def timed(build: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
@@ -199,8 +212,8 @@ def rows(case: Case, steps: int, refine_seconds: float) -> list[dict[str, Any]]:
         "linear map": timed(lambda: Linear(case.fitted)),
         "closed-form fit": (affine, fit_seconds),
         f"closed-form fit, refined for {refine_seconds:.0f} s": (better, more),
-        f"{PAPER}, {steps} steps": timed(lambda: trained(PAPER, case.fitted, steps)),
-        f"{SUBPIXEL}, {steps} steps": timed(lambda: trained(SUBPIXEL, case.fitted, steps)),
+        f"{PAPER}, {steps} steps": trained(PAPER, case, steps),
+        f"{SUBPIXEL}, {steps} steps": trained(SUBPIXEL, case, steps),
     }.items():
         add(name, module, module, psnr(module, case.held_out), took)
     return table

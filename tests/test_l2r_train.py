@@ -9,6 +9,7 @@ import comfy.utils
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models.optical_flow import raft_small
 
 from foresight.demo.train_l2r import VAE
@@ -116,3 +117,14 @@ def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, archi
     assert "going on from step 20" in said
     assert [line.split(" step ")[1].split()[0] for line in said if "dB" in line] == ["20", "40", "60"]
     assert (tmp_path / "made.log").read_text().count("\n") == 3 and (tmp_path / "made.png").stat().st_size > 1000
+
+
+def test_the_average_forgets_the_random_weights_it_began_with():
+    model = torch.nn.Linear(3, 1, bias=False)
+    model.weight.data.fill_(100.0)
+    average = AveragedModel(model, multi_avg_fn=recipe.average_in)
+    average.update_parameters(model)
+    model.weight.data.fill_(1.0)
+    for _ in range(200):
+        average.update_parameters(model)
+    assert torch.allclose(average.module.weight, model.weight, atol=1e-3)
