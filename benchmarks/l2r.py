@@ -10,9 +10,11 @@ converters are kept: the same command goes on after a stop, and what is measured
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +47,7 @@ REFINE_SECONDS = 300
 CROP = 8  # latents a side, in training: with the recipe's 24 two CPU cores would need a night for the paper's layout
 PAPER_LATENT = (1, 16, 13, 60, 90)  # 49 frames of 480x720 (section A.2)
 REPEAT = 3
+TUNING = "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"  # times depend on them
 
 Pair = tuple[Tensor, Tensor]
 
@@ -142,13 +145,14 @@ def cost(decode: Callable[[Tensor], Any], latent: Tensor) -> dict[str, float]:
 
 
 def peak_bytes(run: Callable[[], Any], on_gpu: bool) -> int:
-    """Most memory that a call takes at any moment. On the CPU a forked process measures itself, on one thread, because
-    a fork takes no other threads along."""
+    """Most memory that a call takes at any moment. On the CPU (with glibc) a forked process measures itself, on one
+    thread, because a fork takes no other threads along."""
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps back would be taken again unseen
     context = multiprocessing.get_context("fork")
     answer = context.SimpleQueue()
 
@@ -282,7 +286,9 @@ def main() -> None:
         cases.append(("footage, width 16, 480x720, 13 latent frames", FOOTAGE_VAE, *footage.clips(a.footage)))
     table = [row for each in cases for row in rows(case(*each), a.steps, a.refine)]
     table += full_size() if a.full else []
-    command = "python -m foresight.benchmarks.l2r" + " --footage video.mp4" * bool(a.footage) + " --full" * a.full
+    variables = "".join(f"{name}={os.environ[name]} " for name in TUNING if name in os.environ)
+    command = variables + "python -m foresight.benchmarks.l2r" + " --footage video.mp4" * bool(a.footage)
+    command += " --full" * a.full
     document = {
         "schema": "foresight.l2r", "version": 1, "environment": environment(f"{command} --steps {a.steps}"),
         "settings": {"steps": a.steps, "refine_seconds": a.refine, "crop": CROP, "repeat": REPEAT} | made,
