@@ -89,7 +89,9 @@ class L2RCalibrate(io.ComfyNode):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 bar.update_absolute(CLIPS + round(100 * share))
 
-            converter = refine(converter, pairs, refine_seconds, on_progress=progress)
+            refined = refine(converter, pairs, refine_seconds, on_progress=progress)
+            # A few steps are worse than none, and how many there are is the machine's.
+            converter = max(converter, refined, key=lambda each: psnr(each, held_out or pairs))
         described = {
             "latent_format": type(latent_format).__name__, "calibrated": True, "vae": fingerprint(vae) if vae else None,
             "name": f"{type(latent_format).__name__}, calibrated", "refine_seconds": refine_seconds,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
+from types import SimpleNamespace
+
 import comfy.latent_formats
 import comfy.sd
 import comfy.utils
@@ -14,6 +17,7 @@ from torch.nn import functional as F
 from foresight.demo.train_common import random_clips
 from foresight.demo.train_l2r import VAE, pairs
 from foresight.demo.wan_vae import load_vae
+from foresight.l2r import fit
 from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_fit, load_l2r, save_l2r
 from foresight.l2r.fit import fit_affine, key_frames, psnr, refine
@@ -70,7 +74,14 @@ def test_the_closed_form_beats_the_best_linear_map_by_2_db(demo_pairs):
     assert psnr(fit_affine(fitted_on), held_out) >= psnr(PerPosition(*fitted_on[0]), held_out) + 2
 
 
-def test_refinement_goes_on_from_the_fit_and_gets_better(demo_pairs):
+@pytest.fixture
+def clock(monkeypatch):
+    """Refinement's clock goes on by .02 seconds a step, on a busy machine too."""
+    ticks = (0.02 * step for step in count())
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+def test_refinement_goes_on_from_the_fit_and_gets_better(demo_pairs, clock):
     fitted_on, held_out = demo_pairs
     fitted = fit_affine(fitted_on)
     told = []
@@ -169,6 +180,18 @@ def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
     assert load_converter("auto", model).name == "trained"
 
 
+def test_a_vae_is_known_again_in_another_precision():
+    """ComfyUI loads the same file in bfloat16 on one machine and in float32 on another."""
+    vae, other = (comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE))) for _ in range(2))
+    assert vae.vae_dtype == torch.float32
+    known = fingerprint(vae)
+    other.first_stage_model.conv1.weight.data.neg_()
+    assert fingerprint(other) != known
+    for precision in (torch.bfloat16, torch.float16):
+        vae.first_stage_model.to(precision)
+        assert fingerprint(vae) == known
+
+
 def test_auto_takes_no_converter_of_another_vae(folder):
     """Neither with a VAE that says which, nor by guessing between two."""
     model, vae, other = tiny_wan.model(), *(comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE))) for _ in range(2))
@@ -205,6 +228,15 @@ def decoded_clips(count, seed):
 @pytest.fixture(scope="module")
 def finished():
     return decoded_clips(6, 5)
+
+
+def test_refining_for_too_short_a_time_makes_nothing_worse(folder, monkeypatch):
+    model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    _, fitted, _ = L2RCalibrate.execute(model, vae, save=False).args
+    ticks = (0.3 * step for step in count())
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    _, refined, _ = L2RCalibrate.execute(model, vae, refine_seconds=1, save=False).args
+    assert refined >= fitted
 
 
 def test_it_learns_from_every_finished_clip(folder, finished):
