@@ -141,16 +141,20 @@ def refine(
 def crops(
     pairs: Sequence[tuple[Tensor, Tensor]], scale: int, generator: torch.Generator, count: int = BATCH, side: int = CROP
 ) -> tuple[Tensor, Tensor]:
-    """`count` crops of `side` latents a side from one of the pairs, in float32: less arithmetic a step than whole
-    clips, more kinds of picture."""
+    """`count` crops of `side` latents a side, in float32: less arithmetic a step than whole clips, more kinds of
+    picture. Each is of a clip of its own, of those that are as long as the first and no smaller."""
 
     def below(limit: int) -> int:
         return int(torch.randint(limit, (), generator=generator))
 
-    latent, frames = pairs[below(len(pairs))]
-    side = min(side, *latent.shape[-2:])
+    def shape(latent: Tensor) -> tuple[int, int]:
+        return latent.shape[2], min(side, *latent.shape[-2:])
+
+    length, side = shape(pairs[below(len(pairs))][0])
+    alike = [pair for pair in pairs if shape(pair[0]) == (length, side)]
     parts = []
     for _ in range(count):
+        latent, frames = alike[below(len(alike))]
         row, y, x = below(len(latent)), below(latent.shape[-2] - side + 1), below(latent.shape[-1] - side + 1)
         parts.append((
             latent[row, :, :, y : y + side, x : x + side],

@@ -20,7 +20,7 @@ from foresight.demo.wan_vae import load_vae
 from foresight.l2r import fit
 from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_fit, load_l2r, save_l2r
-from foresight.l2r.fit import fit_affine, key_frames, psnr, refine
+from foresight.l2r.fit import crops, fit_affine, key_frames, psnr, refine
 from foresight.l2r.model import L2R
 from foresight.l2r.pairs import fingerprint
 from foresight.l2r.subpixel import SubpixelL2R
@@ -88,6 +88,21 @@ def test_refinement_goes_on_from_the_fit_and_gets_better(demo_pairs, clock):
     refined = refine(fitted, fitted_on, 4, on_progress=told.append)
     assert psnr(refined, held_out) > psnr(fitted, held_out)
     assert told == sorted(told) and told[-1] == 1
+
+
+def test_a_step_learns_from_many_clips_of_one_length():
+    def pair(number, length, side):
+        latent = torch.full((1, 4, length, side, side), float(number))
+        return latent, torch.full((1, length, 2 * side, 2 * side, 3), -float(number))
+
+    pairs_ = [pair(n, 3, 8) for n in range(1, 9)] + [pair(n, 5, 8) for n in range(9, 13)] + [pair(13, 3, 6)]
+    shapes = set()
+    for seed in range(60):
+        latent, frames = crops(pairs_, 2, torch.Generator().manual_seed(seed))
+        numbers = latent[:, 0, 0, 0, 0]
+        assert torch.equal(frames[:, 0, 0, 0, 0], -numbers) and len(numbers.unique()) > 2
+        shapes.add(tuple(latent.shape))
+    assert shapes == {(8, 4, 3, 8, 8), (8, 4, 5, 8, 8), (8, 4, 3, 6, 6)}
 
 
 def test_refinement_can_be_cancelled(demo_pairs):
