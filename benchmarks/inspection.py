@@ -33,18 +33,19 @@ CLIPS = ((832, 480, 49), (832, 480, 81), (1280, 720, 81))  # width, height, fram
 STEPS = 50
 
 
+def once(run: Callable[[], Any]) -> float:
+    """Seconds of a call; waits for the GPU."""
+    begin = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
 def seconds(run: Callable[[], Any], repeat: int) -> float:
-    """Median time of a call, after one that warms up; waits for the GPU."""
-
-    def once() -> float:
-        begin = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
-
-    once()
-    return statistics.median(once() for _ in range(repeat))
+    """Median time of a call, after one that warms up."""
+    once(run)
+    return statistics.median(once(run) for _ in range(repeat))
 
 
 def wan(tiny: bool):
