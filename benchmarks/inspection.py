@@ -33,7 +33,7 @@ CLIPS = ((832, 480, 49), (832, 480, 81), (1280, 720, 81))  # width, height, fram
 STEPS = 50
 
 
-def once(run: Callable[[], Any]) -> float:
+def call_seconds(run: Callable[[], Any]) -> float:
     """Seconds of a call; waits for the GPU."""
     begin = time.perf_counter()
     run()
@@ -44,8 +44,8 @@ def once(run: Callable[[], Any]) -> float:
 
 def seconds(run: Callable[[], Any], repeat: int) -> float:
     """Median time of a call, after one that warms up."""
-    once(run)
-    return statistics.median(once(run) for _ in range(repeat))
+    call_seconds(run)
+    return statistics.median(call_seconds(run) for _ in range(repeat))
 
 
 def wan(tiny: bool):

@@ -39,7 +39,7 @@ from ..l2r.subpixel import SubpixelL2R
 from ..l2r.train import train
 from . import footage
 from .footage_vae import EXPORT as FOOTAGE_VAE
-from .inspection import once
+from .inspection import call_seconds
 
 LATENT_FORMAT = "Wan21"
 DEMO_CLIPS, DEMO_HELD_OUT = 96, 48
@@ -95,10 +95,17 @@ def case(name: str, path: Path, learned: Tensor, held_out: Tensor) -> Case:
     return Case(name, vae, latent_format, fitted, measured, held_out)
 
 
+def digest(*parts: Any) -> str:
+    """Eight digits of bytes or arrays."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()[:8]
+
+
 def encode_once(vae: Any, latent_format: Any, clips: Tensor) -> list[Pair]:
     """clips: uint8 [N, T, H, W, 3]. Their latents are kept, because footage takes a quarter of an hour."""
-    digest = hashlib.sha256(clips.contiguous().numpy()).hexdigest()[:8]
-    path = STATE / f"l2r_latents_{fingerprint(vae)}_{digest}.pt"
+    path = STATE / f"l2r_latents_{fingerprint(vae)}_{digest(clips.contiguous().numpy())}.pt"
     if (kept := load_checkpoint(path)) is None:
         kept = {"latents": [encoded(vae, latent_format, clip.float() / 255)[0] for clip in clips]}
         save_checkpoint(path, kept)
@@ -109,13 +116,17 @@ def encode_once(vae: Any, latent_format: Any, clips: Tensor) -> list[Pair]:
 
 
 def trained(architecture: str, case: Case, steps: int) -> tuple[nn.Module, float]:
-    """By the trainer of `foresight.l2r.train`, from pairs that are already encoded, and the seconds it took."""
+    """By the trainer of `foresight.l2r.train`, from pairs that are already encoded, and the seconds it took. Kept until
+    the pairs or anything in l2r/ changes."""
 
     def draw(generator: torch.Generator) -> Iterator[Pair]:
         while True:
             yield case.fitted[int(torch.randint(len(case.fitted), (), generator=generator))]
 
-    out = STATE / f"l2r_{fingerprint(case.vae)}_{architecture}_{steps}.safetensors"
+    sources = [path.read_bytes() for path in sorted((ROOT / "l2r").glob("*.py"))]
+    pairs = (tensor.contiguous().numpy() for pair in case.fitted for tensor in pair)
+    made_of = digest(*sources, str(CROP).encode(), *pairs)
+    out = STATE / f"l2r_{made_of}_{architecture}_{steps}.safetensors"
     module = train(
         lambda pair: pair, draw, case.fitted[:1], out, architecture=architecture, steps=steps, seed=1, metadata={},
         crop=CROP,
@@ -147,9 +158,9 @@ def cost(decode: Callable[[Tensor], Any], latent: Tensor) -> dict[str, float]:
 def fastest(run: Callable[[], Any]) -> float:
     """Seconds of the fastest of REPEAT calls, or of as many more as fit into PATIENCE: what else the machine does can
     only add to them. A call before these must have warmed up."""
-    times = [once(run)]
+    times = [call_seconds(run)]
     while len(times) < REPEAT or sum(times) < PATIENCE:
-        times.append(once(run))
+        times.append(call_seconds(run))
     return min(times)
 
 
@@ -288,11 +299,11 @@ def main() -> None:
     learned, held_out = (random_clips(torch.Generator().manual_seed(seed), count)
                          for seed, count in ((6, DEMO_CLIPS), (990_006, DEMO_HELD_OUT)))  # fmt: skip
     cases = [("demo, width 8, 64x64, 5 latent frames", DEMO_VAE, learned, held_out)]
-    made = {}
+    recipes = {}
     if a.footage:
         if not FOOTAGE_VAE.exists():
             raise SystemExit("no VAE for footage yet: python -m foresight.benchmarks.footage_vae VIDEO trains it")
-        made = {"footage_vae": json.loads(FOOTAGE_VAE.with_suffix(".json").read_text(encoding="utf-8"))}
+        recipes = {"footage_vae": json.loads(FOOTAGE_VAE.with_suffix(".json").read_text(encoding="utf-8"))}
         cases.append(("footage, width 16, 480x720, 13 latent frames", FOOTAGE_VAE, *footage.clips(a.footage)))
     table = [row for each in cases for row in rows(case(*each), a.steps, a.refine)]
     table += full_size() if a.full else []
@@ -301,7 +312,7 @@ def main() -> None:
     command += " --full" * a.full
     document = {
         "schema": "foresight.l2r", "version": 1, "environment": environment(f"{command} --steps {a.steps}"),
-        "settings": {"steps": a.steps, "refine_seconds": a.refine, "crop": CROP, "repeat": REPEAT} | made,
+        "settings": {"steps": a.steps, "refine_seconds": a.refine, "crop": CROP, "repeat": REPEAT} | recipes,
         "rows": table,
     }  # fmt: skip
     publish(a.out, "l2r", document, markdown(document))

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
+from ..demo.train_common import Average
 from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
 from .fit import check_pair, crops, fit_affine, psnr
@@ -68,13 +68,14 @@ def train(
     pool = [half(encode(next(source))) for _ in range(min(POOL, 8))]
     model = start(architecture, pool, seed).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = AveragedModel(model, multi_avg_fn=average_in)
+    average = Average(model, AVERAGE)
     step, minutes, curve = 0, 0.0, []
     if state:
-        for part, saved in ((model, "model"), (optimiser, "optimiser"), (average, "average")):
+        for part, saved in ((model, "model"), (optimiser, "optimiser"), (average.model, "average")):
             part.load_state_dict(state[saved])
         generator.set_state(state["generator"])
         step, minutes, curve = state["step"], state["minutes"], state["curve"]
+        average.updates = step
         say(f"going on from step {step}")
     begin, on_gpu = time.monotonic() - 60 * minutes, torch.device(device).type == "cuda"
     while step < steps:
@@ -92,35 +93,27 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        average.update_parameters(model)
+        average.update(model)
         step += 1
         if step % MEASURE == 0 or step == steps:
             minutes = (time.monotonic() - begin) / 60
-            quality = psnr(average.module.eval(), held_out)
+            quality = psnr(average.model, held_out)
             curve.append([round(minutes, 2), step, round(loss.item(), 5), round(quality, 3)])
             line = f"{minutes:.1f} min step {step} loss {loss.item():.4f} held-out clips {quality:.2f} dB"
             say(line)
             with log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-            kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state_dict(),
-                    "generator": generator.get_state(), "clip_generator": clip_generator.get_state(), "step": step,
-                    "minutes": minutes, "curve": curve}  # fmt: skip
+            kept = {"model": model.state_dict(), "average": average.model.state_dict(), "step": step,
+                    "optimiser": optimiser.state_dict(), "minutes": minutes, "curve": curve,
+                    "generator": generator.get_state(), "clip_generator": clip_generator.get_state()}  # fmt: skip
             torch.save(kept, state_path.with_suffix(".tmp"))
             state_path.with_suffix(".tmp").replace(state_path)
-            save_l2r(average.module, out, metadata | {
+            save_l2r(average.model, out, metadata | {
                 "psnr": round(quality, 2), "held_out": f"{len(held_out)} clips of other videos", "steps": step,
                 "minutes": round(minutes, 1), "seed": seed, "date": datetime.date.today().isoformat(),
             })  # fmt: skip
             draw_curve(curve, out.with_suffix(".png"))
-    return average.module.eval()
-
-
-@torch.no_grad()
-def average_in(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor) -> None:
-    """An exponential moving average that forgets its start quickly while it is young: otherwise a seventh of the result
-    of 2,000 steps would be the random weights of the first."""
-    decay = min(AVERAGE, (int(count) + 1) / (int(count) + 10))
-    torch._foreach_lerp_(averages, weights, 1 - decay)
+    return average.model
 
 
 def half(pair: Pair) -> Pair:

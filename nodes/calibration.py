@@ -83,6 +83,10 @@ class L2RCalibrate(io.ComfyNode):
         for pair in pairs:
             fit.add(*pair, limit=ROWS)
         converter = fit.solve()
+
+        def quality_of(each) -> float:
+            return psnr(each, held_out) if held_out else seen_quality(each, *own)
+
         if refine_seconds:
 
             def progress(share: float) -> None:
@@ -91,16 +95,16 @@ class L2RCalibrate(io.ComfyNode):
 
             refined = refine(converter, pairs, refine_seconds, on_progress=progress)
             # A few steps are worse than none, and how many there are is the machine's.
-            converter = max(converter, refined, key=lambda each: psnr(each, held_out or pairs))
+            converter = max(converter, refined, key=quality_of)
         described = {
             "latent_format": type(latent_format).__name__, "calibrated": True, "vae": fingerprint(vae) if vae else None,
             "name": f"{type(latent_format).__name__}, calibrated", "refine_seconds": refine_seconds,
             "own_images": 0 if images is None else len(images), "date": datetime.date.today().isoformat(),
         }  # fmt: skip
         if held_out:
-            quality, described["held_out"] = psnr(converter, held_out), f"{HELD_OUT} procedural clips"
+            quality, described["held_out"] = quality_of(converter), f"{HELD_OUT} procedural clips"
         else:  # what the converter made of this clip before it learned it
-            quality = seen_quality(kept or converter, *own)
+            quality = quality_of(kept or converter)
             described["held_out"] = "each clip before it was learned" if kept else "the clip itself"
         converter.metadata = described | {"psnr": round(quality, 2)}
         if learn and latent is not None:

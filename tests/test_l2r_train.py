@@ -9,9 +9,9 @@ import comfy.utils
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 from torchvision.models.optical_flow import raft_small
 
+from foresight.demo.train_common import Average
 from foresight.demo.train_l2r import VAE
 from foresight.l2r import train as recipe
 from foresight.l2r import videos
@@ -122,9 +122,9 @@ def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, archi
 def test_the_average_forgets_the_random_weights_it_began_with():
     model = torch.nn.Linear(3, 1, bias=False)
     model.weight.data.fill_(100.0)
-    average = AveragedModel(model, multi_avg_fn=recipe.average_in)
-    average.update_parameters(model)
+    average = Average(model, recipe.AVERAGE)
+    average.update(model)
     model.weight.data.fill_(1.0)
     for _ in range(200):
-        average.update_parameters(model)
-    assert torch.allclose(average.module.weight, model.weight, atol=1e-3)
+        average.update(model)
+    assert torch.allclose(average.model.weight, model.weight, atol=1e-3)
