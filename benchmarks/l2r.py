@@ -42,7 +42,7 @@ from .footage_vae import EXPORT as FOOTAGE_VAE
 from .inspection import call_seconds
 
 LATENT_FORMAT = "Wan21"
-DEMO_CLIPS, DEMO_HELD_OUT = 96, 48
+DEMO_CLIPS, DEMO_HELD_OUT = 512, 48
 REFINE_SECONDS = 300
 CROP = 8  # latents a side, in training: with the recipe's 24 two CPU cores would need a night for the paper's layout
 PAPER_LATENT = (1, 16, 13, 60, 90)  # 49 frames of 480x720 (section A.2)

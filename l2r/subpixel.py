@@ -14,7 +14,7 @@ class SubpixelL2R(nn.Module):
 
     Every patch of scale x scale pixels is an affine function of the latents around it (3x3, now and one frame before),
     which `fit.fit_affine` finds in closed form, plus a small network of `width` channels that refinement trains; width
-    0 leaves it out. At 16 channels and scale 8 it multiplies 0.055 million times a latent (0.089 at width 32), the
+    0 leaves it out. At 16 channels and scale 8 it multiplies 0.055 million times a latent (0.132 at width 40), the
     paper's layout 1.39 million times, nearly all of them in its 9x9 convolution over pixels.
     """
 
@@ -27,7 +27,7 @@ class SubpixelL2R(nn.Module):
         if width:
             self.network = nn.Sequential(
                 CausalConv3d(channels, width), nn.SiLU(), CausalConv3d(width, width), nn.SiLU(),
-                nn.Conv3d(width, outputs, 1),
+                CausalConv3d(width, width), nn.SiLU(), nn.Conv3d(width, outputs, 1),
             )  # fmt: skip
 
     @property
@@ -41,8 +41,10 @@ class SubpixelL2R(nn.Module):
         x = latent.to(weight.device, weight.dtype)
         patches = self.affine(x, frames)
         if self.width:
-            first, silu, second, _, last = self.network
-            patches = patches + last(silu(second(silu(first(x)), frames)))
+            *before, third, silu, last = self.network
+            for layer in before:
+                x = layer(x)
+            patches = patches + last(silu(third(x, frames)))
         return F.pixel_shuffle(patches.transpose(1, 2), self.scale).movedim(2, -1)
 
     def forward(self, latent: Tensor, frames: Sequence[int] | None = None) -> Tensor:
@@ -54,8 +56,8 @@ class SubpixelL2R(nn.Module):
         """The same map with a network of `width` channels to train, silent at first."""
         wider = SubpixelL2R(self.channels, self.scale, width, self.metadata)
         wider.affine.load_state_dict(self.affine.state_dict())
-        first, second, last = (layer for layer in wider.network if isinstance(layer, nn.Conv3d))
-        for layer in (first, second):
+        *causal, last = (layer for layer in wider.network if isinstance(layer, nn.Conv3d))
+        for layer in causal:
             layer.weight.normal_(0, layer.weight[0].numel() ** -0.5, generator=generator)
             layer.bias.zero_()
         last.weight.zero_()

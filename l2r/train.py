@@ -23,7 +23,7 @@ from torch import Tensor
 from ..demo.train_common import Average
 from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
-from .fit import check_pair, crops, fit_affine, psnr
+from .fit import LR, NOISE, WIDTH, check_pair, crops, fit_affine, psnr
 from .model import L2R
 from .pairs import encoded, fingerprint
 from .subpixel import SubpixelL2R
@@ -33,9 +33,6 @@ Pair = tuple[Tensor, Tensor]
 POOL = 48  # clips from which crops are drawn: at the paper's size 1.3 GB
 STEPS_A_CLIP = 4  # how often the pool gives before it takes another clip
 BATCH, CROP = 8, 24  # crops a step; latents a side
-LR = 2e-3
-NOISE = 0.1  # on latents: x0 predictions are never exact
-WIDTH = 32  # of the sub-pixel layout's network
 AVERAGE = 0.999
 MEASURE = 500  # steps between two measurements
 MEASURED = 8  # held-out clips
