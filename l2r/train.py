@@ -61,8 +61,7 @@ def train(
     if state:
         clip_generator.set_state(state["clip_generator"])
     source = draw(clip_generator)
-    # A few to begin with; the pool fills as training goes on.
-    pool = [half(encode(next(source))) for _ in range(min(POOL, 8))]
+    pool = [half(encode(next(source))) for _ in range(POOL)]
     model = start(architecture, pool, seed).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
     average = Average(model, AVERAGE)
