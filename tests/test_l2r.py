@@ -110,7 +110,7 @@ def test_files_that_are_no_converter_are_named(tmp_path):
     with pytest.raises(ValueError, match="other.safetensors is no L2R converter"):
         load_l2r(path)
     save_file({"weight": torch.zeros(2)}, path, {"foresight.l2r": json.dumps({"channels": 4, "scale": 2})})
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="does not fit .* take it out"):
         load_l2r(path)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match="no whole safetensors file"):
