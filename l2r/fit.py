@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 
@@ -111,6 +112,7 @@ def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> 
     return fit.solve(noise)
 
 
+@torch.inference_mode(False)  # in which ComfyUI runs every node
 def refine(
     model: SubpixelL2R, pairs: Sequence[tuple[Tensor, Tensor]], seconds: float, *, seed: int = 0, noise: float = NOISE,
     on_progress: Callable[[float], None] = lambda share: None,
@@ -118,7 +120,7 @@ def refine(
     """Trains the converter further for about `seconds`, with a network beside the affine map. The device is the
     model's; on_progress gets the share that is done and may raise to cancel."""
     generator = torch.Generator().manual_seed(seed)
-    model = (model if model.width else model.widened(WIDTH, generator)).train()
+    model = (copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)).train()
     device = model.affine.weight.device
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
     begin = time.monotonic()

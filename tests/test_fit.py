@@ -254,6 +254,15 @@ def test_refining_for_too_short_a_time_makes_nothing_worse(folder, monkeypatch):
     assert refined >= fitted
 
 
+def test_the_node_refines_in_inference_mode_as_comfyui_runs_it(folder, clock):
+    model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    with torch.inference_mode():
+        _, fitted, _ = L2RCalibrate.execute(model, vae, save=False).args
+        converter, refined, _ = L2RCalibrate.execute(model, vae, refine_seconds=4, save=False).args
+        again = refine(converter, [(torch.zeros(1, 16, 1, 8, 8), torch.zeros(1, 1, 64, 64, 3))], 0.1)
+    assert refined >= fitted and again.width
+
+
 def test_it_learns_from_every_finished_clip(folder, finished):
     unseen = [(latent["samples"], clip) for latent, clip in decoded_clips(4, 6)]
     model = tiny_wan.model()
