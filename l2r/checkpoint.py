@@ -64,7 +64,8 @@ def load_l2r(path: str | Path) -> L2R | SubpixelL2R:
         model.load_state_dict(state, assign=True)
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path.name} does not fit the L2R layout it describes: make it again, or take it out of its folder ({error})."
+            f"{path.name} does not fit the L2R layout it describes: make it again, or take it out of its folder "
+            f"({error})."
         ) from error
     return model.eval()
 

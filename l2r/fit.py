@@ -18,6 +18,7 @@ WIDTH = 40  # of the network that training adds: as much as leaves it below a te
 LR = 5e-3
 BATCH = 8  # crops a step
 CROP = 8  # latents a side of a crop
+MOST = 384  # pairs that refinement keeps: 0.8 GB for a VAE of scale 32
 
 
 def key_frames(frames: Tensor, latent_frames: int) -> Tensor:
@@ -115,17 +116,22 @@ def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> 
 @torch.inference_mode(False)  # in which ComfyUI runs every node
 def refine(
     model: SubpixelL2R, pairs: Sequence[tuple[Tensor, Tensor]], seconds: float, *, seed: int = 0, noise: float = NOISE,
+    fresh: Callable[[], tuple[Tensor, Tensor]] | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> SubpixelL2R:
     """Trains the converter further for about `seconds`, with a network beside the affine map. The device is the
-    model's; on_progress gets the share that is done and may raise to cancel."""
+    model's; fresh makes another pair, which takes up to half of the time, because few pairs are learned by heart;
+    on_progress gets the share that is done and may raise to cancel."""
     generator = torch.Generator().manual_seed(seed)
     model = (copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)).train()
     device = model.affine.weight.device
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    begin = time.monotonic()
+    pairs, making, begin = list(pairs), 0.0, time.monotonic()
     while (share := (time.monotonic() - begin) / seconds) < 1:
         on_progress(share)
+        if fresh and len(pairs) < MOST and making <= share / 2:
+            pairs.append(tuple(each.half() for each in fresh()))
+            making += (time.monotonic() - begin) / seconds - share
         for group in optimiser.param_groups:
             group["lr"] = LR * min(1.0, 2 * (1 - share))
         latent, frames = crops(pairs, model.scale, generator)

@@ -2,6 +2,8 @@
 
 import datetime
 import os
+from collections.abc import Iterator
+from itertools import count, islice
 
 import comfy.model_management
 import comfy.utils
@@ -77,7 +79,8 @@ class L2RCalibrate(io.ComfyNode):
             raise ValueError("connect a VAE, or a latent and the images it was decoded to.")
         fit = load_fit(path) if kept and learn and latent is not None else None
         bar = comfy.utils.ProgressBar(CLIPS + 100)
-        pairs = [] if fit or vae is None else procedural_pairs(vae, latent_format, bar)
+        source = None if vae is None else procedural_pairs(vae, latent_format, bar)
+        pairs = [] if fit or vae is None else list(islice(source, CLIPS))
         held_out, pairs = pairs[:HELD_OUT], pairs[HELD_OUT:] + ([own] if own else [])
         fit = fit or AffineFit(pairs[0][0].shape[1], check_pair(*pairs[0]))
         for pair in pairs:
@@ -93,7 +96,13 @@ class L2RCalibrate(io.ComfyNode):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 bar.update_absolute(CLIPS + round(100 * share))
 
-            refined = refine(converter, pairs, refine_seconds, on_progress=progress)
+            @torch.inference_mode()
+            def fresh():
+                return next(source)
+
+            refined = refine(
+                converter, pairs, refine_seconds, fresh=None if vae is None else fresh, on_progress=progress
+            )
             # A few steps are worse than none, and how many there are is the machine's.
             converter = max(converter, refined, key=quality_of)
         described = {
@@ -115,15 +124,16 @@ class L2RCalibrate(io.ComfyNode):
         return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None))
 
 
-def procedural_pairs(vae, latent_format, bar) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Pairs of clips as long and as large as this VAE needs for a few latents each way."""
+def procedural_pairs(vae, latent_format, bar) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs without end, of clips as long and as large as this VAE needs for a few latents each way."""
     groups = GROUPS if temporal(vae) > 1 else 0
-    pairs = []
-    for clip in calibration_clips(CLIPS, groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode()):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        pairs.append(encoded(vae, latent_format, clip))
-        bar.update(1)
-    return pairs
+    frames, size = groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode()
+    for seed in count():
+        for clip in calibration_clips(CLIPS, frames, size, seed):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            yield encoded(vae, latent_format, clip)
+            if seed == 0:
+                bar.update(1)
 
 
 def decoded(latent_format, samples: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -105,6 +105,23 @@ def test_a_step_learns_from_many_clips_of_one_length():
     assert shapes == {(8, 4, 3, 8, 8), (8, 4, 5, 8, 8), (8, 4, 3, 6, 6)}
 
 
+def test_refinement_takes_half_of_its_time_for_fresh_pairs(demo_pairs, monkeypatch):
+    now, made = [0.0], []
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def fresh():
+        now[0] += 0.3
+        made.append(demo_pairs[0][0])
+        return made[-1]
+
+    def step(share):
+        now[0] += 0.05
+
+    given = demo_pairs[0][:2]
+    refine(fit_affine(given), given, 6, fresh=fresh, on_progress=step)
+    assert 2 <= 0.3 * len(made) <= 3.3 and len(given) == 2
+
+
 def test_refinement_can_be_cancelled(demo_pairs):
     class Cancelled(Exception):
         pass
@@ -258,7 +275,7 @@ def test_the_node_refines_in_inference_mode_as_comfyui_runs_it(folder, clock):
     model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     with torch.inference_mode():
         _, fitted, _ = L2RCalibrate.execute(model, vae, save=False).args
-        converter, refined, _ = L2RCalibrate.execute(model, vae, refine_seconds=4, save=False).args
+        converter, refined, _ = L2RCalibrate.execute(model, vae, refine_seconds=1, save=False).args
         again = refine(converter, [(torch.zeros(1, 16, 1, 8, 8), torch.zeros(1, 1, 64, 64, 3))], 0.1)
     assert refined >= fitted and again.width
 
