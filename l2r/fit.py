@@ -113,24 +113,23 @@ def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> 
     return fit.solve(noise)
 
 
-@torch.inference_mode(False)  # in which ComfyUI runs every node
+@torch.inference_mode(False)  # ComfyUI runs nodes in inference mode, where nothing can be trained
 def refine(
     model: SubpixelL2R, pairs: Sequence[tuple[Tensor, Tensor]], seconds: float, *, seed: int = 0, noise: float = NOISE,
-    fresh: Callable[[], tuple[Tensor, Tensor]] | None = None,
+    device: torch.device | str = "cpu", fresh: Callable[[], tuple[Tensor, Tensor]] | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> SubpixelL2R:
-    """Trains the converter further for about `seconds`, with a network beside the affine map. The device is the
-    model's; fresh makes another pair, which takes up to half of the time, because few pairs are learned by heart;
-    on_progress gets the share that is done and may raise to cancel."""
+    """Trains a copy of the converter further for about `seconds`, with a network beside the affine map. device: where
+    it is trained; it comes back on the CPU. fresh makes another pair, which takes up to half of the time, because few
+    pairs are learned by heart; on_progress gets the share that is done and may raise to cancel."""
     generator = torch.Generator().manual_seed(seed)
-    model = (copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)).train()
-    device = model.affine.weight.device
+    model = (copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    pairs, making, begin = list(pairs), 0.0, time.monotonic()
+    pairs, making, begin = [half(pair) for pair in pairs], 0.0, time.monotonic()
     while (share := (time.monotonic() - begin) / seconds) < 1:
         on_progress(share)
         if fresh and len(pairs) < MOST and making <= share / 2:
-            pairs.append(tuple(each.half() for each in fresh()))
+            pairs.append(half(fresh()))
             making += (time.monotonic() - begin) / seconds - share
         for group in optimiser.param_groups:
             group["lr"] = LR * min(1.0, 2 * (1 - share))
@@ -143,7 +142,12 @@ def refine(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
     on_progress(1.0)
-    return model.eval()
+    return model.cpu().eval()
+
+
+def half(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """For keeping many: `crops` gives float32 again."""
+    return pair[0].half(), pair[1].half()
 
 
 def crops(

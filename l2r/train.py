@@ -23,7 +23,7 @@ from torch import Tensor
 from ..demo.train_common import Average
 from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
-from .fit import LR, NOISE, WIDTH, check_pair, crops, fit_affine, psnr
+from .fit import LR, NOISE, WIDTH, check_pair, crops, fit_affine, half, psnr
 from .model import L2R
 from .pairs import encoded, fingerprint
 from .subpixel import SubpixelL2R
@@ -110,10 +110,6 @@ def train(
             })  # fmt: skip
             draw_curve(curve, out.with_suffix(".png"))
     return average.model
-
-
-def half(pair: Pair) -> Pair:
-    return pair[0].half(), pair[1].half()
 
 
 def draw_curve(curve: Sequence[Sequence[float]], path: Path) -> None:

@@ -79,8 +79,11 @@ class L2RCalibrate(io.ComfyNode):
             raise ValueError("connect a VAE, or a latent and the images it was decoded to.")
         fit = load_fit(path) if kept and learn and latent is not None else None
         bar = comfy.utils.ProgressBar(CLIPS + 100)
-        source = None if vae is None else procedural_pairs(vae, latent_format, bar)
-        pairs = [] if fit or vae is None else list(islice(source, CLIPS))
+        source = None if vae is None else procedural_pairs(vae, latent_format)
+        pairs = []
+        for pair in islice(() if fit or vae is None else source, CLIPS):
+            pairs.append(pair)
+            bar.update(1)
         held_out, pairs = pairs[:HELD_OUT], pairs[HELD_OUT:] + ([own] if own else [])
         fit = fit or AffineFit(pairs[0][0].shape[1], check_pair(*pairs[0]))
         for pair in pairs:
@@ -101,8 +104,9 @@ class L2RCalibrate(io.ComfyNode):
                 return next(source)
 
             refined = refine(
-                converter, pairs, refine_seconds, fresh=None if vae is None else fresh, on_progress=progress
-            )
+                converter, pairs, refine_seconds, device=comfy.model_management.get_torch_device(),
+                fresh=None if vae is None else fresh, on_progress=progress,
+            )  # fmt: skip
             # A few steps are worse than none, and how many there are is the machine's.
             converter = max(converter, refined, key=quality_of)
         described = {
@@ -124,7 +128,7 @@ class L2RCalibrate(io.ComfyNode):
         return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None))
 
 
-def procedural_pairs(vae, latent_format, bar) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def procedural_pairs(vae, latent_format) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pairs without end, of clips as long and as large as this VAE needs for a few latents each way."""
     groups = GROUPS if temporal(vae) > 1 else 0
     frames, size = groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode()
@@ -132,8 +136,6 @@ def procedural_pairs(vae, latent_format, bar) -> Iterator[tuple[torch.Tensor, to
         for clip in calibration_clips(CLIPS, frames, size, seed):
             comfy.model_management.throw_exception_if_processing_interrupted()
             yield encoded(vae, latent_format, clip)
-            if seed == 0:
-                bar.update(1)
 
 
 def decoded(latent_format, samples: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

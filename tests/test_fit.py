@@ -22,7 +22,7 @@ from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_fit, load_l2r, save_l2r
 from foresight.l2r.fit import crops, fit_affine, key_frames, psnr, refine
 from foresight.l2r.model import L2R
-from foresight.l2r.pairs import fingerprint
+from foresight.l2r.pairs import encoded, fingerprint
 from foresight.l2r.subpixel import SubpixelL2R
 from foresight.nodes import calibration
 from foresight.nodes.calibration import L2RCalibrate
@@ -271,13 +271,16 @@ def test_refining_for_too_short_a_time_makes_nothing_worse(folder, monkeypatch):
     assert refined >= fitted
 
 
-def test_the_node_refines_in_inference_mode_as_comfyui_runs_it(folder, clock):
+def test_the_node_refines_on_fresh_clips_in_inference_mode_as_comfyui_runs_it(folder, clock, monkeypatch):
+    made = []
+    monkeypatch.setattr(calibration, "encoded", lambda *given: made.append(encoded(*given)) or made[-1])
     model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     with torch.inference_mode():
         _, fitted, _ = L2RCalibrate.execute(model, vae, save=False).args
         converter, refined, _ = L2RCalibrate.execute(model, vae, refine_seconds=1, save=False).args
         again = refine(converter, [(torch.zeros(1, 16, 1, 8, 8), torch.zeros(1, 1, 64, 64, 3))], 0.1)
     assert refined >= fitted and again.width
+    assert len(made) > 2 * calibration.CLIPS + 1, "more than the clips that either call begins with"
 
 
 def test_it_learns_from_every_finished_clip(folder, finished):
