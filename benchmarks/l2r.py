@@ -1,8 +1,9 @@
 """What previews are worth and what they cost: ``python -m foresight.benchmarks.l2r --footage video.mp4``.
 
 PSNR on held-out clips, time, parameters, arithmetic and peak memory of a VAE's own decoder, ComfyUI's TAEHV (random
-weights: time and memory only), the best linear map, and this pack's converters, all fitted to the same clips: of the
-demo VAE in its own world, and of a VAE trained on real footage (benchmarks/footage_vae.py). --full adds the paper's
+weights: time and memory only), the best linear map, and this pack's converters, all fitted to the same clips, but for
+what L2R Calibrate makes without any: of the demo VAE in its own world, and of a VAE trained on real footage
+(benchmarks/footage_vae.py). --full adds the paper's
 setting with random weights, for time and memory alone. Writes docs/results/l2r.json and l2r.md. Latents and trained
 converters are kept: the same command goes on after a stop, and what is measured in seconds is measured anew.
 """
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,11 +45,13 @@ from .inspection import call_seconds
 
 LATENT_FORMAT = "Wan21"
 DEMO_CLIPS, DEMO_HELD_OUT = 512, 48
+SEEDS = {"learned": 6, "held_out": 990_006, "training": 1}
 REFINE_SECONDS = 300
 CROP = 8  # latents a side, in training: with the recipe's 24 two CPU cores would need a night for the paper's layout
 PAPER_LATENT = (1, 16, 13, 60, 90)  # 49 frames of 480x720 (section A.2)
 REPEAT, PATIENCE = 3, 5.0  # calls at least, and seconds at least
 TUNING = "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"  # times depend on them
+CALIBRATED = "L2R Calibrate, its own clips alone"
 
 Pair = tuple[Tensor, Tensor]
 
@@ -128,10 +132,21 @@ def trained(architecture: str, case: Case, steps: int) -> tuple[nn.Module, float
     made_of = digest(*sources, str(CROP).encode(), *pairs)
     out = STATE / f"l2r_{made_of}_{architecture}_{steps}.safetensors"
     module = train(
-        lambda pair: pair, draw, case.fitted[:1], out, architecture=architecture, steps=steps, seed=1, metadata={},
-        crop=CROP,
+        lambda pair: pair, draw, case.fitted[:1], out, architecture=architecture, steps=steps, seed=SEEDS["training"],
+        metadata={}, crop=CROP,
     )  # fmt: skip
     return module, 60 * load_checkpoint(out.with_suffix(".ckpt"))["minutes"]
+
+
+@torch.inference_mode()
+def calibrated(case: Case, refine_seconds: float) -> nn.Module:
+    """What the node L2R Calibrate makes of the VAE alone, from clips of its own, as ComfyUI runs it."""
+    from ..nodes.calibration import L2RCalibrate
+    from ..nodes.folders import register
+
+    register()
+    model = SimpleNamespace(get_model_object=lambda name: case.latent_format)
+    return L2RCalibrate.execute(model, case.vae, refine_seconds=refine_seconds, save=False).args[0]
 
 
 def timed(build: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
@@ -236,6 +251,8 @@ def rows(case: Case, steps: int, refine_seconds: float) -> list[dict[str, Any]]:
         "linear map": timed(lambda: Linear(case.fitted)),
         "closed-form fit": (affine, fit_seconds),
         f"closed-form fit, refined for {refine_seconds:.0f} s": (better, more),
+        CALIBRATED: timed(lambda: calibrated(case, 0)),
+        f"{CALIBRATED}, refined for {refine_seconds:.0f} s": timed(lambda: calibrated(case, refine_seconds)),
         f"{PAPER}, {steps} steps": trained(PAPER, case, steps),
         f"{SUBPIXEL}, {steps} steps": trained(SUBPIXEL, case, steps),
     }.items():
@@ -296,8 +313,8 @@ def main() -> None:
     parser.add_argument("--refine", type=float, default=REFINE_SECONDS, help="seconds")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     a = parser.parse_args()
-    learned, held_out = (random_clips(torch.Generator().manual_seed(seed), count)
-                         for seed, count in ((6, DEMO_CLIPS), (990_006, DEMO_HELD_OUT)))  # fmt: skip
+    learned, held_out = (random_clips(torch.Generator().manual_seed(SEEDS[name]), count)
+                         for name, count in (("learned", DEMO_CLIPS), ("held_out", DEMO_HELD_OUT)))  # fmt: skip
     cases = [("demo, width 8, 64x64, 5 latent frames", DEMO_VAE, learned, held_out)]
     recipes = {}
     if a.footage:
@@ -312,7 +329,8 @@ def main() -> None:
     command += " --full" * a.full
     document = {
         "schema": "foresight.l2r", "version": 1, "environment": environment(f"{command} --steps {a.steps}"),
-        "settings": {"steps": a.steps, "refine_seconds": a.refine, "crop": CROP, "repeat": REPEAT} | recipes,
+        "settings": {"steps": a.steps, "refine_seconds": a.refine, "crop": CROP, "repeat": REPEAT,
+                     "seeds": SEEDS} | recipes,
         "rows": table,
     }  # fmt: skip
     publish(a.out, "l2r", document, markdown(document))
