@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from typing import Any
 
@@ -16,11 +17,18 @@ def temporal(vae: Any) -> int:
     return vae.temporal_compression_decode() or 1
 
 
+def spatial(vae: Any) -> int:
+    """Pixels a latent, each way. ValueError for VAEs of anything but pictures and videos."""
+    if vae.output_channels != 3 or vae.latent_dim == 1:
+        raise ValueError("this VAE is of no pictures in three colours: connect the one that belongs to the model.")
+    return vae.spacial_compression_decode()
+
+
 def whole_latents(vae: Any, frames: Tensor) -> Tensor:
     """Frames [T, H, W, 3] cut to what makes whole latents. ValueError for less than one."""
-    step, space = temporal(vae), vae.spacial_compression_decode()
+    step, side = temporal(vae), spatial(vae)
     count = (len(frames) - 1) // step * step + 1
-    height, width = (side // space * space for side in frames.shape[1:3])
+    height, width = (size // side * side for size in frames.shape[1:3])
     if not (height and width):
         raise ValueError(
             f"images are {frames.shape[2]}x{frames.shape[1]} pixels, less than one latent: give larger ones."
@@ -31,15 +39,31 @@ def whole_latents(vae: Any, frames: Tensor) -> Tensor:
 @torch.no_grad()
 def encoded(vae: Any, latent_format: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Model-space latents [1, C, F, h, w] of a clip [T, H, W, 3] in 0..1, and the frames [1, F, H, W, 3] that belong to
-    them, float32 on the CPU."""
-    latent = vae.encode(clip).cpu()
+    them, float32 on the CPU. ValueError for a VAE without an encoder, or of another model."""
+    if vae.not_video:  # HunyuanVideo 1.5's encodes frames as pictures, which its first latent frame alone is
+        vae = copy.copy(vae)
+        vae.not_video = False
+    try:
+        latent = vae.encode(clip).cpu()
+    except NotImplementedError as error:
+        raise ValueError(
+            f"this VAE cannot encode ({error}): connect one that can, or a latent and the images it was decoded to."
+        ) from error
     if latent.ndim == 4:  # image VAEs make one latent of each frame
         latent = latent.movedim(0, 1).unsqueeze(0)
+    if latent.shape[1] != latent_format.latent_channels:
+        raise ValueError(
+            f"this VAE's latents have {latent.shape[1]} channels, the model's {latent_format.latent_channels}: connect "
+            "the VAE that belongs to the model."
+        )
     return latent_format.process_in(latent).float(), key_frames(clip[None].float().cpu(), latent.shape[2])
 
 
 def fingerprint(vae: Any) -> str:
-    """Tells one VAE's weights from another's, whatever precision ComfyUI has loaded them in: signs survive rounding."""
+    """Tells one VAE's weights from another's, whatever precision ComfyUI has loaded them in: signs survive rounding.
+    ValueError where there are none."""
+    if vae.first_stage_model is None:
+        raise ValueError("the VAE's file has no weights of a VAE that ComfyUI knows: choose another file.")
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.first_stage_model.state_dict().items()):
         digest.update(name.encode())

@@ -16,7 +16,7 @@ from ..l2r.calibration import calibration_clips
 from ..l2r.checkpoint import load_fit, load_l2r, save_l2r
 from ..l2r.decode import decode
 from ..l2r.fit import AffineFit, check_pair, key_frames, psnr, refine
-from ..l2r.pairs import encoded, fingerprint, temporal, whole_latents
+from ..l2r.pairs import encoded, fingerprint, spatial, temporal, whole_latents
 from . import types
 from .folders import L2R
 
@@ -131,7 +131,7 @@ class L2RCalibrate(io.ComfyNode):
 def procedural_pairs(vae, latent_format) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pairs without end, of clips as long and as large as this VAE needs for a few latents each way."""
     groups = GROUPS if temporal(vae) > 1 else 0
-    frames, size = groups * temporal(vae) + 1, LATENTS * vae.spacial_compression_decode()
+    frames, size = groups * temporal(vae) + 1, LATENTS * spatial(vae)
     for seed in count():
         for clip in calibration_clips(CLIPS, frames, size, seed):
             comfy.model_management.throw_exception_if_processing_interrupted()
