@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..demo.train_common import Average
 from .decode import decode
 from .subpixel import SubpixelL2R
 
 NOISE = 0.1  # standard deviation of the noise that latents are taken to have; x0 predictions are never exact
 WIDTH = 40  # of the network that training adds: as much as leaves it below a tenth of the paper's arithmetic
 LR = 5e-3
+WARM_UP = 100  # steps until the learning rate is reached; without, the first step undoes the closed form
+AVERAGE = 0.999  # decay of the weights' running average, which is what is kept
 BATCH = 8  # crops a step
 CROP = 8  # latents a side of a crop
 MOST = 384  # pairs that refinement keeps: 0.8 GB for a VAE of scale 32
@@ -123,8 +126,11 @@ def refine(
     it is trained; it comes back on the CPU. fresh makes another pair, which takes up to half of the time, because few
     pairs are learned by heart; on_progress gets the share that is done and may raise to cancel."""
     generator = torch.Generator().manual_seed(seed)
-    model = (copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)).to(device).train()
+    model = copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)
+    model.to(device).train().requires_grad_()
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
+    # The rate does not fall: averaged steps of a high one are as exact, and learn few clips less by heart.
+    average = Average(model, AVERAGE)
     pairs, making, begin = [half(pair) for pair in pairs], 0.0, time.monotonic()
     while (share := (time.monotonic() - begin) / seconds) < 1:
         on_progress(share)
@@ -132,7 +138,7 @@ def refine(
             pairs.append(half(fresh()))
             making += (time.monotonic() - begin) / seconds - share
         for group in optimiser.param_groups:
-            group["lr"] = LR * min(1.0, 2 * (1 - share))
+            group["lr"] = LR * min(1.0, (average.updates + 1) / WARM_UP)
         latent, frames = crops(pairs, model.scale, generator)
         latent = latent + noise * torch.randn(latent.shape, generator=generator)
         error = model.colours(latent.to(device)) - frames.to(device)
@@ -141,8 +147,9 @@ def refine(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+        average.update(model)
     on_progress(1.0)
-    return model.cpu().eval()
+    return average.model.cpu()
 
 
 def half(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..demo.train_common import Average
 from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
-from .fit import LR, NOISE, WIDTH, check_pair, crops, fit_affine, half, psnr
+from .fit import AVERAGE, LR, NOISE, WARM_UP, WIDTH, check_pair, crops, fit_affine, half, psnr
 from .model import L2R
 from .pairs import encoded, fingerprint
 from .subpixel import SubpixelL2R
@@ -33,7 +33,6 @@ Pair = tuple[Tensor, Tensor]
 POOL = 48  # clips from which crops are drawn: at the paper's size 1.3 GB
 STEPS_A_CLIP = 4  # how often the pool gives before it takes another clip
 BATCH, CROP = 8, 24  # crops a step; latents a side
-AVERAGE = 0.999
 MEASURE = 500  # steps between two measurements
 MEASURED = 8  # held-out clips
 
@@ -78,7 +77,7 @@ def train(
         if step % STEPS_A_CLIP == 0:
             pool = [*pool, half(encode(next(source)))][-POOL:]
         for group in optimiser.param_groups:
-            group["lr"] = LR * min(1.0, (step + 1) / 100, 2 * (1 - step / steps))
+            group["lr"] = LR * min(1.0, (step + 1) / WARM_UP, 2 * (1 - step / steps))
         latents, frames = crops(pool, model.scale, generator, BATCH, crop)
         latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=on_gpu):

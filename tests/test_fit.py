@@ -88,6 +88,7 @@ def test_refinement_goes_on_from_the_fit_and_gets_better(demo_pairs, clock):
     refined = refine(fitted, fitted_on, 4, on_progress=told.append)
     assert psnr(refined, held_out) > psnr(fitted, held_out)
     assert told == sorted(told) and told[-1] == 1
+    assert psnr(refine(fitted, fitted_on, 0.2), held_out) > psnr(fitted, held_out) - 0.5, "its first steps undo nothing"
 
 
 def test_a_step_learns_from_many_clips_of_one_length():
@@ -336,6 +337,37 @@ def test_what_does_not_belong_together_is_named(folder, finished):
 def test_nothing_is_written_unless_asked(folder):
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     L2RCalibrate.execute(tiny_wan.model(), vae, save=False)
+    assert not list(folder.iterdir())
+
+
+def test_a_video_is_one_clip_to_vaes_that_take_frames_for_pictures_too():
+    vae, clip = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE))), calibration_clips(1, 9, 64)[0]
+    expected = encoded(vae, comfy.latent_formats.Wan21(), clip)
+    vae.not_video = True
+    found = encoded(vae, comfy.latent_formats.Wan21(), clip)
+    assert vae.not_video and len(vae.encode(clip)) == 9
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_vaes_that_make_no_pairs_are_named(folder):
+    def refused(change, said):
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+        change(vae)
+        with pytest.raises(ValueError, match=said):
+            L2RCalibrate.execute(tiny_wan.model(), vae)
+
+    def cannot(image):  # as ComfyUI marks small VAEs that have no encoder
+        raise NotImplementedError("This light tae doesn't support encoding currently")
+
+    refused(lambda vae: setattr(vae, "process_input", cannot), "cannot encode .* connect one that can, or a latent")
+    refused(lambda vae: setattr(vae, "latent_dim", 1), "no pictures in three colours")  # of sound, of meshes
+    refused(
+        lambda vae: setattr(vae.first_stage_model, "encode", lambda images: torch.zeros(1, 4, 5, 8, 8)),
+        "have 4 channels, the model's 16: connect the VAE that belongs to the model",
+    )
+    with pytest.raises(ValueError, match="no weights of a VAE that ComfyUI knows"):
+        L2RCalibrate.execute(tiny_wan.model(), comfy.sd.VAE(sd={"weight": torch.zeros(1)}))
     assert not list(folder.iterdir())
 
 
