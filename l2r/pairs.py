@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import Any
 
@@ -40,9 +39,6 @@ def whole_latents(vae: Any, frames: Tensor) -> Tensor:
 def encoded(vae: Any, latent_format: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Model-space latents [1, C, F, h, w] of a clip [T, H, W, 3] in 0..1, and the frames [1, F, H, W, 3] that belong to
     them, float32 on the CPU. ValueError for a VAE without an encoder, or of another model."""
-    if vae.not_video:  # HunyuanVideo 1.5's encodes frames as pictures, which its first latent frame alone is
-        vae = copy.copy(vae)
-        vae.not_video = False
     try:
         latent = vae.encode(clip).cpu()
     except NotImplementedError as error:

@@ -340,16 +340,6 @@ def test_nothing_is_written_unless_asked(folder):
     assert not list(folder.iterdir())
 
 
-def test_a_video_is_one_clip_to_vaes_that_take_frames_for_pictures_too():
-    vae, clip = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE))), calibration_clips(1, 9, 64)[0]
-    expected = encoded(vae, comfy.latent_formats.Wan21(), clip)
-    vae.not_video = True
-    found = encoded(vae, comfy.latent_formats.Wan21(), clip)
-    assert vae.not_video and len(vae.encode(clip)) == 9
-    for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one, other)
-
-
 def test_vaes_that_make_no_pairs_are_named(folder):
     def refused(change, said):
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
