@@ -1,8 +1,7 @@
-"""What the demo family's training recipes share: clock, schedule, averaging, optimisers, checkpoints."""
+"""What the demo family's training recipes share: clock, schedule, optimisers, checkpoints."""
 
 from __future__ import annotations
 
-import copy
 import datetime
 import time
 from pathlib import Path
@@ -38,19 +37,6 @@ class Clock:
     @property
     def minutes(self) -> float:
         return self.before + (time.monotonic() - self.started) / 60
-
-
-class Average:
-    """Exponential moving average of a module's weights, in `.model`."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay, self.updates = copy.deepcopy(model).eval().requires_grad_(False), decay, 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.updates += 1
-        weight = 1 - min(self.decay, self.updates / (self.updates + 10))  # young averages forget the start quickly
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .averaging import Average
 from .captions import prompts
 from .text import TOKENS, WIDTH, encode_text, split_words
 from .token_contents import CONTENTS, token_contents
@@ -28,7 +29,6 @@ from .train_common import (
     DATA_HELP,
     STATE,
     WEIGHTS,
-    Average,
     Clock,
     Muon,
     load_checkpoint,

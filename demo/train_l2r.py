@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..l2r.checkpoint import load_l2r, save_l2r
 from ..l2r.model import L2R
+from .averaging import Average
 from .train_common import (
     ROOT,
     STATE,
     WEIGHTS,
-    Average,
     Clock,
     load_checkpoint,
     random_clips,

@@ -39,6 +39,7 @@ from ..scoring.latent_reward import (
     save_reward,
 )
 from ..scoring.viclip import load_viclip
+from .averaging import Average
 from .flow import schedule
 from .preset import REWARD, SHIFT, STEPS
 from .reward_data import (
@@ -56,7 +57,6 @@ from .train_common import (
     DATA_HELP,
     STATE,
     WEIGHTS,
-    Average,
     Clock,
     load_checkpoint,
     save_checkpoint,

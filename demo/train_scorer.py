@@ -28,6 +28,7 @@ from transformers import CLIPTokenizer
 from ..l2r.checkpoint import load_l2r
 from ..scoring.detector import DetectorSettings
 from ..scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
+from .averaging import Average
 from .captions import parse_caption, prompts
 from .scorer_batches import SHARES, Batch, Source, guess, samples_batch
 from .scorer_data import STATEMENTS, Captions
@@ -39,7 +40,6 @@ from .train_common import (
     DATA_HELP,
     STATE,
     WEIGHTS,
-    Average,
     Clock,
     Muon,
     load_checkpoint,

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .averaging import Average
 from .train_common import (
     STATE,
     WEIGHTS,
-    Average,
     Clock,
     load_checkpoint,
     psnr,

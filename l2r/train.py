@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..demo.train_common import Average
+from ..demo.averaging import Average
 from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
 from .fit import AVERAGE, LR, NOISE, WARM_UP, WIDTH, check_pair, crops, fit_affine, half, psnr

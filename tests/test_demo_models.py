@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from foresight.demo.averaging import Average
 from foresight.demo.flow import sample, schedule
 from foresight.demo.text import encode_text
-from foresight.demo.train_common import WEIGHTS, Average, Muon, orthogonalise, to_network
+from foresight.demo.train_common import WEIGHTS, Muon, orthogonalise, to_network
 from foresight.demo.train_dit import look_at
 from foresight.demo.train_vae import initialise, reconstruction_loss
 from foresight.demo.wan_dit import Attention, WanTransformer, load_transformer, rope_angles

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.models.optical_flow import raft_small
 
-from foresight.demo.train_common import Average
+from foresight.demo.averaging import Average
 from foresight.demo.train_l2r import VAE
 from foresight.l2r import train as recipe
 from foresight.l2r import videos
