@@ -188,9 +188,9 @@ def test_calibration_clips_are_the_same_each_time_and_move():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The only model folder with converters. Fewer clips are encoded, which is what takes the time."""
-    monkeypatch.setattr(calibration, "CLIPS", 12)
-    monkeypatch.setattr(calibration, "HELD_OUT", 2)
+    """The only model folder with converters. Fewer and shorter clips are encoded, which is what takes the time."""
+    for name, value in (("CLIPS", 12), ("HELD_OUT", 2), ("GROUPS", 2)):
+        monkeypatch.setattr(calibration, name, value)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "foresight_l2r", ([str(tmp_path)], {".safetensors"}))
     folder_paths.filename_list_cache.pop("foresight_l2r", None)
     return tmp_path
