@@ -1,11 +1,11 @@
 """What previews are worth and what they cost: ``python -m foresight.benchmarks.l2r --footage video.mp4``.
 
 PSNR on held-out clips, time, parameters, arithmetic and peak memory of a VAE's own decoder, ComfyUI's TAEHV (random
-weights: time and memory only), the best linear map, and this pack's converters, all fitted to the same clips, but for
-what L2R Calibrate makes without any: of the demo VAE in its own world, and of a VAE trained on real footage
-(benchmarks/footage_vae.py). --full adds the paper's
-setting with random weights, for time and memory alone. Writes docs/results/l2r.json and l2r.md. Latents and trained
-converters are kept: the same command goes on after a stop, and what is measured in seconds is measured anew.
+weights: time and memory only), the best linear map, and this pack's converters: of the demo VAE in its own world, and
+of a VAE trained on real footage (benchmarks/footage_vae.py). All are fitted to the same clips, but for what L2R
+Calibrate makes of clips of its own. --full adds the paper's setting with random weights, for time and memory alone.
+Writes docs/results/l2r.json and l2r.md. Latents and trained converters are kept: the same command goes on after a stop,
+and what is measured in seconds is measured anew.
 """
 
 from __future__ import annotations

@@ -116,6 +116,35 @@ def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> 
     return fit.solve(noise)
 
 
+class Learner:
+    """A converter in training, as `refine` and `train` share it: `model`, its `optimiser`, and `average`, whose
+    `.model` is what has come of it."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device | str):
+        self.model, self.device = model.to(device).train().requires_grad_(), torch.device(device)
+        self.optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
+        self.average = Average(model, AVERAGE)
+
+    def step(
+        self, latents: Tensor, frames: Tensor, generator: torch.Generator, *, noise: float = NOISE, rate: float = 1.0
+    ) -> Tensor:
+        """Learns from latents [B, C, F, h, w] and frames [B, F, sh, sw, 3]; rate: share of LR, at most 1.
+        Returns the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = LR * min(1.0, rate, (self.average.updates + 1) / WARM_UP)
+        latents = latents + noise * torch.randn(latents.shape, generator=generator)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            shown = getattr(self.model, "colours", self.model)(latents.to(self.device))
+        error = shown.float() - frames.to(self.device)
+        loss = error.abs().mean() + error.square().mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update(self.model)
+        return loss.detach()
+
+
 @torch.inference_mode(False)  # ComfyUI runs nodes in inference mode, where nothing can be trained
 def refine(
     model: SubpixelL2R, pairs: Sequence[tuple[Tensor, Tensor]], seconds: float, *, seed: int = 0, noise: float = NOISE,
@@ -126,30 +155,17 @@ def refine(
     it is trained; it comes back on the CPU. fresh makes another pair, which takes up to half of the time, because few
     pairs are learned by heart; on_progress gets the share that is done and may raise to cancel."""
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(model) if model.width else model.widened(WIDTH, generator)
-    model.to(device).train().requires_grad_()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    # The rate does not fall: averaged steps of a high one are as exact, and learn few clips less by heart.
-    average = Average(model, AVERAGE)
+    # Its rate does not fall: averaged steps of a high one are as exact, and learn few clips less by heart.
+    learner = Learner(copy.deepcopy(model) if model.width else model.widened(WIDTH, generator), device)
     pairs, making, begin = [half(pair) for pair in pairs], 0.0, time.monotonic()
     while (share := (time.monotonic() - begin) / seconds) < 1:
         on_progress(share)
         if fresh and len(pairs) < MOST and making <= share / 2:
             pairs.append(half(fresh()))
             making += (time.monotonic() - begin) / seconds - share
-        for group in optimiser.param_groups:
-            group["lr"] = LR * min(1.0, (average.updates + 1) / WARM_UP)
-        latent, frames = crops(pairs, model.scale, generator)
-        latent = latent + noise * torch.randn(latent.shape, generator=generator)
-        error = model.colours(latent.to(device)) - frames.to(device)
-        loss = error.abs().mean() + error.square().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        average.update(model)
+        learner.step(*crops(pairs, model.scale, generator), generator, noise=noise)
     on_progress(1.0)
-    return average.model.cpu()
+    return learner.average.model.cpu()
 
 
 def half(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..demo.averaging import Average
 from ..evaluation.comfyui import load_vae
 from .checkpoint import PAPER, SUBPIXEL, save_l2r
-from .fit import AVERAGE, LR, NOISE, WARM_UP, WIDTH, check_pair, crops, fit_affine, half, psnr
+from .fit import WIDTH, Learner, check_pair, crops, fit_affine, half, psnr
 from .model import L2R
 from .pairs import encoded, fingerprint
 from .subpixel import SubpixelL2R
@@ -61,34 +60,22 @@ def train(
         clip_generator.set_state(state["clip_generator"])
     source = draw(clip_generator)
     pool = [half(encode(next(source))) for _ in range(POOL)]
-    model = start(architecture, pool, seed).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = Average(model, AVERAGE)
+    learner = Learner(start(architecture, pool, seed), device)
+    model, average = learner.model, learner.average
     step, minutes, curve = 0, 0.0, []
     if state:
-        for part, saved in ((model, "model"), (optimiser, "optimiser"), (average.model, "average")):
+        for part, saved in ((model, "model"), (learner.optimiser, "optimiser"), (average.model, "average")):
             part.load_state_dict(state[saved])
         generator.set_state(state["generator"])
         step, minutes, curve = state["step"], state["minutes"], state["curve"]
         average.updates = step
         say(f"going on from step {step}")
-    begin, on_gpu = time.monotonic() - 60 * minutes, torch.device(device).type == "cuda"
+    begin = time.monotonic() - 60 * minutes
     while step < steps:
         if step % STEPS_A_CLIP == 0:
             pool = [*pool, half(encode(next(source)))][-POOL:]
-        for group in optimiser.param_groups:
-            group["lr"] = LR * min(1.0, (step + 1) / WARM_UP, 2 * (1 - step / steps))
-        latents, frames = crops(pool, model.scale, generator, BATCH, crop)
-        latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=on_gpu):
-            shown = getattr(model, "colours", model)(latents.to(device))
-        error = shown.float() - frames.to(device)
-        loss = error.abs().mean() + error.square().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        average.update(model)
+        batch = crops(pool, model.scale, generator, BATCH, crop)
+        loss = learner.step(*batch, generator, rate=2 * (1 - step / steps))
         step += 1
         if step % MEASURE == 0 or step == steps:
             minutes = (time.monotonic() - begin) / 60
@@ -99,7 +86,7 @@ def train(
             with log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             kept = {"model": model.state_dict(), "average": average.model.state_dict(), "step": step,
-                    "optimiser": optimiser.state_dict(), "minutes": minutes, "curve": curve,
+                    "optimiser": learner.optimiser.state_dict(), "minutes": minutes, "curve": curve,
                     "generator": generator.get_state(), "clip_generator": clip_generator.get_state()}  # fmt: skip
             torch.save(kept, state_path.with_suffix(".tmp"))
             state_path.with_suffix(".tmp").replace(state_path)

@@ -13,8 +13,8 @@ from torchvision.models.optical_flow import raft_small
 
 from foresight.demo.averaging import Average
 from foresight.demo.train_l2r import VAE
+from foresight.l2r import fit, videos
 from foresight.l2r import train as recipe
-from foresight.l2r import videos
 from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_l2r
 from foresight.l2r.pairs import encoded
@@ -94,8 +94,9 @@ def test_flow_is_measured_by_torchvisions_raft(tmp_path, folder):
 
 @pytest.mark.parametrize("architecture", ["paper", "subpixel"])
 def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, architecture):
-    for name, value in (("MEASURE", 50), ("BATCH", 2), ("POOL", 6), ("AVERAGE", 0.9), ("STEPS_A_CLIP", 10)):
+    for name, value in (("MEASURE", 50), ("BATCH", 2), ("POOL", 6), ("STEPS_A_CLIP", 10)):
         monkeypatch.setattr(recipe, name, value)
+    monkeypatch.setattr(fit, "AVERAGE", 0.9)
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     encode = lambda clip: encoded(vae, comfy.latent_formats.Wan21(), clip.float() / 255)  # noqa: E731
     files = [path for path in sorted(folder.glob("*.mp4")) if path.stem != "broken"]
@@ -122,7 +123,7 @@ def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, archi
 def test_the_average_forgets_the_random_weights_it_began_with():
     model = torch.nn.Linear(3, 1, bias=False)
     model.weight.data.fill_(100.0)
-    average = Average(model, recipe.AVERAGE)
+    average = Average(model, fit.AVERAGE)
     average.update(model)
     model.weight.data.fill_(1.0)
     for _ in range(200):
