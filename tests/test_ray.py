@@ -46,7 +46,7 @@ def working() -> list[psutil.Process]:
 
 
 def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster, tmp_path):
-    suite = load_suite("demo", 5)
+    suite = load_suite("demo", 3)
     jobs = run_suite.plan(suite, range(1000, 1002), METHODS, 1, [])
     begun, killed = threading.Event(), []
 
@@ -72,7 +72,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster, tmp_path):
         killer.join()
         assert killed and not failed
         found = [(row["prompt_index"], row["seed"], row["method"]) for row in store.rows()]
-        wanted = [(i, seed, m) for i in range(5) for seed, m in ((1000, "base"), (1000, "efdi"), (1001, "base"))]
+        wanted = [(i, seed, m) for i in range(3) for seed, m in ((1000, "base"), (1000, "efdi"), (1001, "base"))]
         assert found == sorted(wanted)
         own = Worker(SPEC)(jobs[0])["rows"]  # here the same numbers come out as there
         there = {(row["seed"], row["method"]): row["final_score"] for row in store.rows(prompt_index=0)}
