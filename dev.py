@@ -194,7 +194,7 @@ def demo(arguments: list[str]) -> int:
     step(f"starting ComfyUI {comfyui_version(comfyui)} (its log: {base / 'server.log'})")
     options = ("--disable-api-nodes", "--disable-metadata")
     with ComfyServer(comfyui, base, ROOT, str(python), log=base / "server.log", arguments=options) as server:
-        code = call(python, "-m", "foresight.demo.run", "--server", server.url, *arguments)
+        code = call(python, "-m", "foresight.evaluation.demo_command", "--server", server.url, *arguments)
         if code:
             step(f"the demo ended with code {code}; its messages are above, ComfyUI's in {base / 'server.log'}")
         return code
@@ -222,7 +222,7 @@ def train(arguments: list[str]) -> int:
     ):
         wanted = [str(each) for each in (option, max(1, round(steps * scale)), *rest)]
         step(f"training: {module} {' '.join(wanted)}")
-        if code := call(python, "-m", f"foresight.demo.train_{module}", *wanted):
+        if code := call(python, "-m", f"foresight.lab.training.train_{module}", *wanted):
             return code
     return 0
 

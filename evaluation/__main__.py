@@ -15,8 +15,8 @@ import importlib
 import sys
 
 COMMANDS = {name: f".{module}" for name, module in (
-    ("run", "run_suite"), ("report", "report"), ("cost", "cost_command"), ("calibrate", "calibrate"),
-    ("ceiling", "ceiling"),
+    ("run", "run"), ("report", "report"), ("cost", "cost"), ("calibrate", "calibrate"),
+    ("ceiling", "ceiling"), ("convert", "convert"),
 )}  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from .backend import InProcess
 from .methods import WATCH
 from .report_page import shown
 from .results import environment, publish, run_jobs
-from .run_suite import fingerprint_of, model_settings
+from .run import fingerprint_of, model_settings
 from .statistics import bootstrap_within
 from .suites import Item, SuiteError, load_suite
 from .workers import Spec, Worker

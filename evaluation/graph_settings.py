@@ -163,7 +163,7 @@ COGVIDEOX = Settings(
         "CogVideoX-5B",
         "and *cogvideox_5b_t2v.safetensors* into ComfyUI/models/diffusion_models. The released transformer "
         "(THUDM/CogVideoX-5b, folder *transformer*) has other names inside than ComfyUI reads; this makes the file:\n\n"
-        "    python -m foresight.evaluation.convert_cogvideox CogVideoX-5b/transformer cogvideox_5b_t2v.safetensors\n\n"
+        "    python -m foresight.evaluation.convert CogVideoX-5b/transformer cogvideox_5b_t2v.safetensors\n\n"
         "Needs ComfyUI 0.33 or newer. *L2R Calibrate* makes the preview from the VAE when the graph first runs.",
         "t5xxl_fp16.safetensors", "cogvideox_vae.safetensors", _VICLIP,
     ),

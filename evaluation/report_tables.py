@@ -15,7 +15,7 @@ import numpy as np
 
 from ..trials.cost import BRANCHES
 from .calibrate import all_candidates, compare, folds_of
-from .cost_command import at_thresholds, measured
+from .cost import at_thresholds, measured
 from .evidence import Base, Cell, Evidence, Outcomes, column, mean
 from .paper_cost import table_s4 as branch_costs
 from .statistics import ratio, text_only_scores

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..demo.averaging import Average
+from .averaging import Average
 from .decode import decode
 from .subpixel import SubpixelL2R
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from foresight.benchmarks import inspection
+from foresight.lab.benchmarks import inspection
 
 
 def test_the_inspection_benchmark_runs_at_a_tiny_size(comfyui, monkeypatch, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_wan import Conditioned, ScriptedScorer, conditioning, gate
 
-from foresight.evaluation.convert_cogvideox import converted
+from foresight.evaluation.convert import converted
 from foresight.nodes.cogvideox import CogVideoXSampler
 from foresight.nodes.hierarchy import ForesightSampler
 from foresight.refiner.base import Refinement

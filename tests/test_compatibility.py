@@ -1,7 +1,7 @@
 """Promise 1 over every model family and every core sampler; what ran is written down for the README's table.
 
     python dev.py test tests/test_compatibility.py --compatibility docs/results/compatibility.json
-    python -m foresight.evaluation.compatibility
+    python -m foresight.lab.release.compatibility
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 from tiny_models import FAMILIES, with_mask
 from tiny_wan import Rewriter, gate
 
-from foresight.evaluation.compatibility import section
+from foresight.lab.release.compatibility import section
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.run import Inputs, monitored_sample

@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foresight.demo.averaging import Average
 from foresight.demo.flow import sample, schedule
 from foresight.demo.text import encode_text
-from foresight.demo.train_common import WEIGHTS, Muon, orthogonalise, to_network
-from foresight.demo.train_dit import look_at
-from foresight.demo.train_vae import initialise, reconstruction_loss
 from foresight.demo.wan_dit import Attention, WanTransformer, load_transformer, rope_angles
 from foresight.demo.wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
 from foresight.demo.world import Scene, Thing, render
+from foresight.l2r.averaging import Average
+from foresight.lab.training.common import WEIGHTS, Muon, orthogonalise, to_network
+from foresight.lab.training.train_dit import look_at
+from foresight.lab.training.train_vae import initialise, reconstruction_loss
 
 VAE_WEIGHTS = WEIGHTS / "vae" / "foresight_demo_wan_vae.safetensors"
 TRANSFORMER_WEIGHTS = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from foresight.demo import media, preset, run
+from foresight.demo import preset
 from foresight.demo.captions import prompt
 from foresight.demo.world import Scene, render
+from foresight.evaluation import demo_command as run
+from foresight.evaluation import media
 from foresight.evaluation.server import ComfyServer
 
 KEYS = {

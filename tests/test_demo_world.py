@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from foresight.demo.captions import SPLITS, caption, parse_caption, prompt, prompts, split_of
 from foresight.demo.text import TOKENS, split_words
-from foresight.demo.token_contents import CONTENTS, token_contents
 from foresight.demo.world import (
     BACKGROUNDS,
     COLOURS,
@@ -27,6 +26,7 @@ from foresight.demo.world import (
     sample_scene,
     signed_distance,
 )
+from foresight.lab.training.token_contents import CONTENTS, token_contents
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -160,7 +160,7 @@ def test_the_demo_stops_its_server_however_it_ends(dev, tmp_path, monkeypatch, e
             dev.main()
     else:
         assert dev.main() == code
-    assert events == ["start", ("foresight.demo.run", "--server", Server.url), "stop"]
+    assert events == ["start", ("foresight.evaluation.demo_command", "--server", Server.url), "stop"]
 
 
 def test_failures_reach_the_caller(dev, capfd):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from foresight.demo.captions import prompts
-from foresight.evaluation import enhancers, statistics
+from foresight.evaluation import statistics
 from foresight.evaluation.comfyui import load_comfyui
 from foresight.evaluation.demo_family import DemoFamily
-from foresight.evaluation.enhancers import (
+from foresight.lab.experiments import enhancers
+from foresight.lab.experiments.enhancers import (
     ARMS,
     BASE,
     REFINE,
@@ -26,7 +27,7 @@ from foresight.evaluation.enhancers import (
     sampled,
     summarize,
 )
-from foresight.evaluation.enhancers import rewards as rewards_of
+from foresight.lab.experiments.enhancers import rewards as rewards_of
 
 load_comfyui()
 PROMPT, SCENE = prompts("test", "easy", 1)[0]

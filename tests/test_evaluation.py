@@ -12,8 +12,9 @@ import torch
 
 from foresight.demo.flow import sample, schedule, start_noise
 from foresight.demo.wan_dit import WanTransformer
-from foresight.evaluation import family_figures, injection_sweep
 from foresight.evaluation.results import run_jobs
+from foresight.lab.experiments import family_figures
+from foresight.lab.experiments import trial_1 as injection_sweep
 from foresight.sampling.injection import InjectionSettings
 from foresight.scoring.viclip import ViCLIPConfig
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from foresight.evaluation import __main__ as commands
-from foresight.evaluation import run_suite
+from foresight.evaluation import run as run_suite
 from foresight.evaluation.backend import GATE_SETTINGS, INJECTION_SETTINGS, InProcess, Sampled, demo_judge, motion, webp
 from foresight.evaluation.methods import STANDARD, Bench, MethodError, load_method
 from foresight.evaluation.store import Store

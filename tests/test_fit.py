@@ -14,8 +14,6 @@ import tiny_wan
 import torch
 from torch.nn import functional as F
 
-from foresight.demo.train_common import random_clips
-from foresight.demo.train_l2r import VAE, pairs
 from foresight.demo.wan_vae import load_vae
 from foresight.l2r import fit
 from foresight.l2r.calibration import calibration_clips
@@ -24,6 +22,8 @@ from foresight.l2r.fit import crops, fit_affine, key_frames, psnr, refine
 from foresight.l2r.model import L2R
 from foresight.l2r.pairs import encoded, fingerprint
 from foresight.l2r.subpixel import SubpixelL2R
+from foresight.lab.training.common import random_clips
+from foresight.lab.training.train_l2r import VAE, pairs
 from foresight.nodes import calibration
 from foresight.nodes.calibration import L2RCalibrate
 from foresight.nodes.loaders import load_converter

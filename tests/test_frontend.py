@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from foresight.evaluation.server import ComfyServer, Prompt
-from foresight.evaluation.thumbnails import CHROMIUM, FLAGS, READY
 from foresight.evaluation.workflows import GRAPHS, api_graph
+from foresight.lab.release.thumbnails import CHROMIUM, FLAGS, READY
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")

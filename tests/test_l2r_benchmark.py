@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 pytest.importorskip("resource", reason="benchmarks measure memory as Linux does")
 
-from foresight.benchmarks import footage
-from foresight.benchmarks.l2r import Linear, cost, markdown
-from foresight.demo.train_vae import cut
+from foresight.lab.benchmarks.l2r import Linear, cost, markdown
+from foresight.lab.training import footage
+from foresight.lab.training.train_vae import cut
 
 
 def test_the_linear_rival_finds_an_exact_linear_map():
@@ -39,7 +39,7 @@ def test_peak_memory_is_what_a_call_takes_for_a_moment(variables):
     """160 MB, gone again; also where the allocator has kept as much from before."""
     code = """if True:
         import torch
-        from foresight.benchmarks.l2r import peak_bytes
+        from foresight.lab.benchmarks.l2r import peak_bytes
         blocks = [torch.ones(2**18) for _ in range(400)]
         del blocks
         print(peak_bytes(lambda: torch.ones(40 * 2**20), False))"""

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torchvision.models.optical_flow import raft_small
 
-from foresight.demo.averaging import Average
-from foresight.demo.train_l2r import VAE
-from foresight.l2r import fit, videos
-from foresight.l2r import train as recipe
+from foresight.l2r import fit
+from foresight.l2r.averaging import Average
 from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_l2r
 from foresight.l2r.pairs import encoded
+from foresight.lab.training import train_converter as recipe
+from foresight.lab.training import videos
+from foresight.lab.training.train_l2r import VAE
 
 
 def write(path, frames):

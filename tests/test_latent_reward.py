@@ -15,11 +15,13 @@ from scipy import stats
 from foresight.demo.captions import prompts
 from foresight.demo.clip_quality import motion_quality, visual_quality
 from foresight.demo.judge import Found, find_objects
-from foresight.demo.reward_data import Samples
-from foresight.demo.scorer_samples import weights_digest
-from foresight.demo.train_dit import encode_scenes
-from foresight.demo.train_l2r import VAE
-from foresight.demo.train_reward import (
+from foresight.demo.world import FRAMES, arrange, draw
+from foresight.evaluation.comfyui import ROOT
+from foresight.lab.training.reward_data import Samples
+from foresight.lab.training.scorer_samples import weights_digest
+from foresight.lab.training.train_dit import encode_scenes
+from foresight.lab.training.train_l2r import VAE
+from foresight.lab.training.train_reward import (
     EXPORT,
     MARGIN,
     Scored,
@@ -29,8 +31,6 @@ from foresight.demo.train_reward import (
     markdown,
     rewards_of,
 )
-from foresight.demo.world import FRAMES, arrange, draw
-from foresight.evaluation.comfyui import ROOT
 from foresight.scoring.latent_reward import (
     KEY,
     LatentReward,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foresight.evaluation.main_job import environment, markdown, summarize
+from foresight.lab.experiments.main_job import environment, markdown, summarize
 
 
 def made_up(prompt: int, seed: int, right: bool, accepted: bool, final: bool, rival: bool, trial: str) -> dict:

@@ -12,11 +12,11 @@ import tiny_weights
 import torch
 from PIL import Image
 
-from foresight.evaluation.locales import files as locale_files
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
 from foresight.evaluation.workflows import api_graph, node_of
 from foresight.l2r.checkpoint import save_l2r
 from foresight.l2r.model import L2R
+from foresight.lab.release.locales import files as locale_files
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = {
@@ -251,4 +251,4 @@ def test_a_nodes_help_page_tells_of_its_inputs_and_outputs(info, id):
 
 def test_translations_are_those_of_the_nodes(info):
     for path, text in locale_files(info).items():
-        assert (ROOT / path).read_text(encoding="utf-8") == text, f"run python -m foresight.evaluation.locales: {path}"
+        assert (ROOT / path).read_text(encoding="utf-8") == text, f"run python -m foresight.lab.release.locales: {path}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foresight.evaluation import run_suite
+from foresight.evaluation import run as run_suite
 from foresight.evaluation.store import Store
 from foresight.evaluation.suites import load_suite
 from foresight.evaluation.workers import Job, Spec, Worker, over_servers

@@ -5,8 +5,8 @@ from __future__ import annotations
 import made_evidence
 import pytest
 
-from foresight.evaluation import cost_command
-from foresight.evaluation.cost_command import main
+from foresight.evaluation import cost as cost_command
+from foresight.evaluation.cost import main
 from foresight.evaluation.evidence import load
 from foresight.evaluation.paper_cost import PAPER, REGENERATED, from_reports, suite_cost, table_s4
 

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from foresight.evaluation import run_suite
+from foresight.evaluation import run as run_suite
 from foresight.evaluation.ray_pool import over_ray, own_server
 from foresight.evaluation.store import Store
 from foresight.evaluation.suites import load_suite

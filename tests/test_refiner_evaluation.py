@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from foresight.demo.captions import parse_caption, prompts
-from foresight.evaluation.refiner import ARMS, markdown, stating, summarize
 from foresight.evaluation.results import environment
+from foresight.lab.experiments.trial_2 import ARMS, markdown, stating, summarize
 from foresight.refiner.phrases import split_phrases
 
 

@@ -4,11 +4,15 @@ import pytest
 import torch
 from scipy import stats
 
-from foresight.demo import scorer_batches
 from foresight.demo.captions import caption, parse_caption, split_of
 from foresight.demo.judge import find_objects, judge
-from foresight.demo.scorer_batches import NEAR, Source, guess, samples_batch, spoilt_clips
-from foresight.demo.scorer_data import (
+from foresight.demo.wan_dit import load_transformer
+from foresight.demo.world import FRAMES, MOTIONS, Layout, Placed, Scene, Thing, arrange, draw, seen
+from foresight.l2r.checkpoint import load_l2r
+from foresight.lab.training import scorer_batches
+from foresight.lab.training.common import random_scenes
+from foresight.lab.training.scorer_batches import NEAR, Source, guess, samples_batch, spoilt_clips
+from foresight.lab.training.scorer_data import (
     STATEMENTS,
     Captions,
     mirrored,
@@ -17,18 +21,14 @@ from foresight.demo.scorer_data import (
     scene_pairs,
     statements,
 )
-from foresight.demo.scorer_figures import auc, detect, within
-from foresight.demo.scorer_samples import Samples
-from foresight.demo.token_contents import CONTENTS, TOKEN, contents, found_contents, full
-from foresight.demo.train_common import random_scenes
-from foresight.demo.train_dit import EXPORT as TRANSFORMER
-from foresight.demo.train_dit import encode_scenes
-from foresight.demo.train_l2r import EXPORT as CONVERTER
-from foresight.demo.train_l2r import VAE
-from foresight.demo.train_scorer import CONFIG, Trainer, add_previews, calibrated
-from foresight.demo.wan_dit import load_transformer
-from foresight.demo.world import FRAMES, MOTIONS, Layout, Placed, Scene, Thing, arrange, draw, seen
-from foresight.l2r.checkpoint import load_l2r
+from foresight.lab.training.scorer_figures import auc, detect, within
+from foresight.lab.training.scorer_samples import Samples
+from foresight.lab.training.token_contents import CONTENTS, TOKEN, contents, found_contents, full
+from foresight.lab.training.train_dit import EXPORT as TRANSFORMER
+from foresight.lab.training.train_dit import encode_scenes
+from foresight.lab.training.train_l2r import EXPORT as CONVERTER
+from foresight.lab.training.train_l2r import VAE
+from foresight.lab.training.train_scorer import CONFIG, Trainer, add_previews, calibrated
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.preprocess import vbench_frames
 

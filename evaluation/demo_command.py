@@ -1,0 +1,219 @@
+"""The demo: the embedded model generates clips in ComfyUI, with and without Foresight, and a program judges both.
+
+    python -m foresight.evaluation.demo_command --server http://127.0.0.1:8188 --count 12 --out out
+
+`python dev.py demo` starts the server and calls this. Prompts are taken from the test split by index: easy, medium and
+hard in turn, seed 0, 1, 2, ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..demo import preset
+from ..demo.captions import parse_caption, prompt
+from ..demo.judge import judge
+from ..demo.world import DIFFICULTIES, Scene
+from .demo_graph import FORESIGHT, PLAIN, PREVIEW, REPORT, demo_graph
+from .media import contact_sheet, write_clip
+from .server import ComfyClient, Prompt, seconds
+from .workflows import node_of
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames: [F,H,W,3] uint8. seconds: from text to saved frames, by the server's clock."""
+
+    frames: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt and seed without and with Foresight. preview: [F,H,W,3] uint8, of the first run when it was
+    decided on; None when it was not inspected."""
+
+    plain: Clip
+    final: Clip
+    preview: np.ndarray | None
+    report: dict[str, Any]
+
+
+def fixed_pair(index: int, first_seed: int) -> tuple[str, Scene, int]:
+    difficulty = DIFFICULTIES[index % len(DIFFICULTIES)]
+    return *prompt("test", difficulty, index // len(DIFFICULTIES)), first_seed + index
+
+
+def generate(client: ComfyClient, graph: Prompt) -> Pair:
+    plain = clip_of(client, client.queue(graph, targets=[PLAIN]), PLAIN)
+    final = clip_of(client, client.queue(graph, targets=[FORESIGHT]), FORESIGHT)
+    # Drawing the report is no part of the run's time; the sampler's results are still there.
+    report = node_of(graph, REPORT)
+    outputs = client.queue(graph, targets=[report, PREVIEW])["outputs"]
+    preview = read_frames(client, outputs[PREVIEW]["images"]) if PREVIEW in outputs else None
+    return Pair(plain, final, preview, outputs[report]["foresight_report"][0])
+
+
+def clip_of(client: ComfyClient, entry: dict[str, Any], node: str) -> Clip:
+    return Clip(read_frames(client, entry["outputs"][node]["images"]), seconds(entry))
+
+
+def read_frames(client: ComfyClient, files: list[dict[str, str]]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(io.BytesIO(client.view(file))).convert("RGB")) for file in files])
+
+
+def judged(frames: np.ndarray, scene: Scene | None) -> bool | None:
+    """Whether the clip shows what the scene states; None when there is no scene to compare with."""
+    return None if scene is None else judge(torch.from_numpy(frames), scene).right
+
+
+def run_entry(text: str, seed: int, scene: Scene | None, pair: Pair) -> dict[str, Any]:
+    """One entry of report.json: the first verdict (on the base run) and what came out of the trials."""
+    report = pair.report
+    first = report["trials"][0]["verdict"] or {}
+    return {
+        "prompt": text,
+        "seed": seed,
+        "accepted": first.get("accepted"),
+        "predicted_score": first.get("predicted_score"),
+        "stop_step": first.get("stop_step"),
+        "rule": first.get("rule"),
+        "trial": report["trial"],
+        "final_score": report["final_score"],
+        "judge_base": judged(pair.plain.frames, scene),
+        "judge_final": judged(pair.final.frames, scene),
+        "nfe": report["nfe"],
+        "nfe_plain": report["nfe_plain"],
+        "seconds": round(pair.final.seconds, 3),
+        "seconds_plain": round(pair.plain.seconds, 3),
+    }
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    known = [run for run in runs if run["judge_base"] is not None]
+    return {
+        "runs": len(runs),
+        "judged": len(known),
+        "rejected": sum(run["accepted"] is False for run in runs),
+        "right_base": sum(run["judge_base"] for run in known),
+        "right_final": sum(run["judge_final"] for run in known),
+        "repaired": sum(run["judge_final"] and not run["judge_base"] for run in known),
+        "spoiled": sum(run["judge_base"] and not run["judge_final"] for run in known),
+        **{key: sum(run[key] for run in runs) for key in ("nfe", "nfe_plain", "seconds", "seconds_plain")},
+    }
+
+
+def environment(client: ComfyClient) -> dict[str, Any]:
+    stats = client.system_stats()
+    system = stats["system"]
+    return {
+        "comfyui": system["comfyui_version"],
+        "torch": system["pytorch_version"],
+        "python": system["python_version"].split()[0],
+        "os": system["os"],
+        "device": stats["devices"][0]["name"],
+        "steps": preset.STEPS, "cfg": preset.CFG, "shift": preset.SHIFT,
+        "sampler": preset.SAMPLER, "scheduler": preset.SCHEDULER,
+    }  # fmt: skip
+
+
+WORDS = {True: "right", False: "wrong", None: "-"}
+HEADER = (
+    f"{'':>5} {'prompt':<52} {'score':>6} {'step':>4} {'rule':<13} {'trial':<5} {'final':>6}  "
+    f"{'judge: before, after':<20} {'NFE':>5} {'plain':>5}"
+)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def line(index: int, run: dict[str, Any]) -> str:
+    text = run["prompt"] if len(run["prompt"]) <= 52 else run["prompt"][:51] + "…"
+    verdicts = f"{WORDS[run['judge_base']]}, {WORDS[run['judge_final']]}"
+    return (
+        f"{index + 1:>4}. {text:<52} {number(run['predicted_score']):>6} {run['stop_step'] or '-':>4} "
+        f"{run['rule'] or '-':<13} {run['trial']:<5} {number(run['final_score']):>6}  {verdicts:<20} "
+        f"{run['nfe']:>5} {run['nfe_plain']:>5}"
+    )
+
+
+def total(summary: dict[str, Any]) -> str:
+    ratio = summary["nfe"] / summary["nfe_plain"]
+    return (
+        f"\n{summary['runs']} runs, {summary['rejected']} rejected early. "
+        f"Right before: {summary['right_base']} of {summary['judged']}, after: {summary['right_final']} "
+        f"({summary['repaired']} repaired, {summary['spoiled']} spoiled).\n"
+        f"Model evaluations: {summary['nfe']} against {summary['nfe_plain']} plain ({ratio:.2f} times). "
+        f"Time: {summary['seconds']:.0f} s against {summary['seconds_plain']:.0f} s plain."
+    )
+
+
+def write_sheet(run: dict[str, Any], pair: Pair, path: Path) -> None:
+    rows = [(f"plain:\n{WORDS[run['judge_base']]}", pair.plain.frames)]
+    if pair.preview is not None:
+        rows.append((f"preview at\nstep {run['stop_step']}", pair.preview))
+    rows.append((f"with Foresight:\n{WORDS[run['judge_final']]}", pair.final.frames))
+    decision = "not inspected" if run["accepted"] is None else "accepted" if run["accepted"] else "rejected"
+    text = [
+        f"{run['prompt']}   (seed {run['seed']})",
+        f"{decision} with score {number(run['predicted_score'])} at step {run['stop_step'] or '-'} "
+        f"by {run['rule'] or '-'}; trial {run['trial']}, final score {number(run['final_score'])}; "
+        f"{run['nfe']} model evaluations, plain {run['nfe_plain']}",
+    ]
+    contact_sheet(rows, text, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="http://127.0.0.1:8188", help="address of a running ComfyUI with this pack")
+    parser.add_argument("--prompt", help="your own words instead of the fixed prompts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first run; each further run has the next one")
+    parser.add_argument("--count", type=int, help="number of runs (default 12; with --prompt 1)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for clips, sheets and report.json")
+    options = parser.parse_args(arguments)
+    count = options.count or (1 if options.prompt else 12)
+    if options.prompt is None:
+        pairs = [fixed_pair(index, options.seed) for index in range(count)]
+    else:
+        scene = parse_caption(options.prompt)
+        if scene is None:
+            print("This prompt names no coloured shape, which is all this model knows; its clips are not judged.")
+        pairs = [(options.prompt, scene, options.seed + index) for index in range(count)]
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    client = ComfyClient(options.server)
+    nodes = client.object_info()
+    text, _, seed = pairs[0]
+    # Loads the models, so that no run's time holds it.
+    generate(client, demo_graph(nodes, text, seed + count, steps=2))
+
+    print(HEADER)
+    runs = []
+    for index, (text, scene, seed) in enumerate(pairs):
+        pair = generate(client, demo_graph(nodes, text, seed))
+        run = run_entry(text, seed, scene, pair)
+        runs.append(run)
+        print(line(index, run), flush=True)
+        write_clip(pair.plain.frames, options.out / f"{index + 1:02}_plain")
+        write_clip(pair.final.frames, options.out / f"{index + 1:02}_foresight")
+        write_sheet(run, pair, options.out / f"{index + 1:02}_sheet.png")
+
+    summary = summarise(runs)
+    report = {"runs": runs, "summary": summary, "environment": environment(client)}
+    (options.out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    print(total(summary))
+    print(f"Clips, contact sheets and report.json are in {options.out.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""Trains the demo family's small ViCLIP: ``python -m foresight.lab.training.train_scorer --stage renders``.
+
+Stages, each going on from the one before (and from itself after a stop):
+  renders     clean and blurred renders, each beside a near miss (one statement false)
+  previews    and what the demo transformer guesses of noised latents of renders, seen through L2R
+  generated   and the demo transformer's own x0 predictions, with the judge's verdict on the finished clip
+
+Loss: contrastive over the batch (InfoNCE both ways, near misses as hard negatives), a sigmoid loss with one threshold
+for all captions (Zhai et al. 2023), the statements of clip and caption read off both features by one linear layer, and
+what each patch holds read off the last layer but one: without these two the contrast learns too slowly. Samples of the
+transformer add the sigmoid loss and a ranking loss between a better and a worse sample of one prompt.
+`python -m foresight.lab.experiments.family_figures` measures the exported scorer on prompts no training has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTokenizer
+
+from ...demo.captions import parse_caption, prompts
+from ...demo.wan_dit import load_transformer
+from ...demo.world import FRAMES, Scene
+from ...l2r.averaging import Average
+from ...l2r.checkpoint import load_l2r
+from ...scoring.detector import DetectorSettings
+from ...scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
+from .common import (
+    DATA_HELP,
+    STATE,
+    WEIGHTS,
+    Clock,
+    Muon,
+    load_checkpoint,
+    part,
+    save_checkpoint,
+    trapezoid,
+)
+from .scorer_batches import SHARES, Batch, Source, guess, samples_batch
+from .scorer_data import STATEMENTS, Captions
+from .scorer_figures import STILLS as STILL_SET
+from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, make_samples, scores, within
+from .scorer_samples import Samples, load_samples
+from .token_contents import CONTENTS, TOKEN
+from .train_dit import EXPORT as TRANSFORMER
+from .train_dit import encode_scenes, training_data
+from .train_l2r import EXPORT as L2R_FILE
+from .train_l2r import VAE
+
+EXPORT = WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors"
+STAGES = ("renders", "previews", "generated")
+# All frames of a preview. Patches of 8 pixels learn as much a step, but each step takes 2.5 times as long. The text
+# tower is mostly vocabulary.
+CONFIG = ViCLIPConfig(
+    image_size=64, patch_size=TOKEN, frames=5, vision_width=128, vision_layers=4, vision_heads=4,
+    text_width=64, text_layers=2, text_heads=2, embed_dim=128, name="foresight-demo-viclip",
+)
+LR, MUON_LR = 1.5e-3, 4e-3  # by 400 steps on the statements: 2e-3 and 8e-3 for Muon learn more slowly
+POOL, HELD_OUT = 4096, 256  # rendered pairs
+GUESSED = {"clips": 6000, "images": 2000}
+RANKED, RANDOM = 12, 8  # pairs of a better and a worse sample of one prompt, and further samples, a batch
+HELD_WEIGHT = 10.0  # of the patches' loss: a mean over mostly empty ones
+
+
+class Trainer(nn.Module):
+    """The scorer with what only training needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.viclip = ViCLIP(CONFIG)
+        self.head = nn.Linear(CONFIG.embed_dim, len(STATEMENTS))
+        self.patch_head = nn.Linear(CONFIG.vision_width, len(CONTENTS))
+        self.viclip.vision_encoder.transformer.resblocks[-2].register_forward_hook(self._keep)
+        self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-4.0))
+
+    def _keep(self, _block: nn.Module, _inputs: tuple, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+    def contents(self) -> Tensor:
+        """[N, T, 4, 4, CONTENTS] logits: what the patches of the last clips hold."""
+        return self.patch_head(self.tokens[:, 1:].unflatten(1, (CONFIG.frames, 4, 4)))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> Trainer:
+        """CLIP's: residual branches scaled by depth; the last matrices small."""
+        for name, parameter in self.viclip.named_parameters():
+            if "ln_" in name or name.endswith("bias"):
+                parameter.fill_(float("ln_" in name and name.endswith("weight")))
+                continue
+            deviation = 0.02 if "embedding" in name else parameter.shape[-1] ** -0.5
+            if "out_proj" in name or "c_proj" in name:
+                deviation *= 0.35
+            if "conv1" in name:
+                deviation = parameter[0].numel() ** -0.5
+            parameter.normal_(0, deviation, generator=generator)
+        for head in (self.head, self.patch_head):
+            head.weight.normal_(0, 0.05, generator=generator)
+            head.bias.fill_(-2.0)
+        return self
+
+    def compare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of clips and captions, their logits [N, M], and the loss of what the patches hold."""
+        seen, said = self.viclip.encode_vision(batch.frames), self.viclip.encode_text(batch.ids)
+        target, known = batch.contents.nan_to_num(), (~batch.contents.isnan()).float()
+        held = HELD_WEIGHT * F.binary_cross_entropy_with_logits(self.contents(), target, known)
+        return seen, said, F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T * self.scale.exp(), held
+
+    def judged(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sigmoid loss a clip."""
+        return F.binary_cross_entropy_with_logits(
+            logits + self.bias, batch.truth, batch.weight, reduction="sum") / len(logits)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        seen, said, logits, held = self.compare(batch)
+        own = torch.arange(batch.known)
+        contrast = (F.cross_entropy(logits[own], own) + F.cross_entropy(logits.T[own], own)) / 2
+        judged = self.judged(logits, batch)
+        read = sum(
+            F.binary_cross_entropy_with_logits(self.head(feature[: len(target)]), target, reduction="sum") / len(target)
+            for feature, target in ((seen, batch.shown), (said, batch.stated)) if target is not None
+        )
+        return contrast + judged + 0.2 * read + held, {
+            "contrast": contrast.item(), "judged": judged.item(), "read": read.item(), "held": held.item(),
+            "near": (logits[own, own] > logits[own, own + batch.known]).float().mean().item(),
+        }
+
+    def samples_loss(self, samples: Samples, generator: torch.Generator, captions: Captions) -> tuple[Tensor, dict]:
+        """One moment of a better and a worse sample of each of several prompts, and of a few samples at random."""
+
+        def any_of(options: list):
+            return options[int(torch.randint(len(options), (), generator=generator))]
+
+        chosen = [i for _ in range(RANKED) for i in any_of(samples.ranked)]
+        chosen += torch.randint(len(samples.right), (RANDOM,), generator=generator).tolist()
+        moment = any_of(list(range(samples.previews.shape[1])))
+        batch = samples_batch(samples, chosen, moment, captions, generator)
+        _, _, logits, held = self.compare(batch)
+        own = logits.diagonal()
+        lead = own[0 : 2 * RANKED : 2] - own[1 : 2 * RANKED : 2]
+        judged, ranked = self.judged(logits, batch), F.softplus(-lead).mean()
+        return judged + ranked + held, {
+            "samples": judged.item(), "samples held": held.item(), "ranked": (lead > 0).float().mean().item()
+        }
+
+
+@torch.no_grad()
+def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, Tensor, float]:
+    """Scores of clips of unseen compositions with their captions and with a near miss's, which of them are right, and
+    how often the own caption scores higher."""
+    scores, right, wins = [], [], []
+    for _ in range(batches):
+        batch = source.batch()
+        seen, said = viclip.encode_vision(batch.frames), viclip.encode_text(batch.ids)
+        cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
+        own = torch.arange(batch.known)
+        scores += [cosines[own, own], cosines[own, own + batch.known]]
+        right += [torch.ones(batch.known), torch.zeros(batch.known)]
+        wins.append((scores[-2] > scores[-1]).float().mean())
+    return torch.cat(scores), torch.cat(right), torch.stack(wins).mean().item()
+
+
+def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
+    """The configuration with the tau at which the detector accepts the largest share of right clips and rejects the
+    largest of wrong ones, both counted alike. traces: [N, K] scores of steps 1, 2... of 50, then of the finished clip;
+    right: [N]. delta and the detector's margins keep the paper's proportion to the distance between right and wrong
+    finished clips (0.26 against 0.18 for ViCLIP-L). Where all are right or all wrong: CONFIG as it is."""
+    right, watched, finished = right.bool(), traces[:, :-1], traces[:, -1]
+    if len(right.unique()) < 2:
+        print("tau is not chosen anew: that takes right and wrong clips of validation prompts", flush=True)
+        return CONFIG
+    gap = (finished[right].mean() - finished[~right].mean()).item()
+    scale = round(max(gap / 0.08, 0.25), 3)
+
+    def balance(tau: float) -> float:
+        settings = DetectorSettings.video(tau=tau, scale=scale)
+        accepted = torch.tensor([detect(row, settings).accepted for row in watched])
+        return (accepted[right].float().mean() + (~accepted[~right]).float().mean()).item()
+
+    levels = watched.unique()
+    between = (levels[1:] + levels[:-1]) / 2
+    tried = between[torch.linspace(0, len(between) - 1, min(100, len(between))).long()].tolist()
+    balances = {tau: balance(tau) for tau in tried}
+    best = [tau for tau, value in balances.items() if value == max(balances.values())]
+    return replace(CONFIG, tau=round(statistics.median(best), 4), delta=round(0.05 * scale, 4), scale=scale,
+                   tau_from=f"{len(right)} clips of validation prompts, {int(right.sum())} of them right: where the "
+                            "detector's decisions are best balanced")
+
+
+def training_samples(share: float) -> tuple[Samples, Samples]:
+    """Clips and single frames of the transformer for training prompts, and clips for validation prompts; made if they
+    are not on disk."""
+    sets = [chosen | {"count": part(chosen["count"], share)} for chosen in (TRAIN, STILL_SET, VALIDATION)]
+    make_samples(*sets)
+    l2r = load_l2r(L2R_FILE)
+    clips, stills, validation = (load_samples(**chosen, l2r=l2r, shown=CONFIG.frames) for chosen in sets)
+    kept = torch.linspace(0, clips.previews.shape[1] - 1, stills.previews.shape[1]).round().long()
+    both = Samples(
+        clips.captions + stills.captions, clips.scenes + stills.scenes,
+        torch.cat([clips.prompt, stills.prompt + len(clips.captions)]), torch.cat([clips.right, stills.right]),
+        torch.cat([clips.share, stills.share]), clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
+        torch.cat([clips.contents, stills.contents]),
+    )
+    return both, validation
+
+
+def add_previews(source: Source, scenes: list[Scene], data: dict) -> None:
+    """What the transformer guesses of the clips and of some single frames. data: as `training_data` gives it; its clips
+    and images are of the first scenes."""
+    transformer, l2r = load_transformer(TRANSFORMER), load_l2r(L2R_FILE)
+    for kind, most in GUESSED.items():
+        count = min(len(data[kind]), most)
+        source.previews.append(guess(transformer, l2r, scenes[:count], data[kind][:count],
+                                     data[f"{kind}_contents"][:count], CONFIG.frames, source.generator))
+        print(f"{count} {kind} guessed", flush=True)
+
+
+def validation_data() -> tuple[list[Scene], dict]:
+    """Scenes of validation prompts, and their clips and images as `training_data` has them."""
+    scenes = [scene for name in SHARES for _, scene in prompts("validation", name, 32)]
+    data = {}
+    for kind, frames in (("clips", FRAMES), ("images", 1)):
+        data[kind], data[f"{kind}_contents"] = encode_scenes(VAE, scenes, 990_004, frames)
+    return scenes, data
+
+
+def train(stage: str, steps: int, seed: int, share: float, tokenizer: Path) -> None:
+    path = STATE / f"scorer_{seed}.pt"
+    state = load_checkpoint(path)
+    resumed = state is not None and state["stage"] == stage
+    passed = state and STAGES.index(stage) < STAGES.index(state["stage"])
+    if passed or (resumed and state["step"] >= state["begun"] + steps):
+        print(f"{stage}: done")
+        return
+    # Not resumed: after a stop other clips are rendered, which only helps.
+    generator = torch.Generator().manual_seed(1000 * seed + 100 * STAGES.index(stage) + (state["step"] if state else 0))
+    captions = Captions(lambda text: tokens(text)["input_ids"], CONFIG.context)
+    tokens = CLIPTokenizer.from_pretrained(str(tokenizer))
+    trainer = Trainer().initialise(generator)
+    average = Average(trainer, 0.995)
+    if state:
+        trainer.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        average.updates = state["step"]
+    hidden = [p for n, p in trainer.named_parameters() if p.ndim == 2 and "resblocks" in n]
+    others = [p for p in trainer.parameters() if all(p is not h for h in hidden)]
+    optimisers = [(Muon(hidden, MUON_LR), MUON_LR),
+                  (torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=1e-4), LR)]
+    clock, step = Clock(state["spent"] if state else 0.0), state["step"] if state else 0
+    begun = state["begun"] if resumed else step
+    if resumed:
+        for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+    source = Source(captions, generator, CONFIG.frames, POOL)
+    check = Source(captions, torch.Generator().manual_seed(990_003), CONFIG.frames, HELD_OUT, "validation")
+    if stage != "renders":
+        data = training_data(VAE, share, seed)  # the transformer's, so already on disk
+        add_previews(source, [parse_caption(text) for text in data["captions"]], data)
+        add_previews(check, *validation_data())
+    start = check.generator.get_state()
+    samples = validation = None
+    if stage == "generated":
+        samples, validation = training_samples(share)
+
+    def save() -> None:
+        viclip = average.model.viclip
+        check.generator.set_state(start)
+        cosines, right, near = held_out(viclip, check)
+        print(f"{stage} {clock.minutes:.1f} min step {step} held out: near misses {near:.3f}, AUC "
+              f"{auc(cosines, right):.3f}, right {cosines[right.bool()].mean():.3f} wrong "
+              f"{cosines[~right.bool()].mean():.3f}", flush=True)
+        traces = cosines[:, None].expand(-1, len(WATCHED) + 1)  # a finished clip looks the same at every step
+        if validation:
+            traces, right = scores(viclip, validation, captions), validation.right
+            for name, column in (("step 10", traces[:, WATCHED.index(10)]), ("finished", traces[:, -1])):
+                print(f"samples, {name}: AUC {auc(column, right):.3f}, within prompt {within(column, validation)}")
+        viclip.config = calibrated(traces, right)
+        EXPORT.parent.mkdir(parents=True, exist_ok=True)
+        save_viclip(viclip, EXPORT)
+        viclip.config = CONFIG
+        # Last, so that what counts as done has its weights written.
+        save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
+                               "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
+                               "spent": clock.minutes, "begun": begun, "stage": stage})
+
+    while step < begun + steps:
+        for optimiser, lr in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr * trapezoid((step - begun) / steps) * (1 if stage == "renders" else 0.5)
+        loss, parts = trainer.loss(source.batch())
+        if samples:
+            extra, more = trainer.samples_loss(samples, generator, captions)
+            loss, parts = loss + extra, parts | more
+        for optimiser, _ in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
+        for optimiser, _ in optimisers:
+            optimiser.step()
+        average.update(trainer)
+        step += 1
+        if step % 25 == 0:
+            print(f"{clock.minutes:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
+        if step % 250 == 0 and step < begun + steps:
+            save()
+    save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=STAGES, default="renders")
+    parser.add_argument("--steps", type=int, default=1000, help="of this stage")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--data", type=float, default=1.0, help=DATA_HELP)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer folder")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    train(arguments.stage, arguments.steps, arguments.seed, arguments.data, arguments.tokenizer)
+
+
+if __name__ == "__main__":
+    main()
