@@ -51,7 +51,7 @@ def start(spec: Spec) -> None:
 def rebranch(inputs: Any, x0: torch.Tensor, step: int, seed: int) -> dict[str, Any]:
     """Finishes a clip from step `step` (1-based) on, from its x0 prediction there [1, C, F, h, w] (as VAE.decode takes
     it) with other noise. ComfyUI itself adds noise at the first sigma it is given, whatever the model's noise space."""
-    from ..nodes.hierarchy import SeededNoise
+    from ..sampling.noise import SeededNoise
     from ..sampling.run import monitored_sample
 
     part = replace(inputs, noise=SeededNoise(seed), sigmas=inputs.sigmas[step - 1 :], latent={"samples": x0})

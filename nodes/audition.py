@@ -7,10 +7,10 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.audition import budget, hold_audition
-from ..sampling.run import Inputs
+from ..sampling.inputs import Inputs
+from ..sampling.noise import SeededNoise
 from . import types
 from .compat import check_choice, show_on_node
-from .hierarchy import SeededNoise
 from .panel import running
 from .widgets import schedule_steps_widget
 

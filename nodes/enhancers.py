@@ -2,13 +2,11 @@
 
 import json
 
-import comfy.nested_tensor
-import comfy.utils
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..sampling.candidates import mixed_noise
+from ..sampling.noise import MixedNoise
 from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, parse_schedule
 from ..sampling.self_refine import PRESETS, THRESHOLDS, RefineSettings, SelfRefine, parse_plan, self_refining
 from ..scoring.reward import AlignmentReward
@@ -209,22 +207,6 @@ class CandidateNoise(io.ComfyNode):
     @classmethod
     def execute(cls, noise, candidate, beta):
         return io.NodeOutput(MixedNoise(noise, candidate, beta) if candidate else noise)
-
-
-class MixedNoise:
-    """A NOISE object."""
-
-    def __init__(self, noise, candidate: int, beta: float):
-        self.noise, self.beta = noise, beta
-        self.seed = (noise.seed + candidate) % 2**64
-
-    def generate_noise(self, latent):
-        noise = self.noise.generate_noise(latent)
-        if not getattr(noise, "is_nested", False):
-            return mixed_noise(noise, self.seed, self.beta)
-        packed, shapes = comfy.utils.pack_latents(noise.unbind())
-        mixed = mixed_noise(packed, self.seed, self.beta, shapes)
-        return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(mixed, shapes))
 
 
 def parts(sampler) -> tuple[SearchSampler | None, SelfRefine | None]:

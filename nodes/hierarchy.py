@@ -1,14 +1,12 @@
 """Foresight Sampler: the whole hierarchy in one node."""
 
-import comfy.model_management
-import comfy.sample
 import comfy.samplers
-import torch
 from comfy_api.latest import io
 
 from ..sampling.experts import T2V_BOUNDARY
 from ..sampling.hierarchy import run_hierarchy
-from ..sampling.run import Inputs
+from ..sampling.inputs import Inputs
+from ..sampling.noise import SeededNoise
 from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
@@ -21,17 +19,6 @@ from .panel import running
 from .refinement import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
-
-
-class SeededNoise:
-    """What the RandomNoise node gives, without touching the global generator."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def generate_noise(self, latent):
-        generator = torch.Generator("cpu").manual_seed(self.seed)
-        return comfy.sample.prepare_noise_inner(latent["samples"], generator, latent.get("batch_index"))
 
 
 class ForesightSampler(io.ComfyNode):

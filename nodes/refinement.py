@@ -4,7 +4,8 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..refiner.base import RefinementRequest
-from ..sampling.hierarchy import refine, reseeded
+from ..sampling.hierarchy import refine
+from ..sampling.noise import reseeded
 from . import types
 from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, make_refiner, refiner_widgets, validated
 from .panel import running

@@ -4,7 +4,9 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.injection import Anchor, Injection
-from ..sampling.run import Inputs, monitored_sample, single_frame_probe
+from ..sampling.inputs import Inputs
+from ..sampling.probe import single_frame_probe
+from ..sampling.run import monitored_sample
 from . import types
 from .compat import AnyType, check_choice
 from .panel import running

@@ -16,8 +16,10 @@ from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.verdict import TrialRecord
 from .enhanced import in_part
+from .guided import attached, guided_sample
+from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
-from .run import Inputs, Latent, attached, gate_settings, guided_sample, trial_record
+from .records import gate_settings, trial_record
 
 
 @dataclass(frozen=True)

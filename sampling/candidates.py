@@ -9,7 +9,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.samplers
-import comfy.utils
 import torch
 
 POST_CFG = "sampler_post_cfg_function"
@@ -226,16 +225,3 @@ class Runs:
             )
             for i in range(0, len(x), rows)
         ]
-
-
-def mixed_noise(noise: torch.Tensor, seed: int, beta: float, shapes: Sequence | None = None) -> torch.Tensor:
-    """sqrt(1 - beta^2) noise + beta eps: the noise of a candidate. beta: 0 (the given noise) to 1 (all new).
-
-    eps is what ComfyUI's RandomNoise draws from that seed, so that at beta 1 the candidate is the clip of its own seed.
-    shapes: of the parts of a packed audio-video latent. Mixed on the CPU: the same to the last bit wherever it is made.
-    """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    parts = [torch.randn(tuple(shape), generator=generator) for shape in (shapes or [noise.shape])]
-    eps = comfy.utils.pack_latents(parts)[0] if len(parts) > 1 else parts[0]
-    mixed = eps if beta == 1 else math.sqrt(1 - beta**2) * noise.cpu().float() + beta * eps
-    return mixed.to(noise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable
@@ -18,7 +17,10 @@ from ..trials.cost import worst_case_enhanced, worst_case_nfe
 from ..trials.plan import Action, TrialPlan
 from ..trials.verdict import TrialRecord, Verdict
 from .injection import Injection, InjectionSettings
-from .run import Inputs, Latent, Result, monitored_sample, single_frame_probe
+from .inputs import Inputs, Latent
+from .noise import reseeded
+from .probe import single_frame_probe
+from .run import Result, monitored_sample
 
 logger = logging.getLogger("foresight")
 
@@ -58,15 +60,6 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run:
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
     run.conclude(record)
     return rejected.followed_by(record)
-
-
-def reseeded(noise: Any, seed: int | None) -> Any:
-    """A NOISE object of the same kind with another seed, as RandomNoise reads it; None keeps the noise."""
-    if seed is None:
-        return noise
-    noise = copy.copy(noise)
-    noise.seed = seed
-    return noise
 
 
 def worst_case(steps: int, gate: Gate) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from ..scoring.reward import Reward
-from .candidates import Candidate, Runs, mixed_noise
+from .candidates import Candidate, Runs
 from .monitor import video_latent
+from .noise import mixed_noise
 from .self_refine import refuse_caches
 from .vp import require_fitting
 
@@ -46,7 +47,7 @@ class SearchSettings:
     above 0; scale: rewards are divided by their spread between the candidates of the check ("spread": cosines and
     learned scores then mean the same to the softmax, which the paper's sum of three standardised scores does by itself)
     or not ("raw"). budget: the most model evaluations of a run, 0 for no bound. at_once: candidates in one model call,
-    which costs memory and saves time. schedule_steps: see `run.Inputs`.
+    which costs memory and saves time. schedule_steps: see `inputs.Inputs`.
     """
 
     candidates: int = 6

@@ -83,7 +83,7 @@ PRESETS = {
 class RefineSettings:
     """stages: the plan. tau: where two predictions of a step differ by less, in latent units ("absolute") or than this
     share of all places ("quantile", for latents of another scale), the clip is certain and left as it is; 0 refines
-    everywhere, infinity (quantile: 1) nothing. norm: p of the change, 1 or 2. schedule_steps: see `run.Inputs`."""
+    everywhere, infinity (quantile: 1) nothing. norm: p of the change, 1 or 2. schedule_steps: see `inputs.Inputs`."""
 
     stages: tuple[Stage, ...]
     tau: float = 0.2

@@ -17,7 +17,7 @@ from ..panel.runs import Decision, Run, Trial
 from ..scoring.inspector import Gate
 from ..trials.verdict import TrialRecord, Verdict
 from .monitor import inspect, show, video_latent
-from .run import gate_settings, model_family, partial_schedule, trial_record
+from .records import gate_settings, model_family, partial_schedule, trial_record
 
 logger = logging.getLogger("foresight")
 
@@ -29,7 +29,7 @@ class Watch:
     whichever sampler runs, nothing that it computes with is replaced.
 
     verdict: of the latest run, with the runs of the same queued prompt before it as its history; None before the
-    first. on_verdict sees each. schedule_steps: see `sampling.run.Inputs`. running: opens a run in the live panel.
+    first. on_verdict sees each. schedule_steps: see `sampling.inputs.Inputs`. running: opens a run in the live panel.
     """
 
     def __init__(

@@ -7,8 +7,7 @@ from dataclasses import replace
 import comfy.samplers
 import torch
 
-from foresight.sampling.candidates import mixed_noise
-from foresight.sampling.run import FixedNoise
+from foresight.sampling.noise import FixedNoise, mixed_noise
 from foresight.sampling.search import SearchSampler, SearchSettings
 
 EULER = comfy.samplers.ksampler("euler")

@@ -12,9 +12,9 @@ import torch
 from tiny_wan import ScriptedScorer, gate, inputs, model
 
 from foresight.nodes.audition import summary
-from foresight.nodes.hierarchy import SeededNoise
 from foresight.panel.runs import Decision, Refused, RunStore
 from foresight.sampling.audition import budget, hold_audition
+from foresight.sampling.noise import SeededNoise
 from foresight.sampling.run import monitored_sample
 
 SEEDS = (5, 6, 7, 8)

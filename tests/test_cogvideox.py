@@ -15,7 +15,8 @@ from foresight.nodes.hierarchy import ForesightSampler
 from foresight.refiner.base import Refinement
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import Anchor, Injection, InjectionSettings
-from foresight.sampling.run import Inputs, monitored_sample
+from foresight.sampling.inputs import Inputs
+from foresight.sampling.run import monitored_sample
 from foresight.sampling.vp import VPSampler
 
 if not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):

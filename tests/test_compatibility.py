@@ -23,7 +23,8 @@ from tiny_wan import Rewriter, gate
 from foresight.lab.release.compatibility import section
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
-from foresight.sampling.run import Inputs, monitored_sample
+from foresight.sampling.inputs import Inputs
+from foresight.sampling.run import monitored_sample
 from foresight.sampling.watch import Watch
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "compatibility.json"

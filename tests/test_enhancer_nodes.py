@@ -82,7 +82,7 @@ def test_audio_and_video_noise_are_mixed_as_the_search_mixes_them():
     import comfy.nested_tensor
     import comfy.utils
 
-    from foresight.sampling.candidates import mixed_noise
+    from foresight.sampling.noise import mixed_noise
 
     latent = {"samples": comfy.nested_tensor.NestedTensor([torch.zeros(1, 2, 3, 5, 5), torch.zeros(1, 1, 7)])}
     base = Noise_RandomNoise(5)

@@ -9,7 +9,8 @@ from tiny_wan import Rewriter, gate
 
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
-from foresight.sampling.run import monitored_sample, single_frame_probe
+from foresight.sampling.probe import single_frame_probe
+from foresight.sampling.run import monitored_sample
 
 T2V, I2V = "Wan 2.2 5B T2V", ["Wan 2.1 I2V", "Wan 2.2 14B I2V, two experts", "Wan 2.2 5B I2V"]
 

@@ -14,7 +14,8 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from tiny_wan import CancellingScorer, MeanL2R, Noise, ScriptedScorer, gate, inputs, model
 
-from foresight.sampling.run import monitored_sample, no_probe
+from foresight.sampling.probe import no_probe
+from foresight.sampling.run import monitored_sample
 from foresight.scoring.detector import DetectorSettings
 
 PASS, FAIL = (0.3,), (0.1,)

@@ -16,7 +16,8 @@ from foresight.panel.pictures import SIDE, thumbnail
 from foresight.panel.runs import Decision, Refused, Run, RunStore, Trial
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
-from foresight.sampling.run import monitored_sample, single_frame_probe
+from foresight.sampling.probe import single_frame_probe
+from foresight.sampling.run import monitored_sample
 from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
 
 PASS, FAIL = (0.3,), (0.1,)

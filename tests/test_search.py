@@ -15,7 +15,8 @@ from gaussians import SHAPE, Mixture, draw, sample
 from searches import EULER, Mean, Told, candidate, searching
 from tiny_wan import inputs, model
 
-from foresight.sampling.candidates import Runs, mixed_noise
+from foresight.sampling.candidates import Runs
+from foresight.sampling.noise import mixed_noise
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.search import (
     METHODS,

@@ -12,10 +12,10 @@ from searches import Mean, Told, candidate, searching
 from tiny_models import FAMILIES, with_mask
 from tiny_wan import Conditioned, Rewriter, gate, inputs, model
 
-from foresight.nodes.hierarchy import SeededNoise
 from foresight.sampling.audition import hold_audition
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
+from foresight.sampling.noise import SeededNoise
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.search import (
     SearchSampler,

@@ -18,7 +18,8 @@ from tiny_models import FAMILIES, with_mask
 from tiny_wan import gate, inputs, model
 
 from foresight.sampling.injection import Anchor, Injection
-from foresight.sampling.run import FixedNoise, monitored_sample
+from foresight.sampling.noise import FixedNoise
+from foresight.sampling.run import monitored_sample
 from foresight.sampling.self_refine import PRESETS, RefineSettings, parse_plan, self_refining
 
 EULER = comfy.samplers.ksampler("euler")

@@ -11,7 +11,7 @@ import comfy.sd
 import torch
 from tiny_wan import Noise, guided
 
-from foresight.sampling.run import Inputs
+from foresight.sampling.inputs import Inputs
 from foresight.sampling.vp import trailing_sigmas, vp_sampler
 
 LATENT = (16, 3, 8, 8)

@@ -17,7 +17,7 @@ from comfy_extras.nodes_wan import Wan22ImageToVideoLatent, WanImageToVideo
 from tiny_wan import LATENT, conditioning
 
 from foresight.sampling.experts import I2V_BOUNDARY, T2V_BOUNDARY, TwoExpertGuider
-from foresight.sampling.run import Inputs
+from foresight.sampling.inputs import Inputs
 from foresight.sampling.vp import fitting
 
 IMAGE = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(1))

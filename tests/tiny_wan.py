@@ -11,7 +11,7 @@ import comfy.sd
 import torch
 
 from foresight.refiner.base import Refinement
-from foresight.sampling.run import Inputs
+from foresight.sampling.inputs import Inputs
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.inspector import Gate
 

@@ -83,7 +83,9 @@ def gate(tiny: bool, device: torch.device) -> Gate:
 def measure(patcher, checked: Gate, clip: tuple[int, int, int], repeat: int, whole_runs: bool) -> dict[str, Any]:
     import comfy.samplers
 
-    from ...sampling.run import FixedNoise, Inputs, monitored_sample
+    from ...sampling.inputs import Inputs
+    from ...sampling.noise import FixedNoise
+    from ...sampling.run import monitored_sample
 
     width, height, frames = clip
     noise = torch.randn(1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)

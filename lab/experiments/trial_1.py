@@ -56,7 +56,8 @@ def sweep_prompt(index: int, prompt: str, scene: Scene, seeds: list[int], part: 
     """Verdicts by setting of `part` on a prompt's failed clips and as many good ones; `probe_right` says whose frame is
     right."""
     from ...sampling.injection import Anchor, Injection, InjectionSettings
-    from ...sampling.run import FixedNoise, monitored_sample
+    from ...sampling.noise import FixedNoise
+    from ...sampling.run import monitored_sample
 
     def given(noise: Tensor) -> Any:
         inputs = family().inputs(prompt, seeds[0])

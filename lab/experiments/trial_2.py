@@ -77,8 +77,9 @@ def _first(indices: Iterable[int]) -> int | None:
 
 def try_trials(family: DemoFamily, prompt: str, scene: Scene, seed: int) -> dict[str, Any]:
     """The detector's verdict on a base run and, where it rejects, the judge's on the finished clip of each arm."""
-    from ...sampling.hierarchy import reseeded
-    from ...sampling.run import model_family, monitored_sample
+    from ...sampling.noise import reseeded
+    from ...sampling.records import model_family
+    from ...sampling.run import monitored_sample
 
     given, gate = family.inputs(prompt, seed), family.gate(prompt)
     stopped = monitored_sample(given, gate, stop="decided").verdict

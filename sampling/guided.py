@@ -1,0 +1,81 @@
+"""One call of a guider, as ComfyUI's SamplerCustomAdvanced makes it, with a monitor as its sampler."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import latent_preview
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+
+from ..scoring.inspector import Gate
+from .inputs import Inputs, Latent
+from .monitor import MonitorSampler
+from .vp import require_fitting
+
+logger = logging.getLogger("foresight")
+
+
+def guided_sample(
+    inputs: Inputs, monitor: MonitorSampler, guider, shown_by: Gate | None = None
+) -> tuple[Latent, Latent]:
+    """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1. shown_by: makes the
+    preview that core shows on the node."""
+    require_fitting(inputs.sampler, guider.model_patcher.get_model_object("model_sampling"))
+    latent = inputs.latent.copy()
+    latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    x0_output: dict[str, torch.Tensor] = {}
+    callback = preview_callback(guider.model_patcher, inputs.steps, x0_output, shown_by)
+    samples = guider.sample(
+        inputs.noise.generate_noise(latent), latent["samples"], monitor, inputs.sigmas,
+        denoise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=inputs.noise.seed,
+    )
+    out = {**latent, "samples": samples.to(comfy.model_management.intermediate_device())}
+    if "x0" not in x0_output:
+        return out, out
+    x0 = guider.model_patcher.model.process_latent_out(x0_output["x0"].cpu())
+    return out, {**latent, "samples": x0}
+
+
+def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], shown_by: Gate | None) -> Callable:
+    """Core's own callback; where its previews are on, L2R makes them instead of the linear map: the middle frame and
+    not the first, and also for models of which core has no map. Whoever has chosen TAESD keeps it."""
+    methods = (LatentPreviewMethod.Auto, LatentPreviewMethod.Latent2RGB)
+    if shown_by is None or args.preview_method not in methods:
+        return latent_preview.prepare_callback(patcher, steps, x0_output)
+    bar = comfy.utils.ProgressBar(steps)
+
+    def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
+        x0_output["x0"] = x0
+        preview = None
+        try:
+            image = latent_preview.preview_to_image(shown_by.still(x0), do_scale=False)
+            preview = ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # promise 2
+            logger.warning("Foresight: step %d has no preview: %s: %s", step + 1, type(error).__name__, error)
+        bar.update_absolute(step + 1, total_steps, preview)
+
+    return callback
+
+
+def attached(guider, *judges):
+    """A copy of the guider whose model brings scorer and reward along, so that ComfyUI budgets memory for all."""
+    patchers = []
+    for judge in judges:
+        patcher = getattr(judge, "patcher", None)
+        if patcher is not None and patcher not in patchers:
+            patchers.append(patcher)
+    if not patchers:
+        return guider
+    guider = copy.copy(guider)
+    guider.model_patcher = guider.model_patcher.clone()
+    guider.model_patcher.set_additional_models("foresight", patchers)
+    return guider

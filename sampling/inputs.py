@@ -1,0 +1,55 @@
+"""What every sampling node takes: noise, guider, sampler, schedule and latent, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.samplers
+import torch
+
+Latent = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every sampling node takes. noise: a NOISE object; latent: a LATENT dict; sigmas: [N + 1], decreasing.
+
+    schedule_steps: the steps of the whole schedule where sigmas is only its first part; 0 where it is all of it.
+    """
+
+    noise: Any
+    guider: Any
+    sampler: comfy.samplers.Sampler
+    sigmas: torch.Tensor
+    latent: Latent
+    schedule_steps: int = 0
+
+    def __post_init__(self):
+        sigmas = self.sigmas
+        if sigmas.ndim != 1 or len(sigmas) < 2:
+            raise ValueError(
+                f"sigmas has {len(sigmas)} value(s): a run needs at least 2 (one step). Raise steps or denoise."
+            )
+        if not torch.isfinite(sigmas).all() or not (sigmas[1:] < sigmas[:-1]).all():
+            raise ValueError(
+                "sigmas do not decrease from step to step: connect them as a scheduler gives them, not flipped or "
+                f"joined in the wrong order. Got {[round(float(sigma), 4) for sigma in sigmas[:6]]}..."
+            )
+        samples = self.latent["samples"]
+        if not getattr(samples, "is_nested", False) and not torch.isfinite(samples).all():
+            raise ValueError("latent holds NaN or infinite values: something before this node has failed.")
+        if 0 < self.schedule_steps < self.steps:
+            raise ValueError(
+                f"schedule_steps is {self.schedule_steps}, but the sigmas alone have {self.steps} steps: enter "
+                "the steps of the whole schedule, or 0 where the sigmas are all of it."
+            )
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def whole(self) -> int:
+        """Steps of the whole schedule, of which the detector's windows are shares."""
+        return self.schedule_steps or self.steps

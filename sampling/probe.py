@@ -1,0 +1,89 @@
+"""The single-frame probe: does the model get at least a still of the prompt right? (paper, section 3.2, Trial 1)"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.sample
+import torch
+
+from ..panel.runs import Run, Trial
+from ..scoring.inspector import Gate
+from ..trials.verdict import TrialRecord, Verdict
+from .enhanced import unsearched
+from .guided import attached, guided_sample
+from .injection import Anchor
+from .inputs import Inputs
+from .monitor import MonitorSampler
+from .noise import FixedNoise
+from .records import trial_record
+
+logger = logging.getLogger("foresight")
+
+
+def single_frame_probe(
+    inputs: Inputs, gate: Gate, rejected: Verdict, run: Run | None = None
+) -> tuple[Anchor | None, Verdict]:
+    """Samples one latent frame of the same prompt up to the detector's decision (paper, section 3.2, Trial 1).
+
+    The probe's noise is the first latent frame of the run's own noise. Its verdict is accepted where it beats the
+    `rejected` one by the gate's delta; on the second probe (after refinement) any anchor is. No anchor: probing failed.
+    """
+    run = run or Run()
+    latent = dict(inputs.latent)
+    latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
+    trial = "2->1" if rejected.refined else "1"
+    noise, samples = inputs.noise.generate_noise(latent), latent["samples"]
+    run.begin(Trial(trial, "probe", inputs.steps, gate.single_frame.window(inputs.whole), True), {})
+
+    def concluded(record: TrialRecord) -> Verdict:
+        run.conclude(record)
+        return rejected.followed_by(record)
+
+    if message := no_probe(inputs, samples):
+        return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
+    first = {"samples": samples[:, :, :1]}
+    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=run.to_picture)
+    monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", run=run, look=gate.look)
+    begin = time.perf_counter()
+    single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
+    failure = None
+    try:
+        guided_sample(single, monitor, attached(inputs.guider, gate.scorer), gate)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:  # promise 2: e.g. a control video of full length that does not fit one frame
+        failure = f"the single frame could not be sampled: {type(error).__name__}: {error}"
+        logger.warning("Foresight: %s", failure)
+    seconds = time.perf_counter() - begin
+    record = trial_record(
+        trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True
+    )
+    if failure:
+        return None, concluded(replace(record, accepted=False, message=failure))
+    if monitor.x0 is None or not torch.isfinite(monitor.x0).all():
+        return None, concluded(replace(record, accepted=False, message="the probe gave no usable frame"))
+    found, asked = record.best.predicted_score, rejected.predicted_score
+    better = found is not None and asked is not None and found >= asked + gate.delta
+    accepted = inspector.overruled[0] if inspector.overruled else better or rejected.refined
+    verdict = concluded(replace(record, accepted=accepted, details={"better_by_delta": better}))
+    return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict, gate), verdict
+
+
+def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
+    """Why a single frame cannot be probed, or None.
+
+    A clip that starts from an image has its first frame already: alone it would come out as that image, whatever the
+    prompt says, and as an anchor it would freeze the clip. So Trial 1 is left out there and Trial 2 comes next.
+    """
+    if getattr(samples, "is_nested", False) or samples.ndim != 5:
+        return "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
+    conds = getattr(inputs.guider, "original_conds", {}).get("positive", ())
+    mask = inputs.latent.get("noise_mask")
+    known = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0  # Wan 2.2 5B: 0 where a frame is given
+    if known or any(cond.get("concat_latent_image") is not None for cond in conds):  # Wan I2V, CogVideoX I2V, Fun
+        return "the clip starts from given frames, so one frame says nothing about the prompt: Trial 1 is left out"
+    return None

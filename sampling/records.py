@@ -1,0 +1,90 @@
+"""What a sampling run leaves for the report: its record, its settings, and notes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ..scoring.inspector import Gate, Inspector
+from ..trials.verdict import TrialRecord
+from .enhanced import refinement
+from .inputs import Inputs
+from .search import SearchSampler
+
+logger = logging.getLogger("foresight")
+
+
+def enhancement(inputs: Inputs, nfe_plain: int) -> dict[str, Any]:
+    """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
+    and what a run of one candidate, and of the whole search, takes at most."""
+    refine, search = refinement(inputs.sampler), None
+    if isinstance(inputs.sampler, SearchSampler):
+        search = dict(inputs.sampler.result)
+    candidate = nfe_plain + (refine.settings.evaluations(inputs.steps) - inputs.steps if refine else 0)
+    return {
+        "nfe_plain": nfe_plain, "nfe_candidate_most": candidate,
+        "nfe_most": search["nfe_most"] if search else candidate,
+        "search": search, "self_refine": refine and refine.result.report(),
+    }  # fmt: skip
+
+
+def trial_record(
+    trial: str, kind: str, inspector: Inspector | None, evaluations: int, steps: int, seconds: float, *,
+    single_frame: bool = False,
+) -> TrialRecord:
+    """The record of one guider call: `evaluations` of the model in `steps` steps, inspection included in `seconds`."""
+    items = inspector.items() if inspector else ()
+    sampling = seconds - (inspector.seconds if inspector else 0.0)
+    record = TrialRecord(
+        trial=trial, kind=kind, items=items,
+        accepted=not items or any(item.accepted for item in items),
+        nfe_video=0 if single_frame else evaluations,
+        nfe_single_frame=evaluations if single_frame else 0,
+        steps=steps,
+        seconds={"sampling": sampling, "inspection": 0.0},
+        message=inspector.message if inspector else None,
+    )
+    if inspector is None:
+        return record
+    if inspector.last is not None:
+        try:
+            record = replace(record, preview=inspector.preview(items.index(record.best)))
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # promise 2
+            logger.warning("Foresight: no preview: %s: %s", type(error).__name__, error)
+            message = f"no preview could be made: {type(error).__name__}: {error}"
+            record = replace(record, message=record.message or message)
+    return replace(record, seconds={"sampling": sampling, "inspection": inspector.seconds})
+
+
+def model_family(patcher) -> str:
+    """The video model's class in core, e.g. "WAN21": for the report, and for whoever refines prompts for it."""
+    return type(patcher.model).__name__
+
+
+def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
+    """What the report says of the gate, in a schedule of `steps` steps."""
+    if gate is None:
+        return {}
+    return {
+        "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
+        "scorer": gate.scorer.name, "l2r": gate.l2r.name, "every": gate.every,
+        "video_window": list(gate.video.window(steps)),
+        "single_frame_window": list(gate.single_frame.window(steps)), "schedule_steps": steps,
+    }
+
+
+def partial_schedule(patcher, sigmas: torch.Tensor) -> str | None:
+    """A note for the report where sampling does not start from pure noise (video to video, a second pass)."""
+    top = getattr(patcher.get_model_object("model_sampling"), "sigma_max", None)
+    if top is None or float(sigmas[0]) >= 0.9 * float(top):
+        return None
+    return (
+        f"sampling starts at sigma {float(sigmas[0]):.3g}, not at the model's {float(top):.3g}: previews are "
+        "clearer there than the detector's settings were made for"
+    )
