@@ -24,9 +24,9 @@ from ..demo.captions import parse_caption, prompt
 from ..demo.judge import judge
 from ..demo.world import DIFFICULTIES, Scene
 from .demo_graph import FORESIGHT, PLAIN, PREVIEW, REPORT, demo_graph
+from .graphs import node_of
 from .media import contact_sheet, write_clip
 from .server import ComfyClient, Prompt, seconds
-from .workflows import node_of
 
 
 @dataclass(frozen=True)

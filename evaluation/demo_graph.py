@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .graphs import ObjectInfo, node_of, one_node
 from .server import Prompt
-from .ui_format import ObjectInfo
-from .workflows import api_graph, node_of
 
 # Output nodes to run one at a time: the others' nodes stay in the prompt, so that ComfyUI keeps what they have loaded.
 PLAIN, FORESIGHT, PREVIEW = "save_plain", "save", "save_preview"
@@ -14,20 +13,19 @@ REPORT = "ForesightRunReport"
 _SHARED = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "latent_image")
 
 
-def demo_graph(object_info: ObjectInfo, prompt: str, seed: int, **settings: Any) -> Prompt:
+def demo_graph(object_info: ObjectInfo, prompt: str, seed: int, **widgets: Any) -> Prompt:
     """workflows/demo_one_node.json with this prompt and seed, and the same clip by core's KSampler.
 
-    settings: of evaluation.graph_settings.Settings. Frames are the images of the output nodes PLAIN, FORESIGHT and
-    PREVIEW.
+    widgets: of Foresight Sampler. Frames are the images of the output nodes PLAIN, FORESIGHT and PREVIEW.
     """
-    graph = api_graph("demo_one_node", object_info, prompt=prompt, seed=seed, **settings)
+    graph = one_node("demo", object_info, prompt=prompt, seed=seed, **widgets)
     sampled, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
-    given = graph[sampled]["inputs"]
+    inputs = graph[sampled]["inputs"]
     return graph | {
-        "positive": _node("CLIPTextEncode", clip=given["clip"], text=given["prompt"]),
-        "negative": _node("CLIPTextEncode", clip=given["clip"], text=given["negative"]),
+        "positive": _node("CLIPTextEncode", clip=inputs["clip"], text=inputs["prompt"]),
+        "negative": _node("CLIPTextEncode", clip=inputs["clip"], text=inputs["negative"]),
         "plain": _node(
-            "KSampler", **{name: given[name] for name in _SHARED}, positive=["positive", 0], negative=["negative", 0],
+            "KSampler", **{name: inputs[name] for name in _SHARED}, positive=["positive", 0], negative=["negative", 0],
             denoise=1.0,
         ),
         "plain_frames": _node("VAEDecode", samples=["plain", 0], vae=graph[decoded]["inputs"]["vae"]),

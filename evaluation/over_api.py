@@ -15,8 +15,8 @@ from PIL import Image
 
 from .backend import Sampled
 from .graph_settings import FAMILIES
+from .graphs import node_of, one_node
 from .server import ComfyClient, Prompt
-from .workflows import api_graph, node_of
 
 TIMEOUT = 4 * 3600.0  # seconds for one clip: a 14B model on a small GPU takes the better part of an hour
 FRAMES, AGAIN = "frames", "again_"
@@ -37,7 +37,7 @@ class OverApi:
             raise ConnectionError(f"the ComfyUI at {url} has no Foresight: install the pack there and start it again.")
 
     def graph(self, prompt: str, seed: int, settings: Mapping[str, Any], inject: bool, refine: bool) -> Prompt:
-        graph = api_graph(f"{self.model}_one_node", self.nodes, prompt=prompt, seed=seed, steps=self.steps)
+        graph = one_node(self.model, self.nodes, prompt=prompt, seed=seed, steps=self.steps)
         sampler, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
         graph[sampler]["inputs"] |= {"inject": inject, **settings, **({} if refine else {"refiner": "off"})}
         return graph | {FRAMES: _node("PreviewImage", images=[decoded, 0])}

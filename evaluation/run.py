@@ -24,11 +24,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..scoring.detector import DetectorSettings
-from .graph_settings import FAMILIES
+from .graph_settings import FAMILIES, PACK
 from .methods import BASE, STANDARD, MethodError, load_method
 from .store import Store, StoreError
 from .suites import Suite, SuiteError, load_suite
-from .ui_format import PACK
 from .workers import Job, Outcome, Spec, in_processes, over_servers
 
 DATABASE = "runs.sqlite"
@@ -53,7 +52,7 @@ def model_settings(model: str, family: str | None, steps: int | None, judge: str
         settings: dict[str, Any] = {"family": family}
     else:
         settings = {"model": model, **asdict(FAMILIES[model])}
-        for of_the_example in ("prompt", "seed", "note"):
+        for of_the_example in ("prompt", "seed"):
             del settings[of_the_example]
         settings["steps"] = steps or settings["steps"]
     if model == "demo" and not family:

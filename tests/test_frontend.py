@@ -11,8 +11,9 @@ import comfy.model_sampling
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from foresight.evaluation.graph_settings import FAMILIES
 from foresight.evaluation.server import ComfyServer, Prompt
-from foresight.evaluation.workflows import GRAPHS, api_graph
+from foresight.lab.graphs.forms import GRAPHS, api_graph
 from foresight.lab.release.thumbnails import CHROMIUM, FLAGS, READY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 @pytest.fixture(scope="module")
 def page(comfy_server: ComfyServer) -> Iterator[Page]:
     models = comfy_server.base / "models"
-    for _, s in GRAPHS.values():  # a file's name is enough for the frontend
+    for s in FAMILIES.values():  # a file's name is enough for the frontend
         for folder, name in (("diffusion_models", s.model), ("diffusion_models", s.low_noise_model), ("vae", s.vae),
                              ("text_encoders", s.text_encoder), ("foresight", s.scorer)):  # fmt: skip
             if name and s.text_encoder and not (models / folder / name).exists():
@@ -51,7 +52,7 @@ def opened(page: Page, workflow: dict[str, Any]) -> tuple[Prompt, list[str]]:
 
 # ComfyUI 0.3.75 has no native CogVideoX: its text encoder's type is no choice there.
 NATIVE = hasattr(comfy.model_sampling, "V_PREDICTION_DDPM")
-OPENED = [name for name, (_, s) in GRAPHS.items() if NATIVE or s.rule is None]
+OPENED = [name for name, (_, family) in GRAPHS.items() if NATIVE or FAMILIES[family].rule is None]
 
 
 @pytest.mark.parametrize("name", OPENED)

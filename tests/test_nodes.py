@@ -12,10 +12,11 @@ import tiny_weights
 import torch
 from PIL import Image
 
+from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
-from foresight.evaluation.workflows import api_graph, node_of
 from foresight.l2r.checkpoint import save_l2r
 from foresight.l2r.model import L2R
+from foresight.lab.graphs.forms import api_graph
 from foresight.lab.release.locales import files as locale_files
 
 ROOT = Path(__file__).resolve().parent.parent

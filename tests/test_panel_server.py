@@ -11,8 +11,9 @@ import urllib.request
 import aiohttp
 import pytest
 
+from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer
-from foresight.evaluation.workflows import api_graph, node_of
+from foresight.lab.graphs.forms import api_graph
 
 TEXT = 3  # core's binary message for text on a node
 

@@ -15,8 +15,9 @@ import tiny_weights
 from openai_server import GOOD, OpenAIServer
 from test_workflows import FAIL, NEVER_BETTER, TINY, both
 
+from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Interrupted, PromptRejected
-from foresight.evaluation.workflows import api_graph, node_of
+from foresight.lab.graphs.forms import api_graph
 
 KEY = "sk-secret-of-the-machine"
 PROMPT = "a red circle moves left on a white background"

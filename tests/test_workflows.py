@@ -12,15 +12,19 @@ from typing import Any
 
 import aiohttp
 import comfy.model_sampling
+import comfyui_version
 import pytest
 import tiny_weights
 import torch
 from safetensors.torch import load, save_file
 
-from foresight.evaluation import workflows
-from foresight.evaluation.graph_settings import COGVIDEOX, WAN, WAN_5B, WAN_14B, WAN_22
+from foresight.evaluation.graph_settings import COGVIDEOX, FAMILIES, WAN, WAN_5B, WAN_14B, WAN_22
+from foresight.evaluation.graphs import api_form, node_of, one_node
 from foresight.evaluation.server import ComfyServer, Prompt
-from foresight.evaluation.workflows import GRAPHS, api_graph, node_of
+from foresight.lab.graphs.__main__ import BLUEPRINT, BOX_INPUTS
+from foresight.lab.graphs.__main__ import files as graph_files
+from foresight.lab.graphs.forms import GRAPHS, api_graph, graph
+from foresight.lab.graphs.ui_format import CORE
 from foresight.refiner.restart import SEED_STEP
 from foresight.trials.summary import report_text
 
@@ -122,7 +126,7 @@ def run(server: ComfyServer, info: dict[str, Any], name: str, **overrides: Any) 
         prompt["latent"] = saved(prompt[node_of(prompt, "VAEDecode")]["inputs"]["samples"])
     entry, executed = queue_watched(server, prompt)
     (report,) = entry["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
-    titles = {str(node.id): node.title or node.type for node in workflows.graph(name).nodes}
+    titles = {str(node.id): node.title or node.type for node in graph(name).nodes}
     return Run(report, saved_latent(server, entry, "latent"), [titles.get(id, id) for id in executed])
 
 
@@ -205,7 +209,7 @@ def test_a_prompt_that_cannot_be_refined_is_sampled_plainly(server, info):
 @pytest.mark.parametrize("family", ["wan", "wan 14b", "experts", "5b", *NEWER])
 def test_the_graphs_of_real_models_run(server, info, family):
     """With stand-ins for the big files, at a small size; the rest is the committed graph."""
-    _, settings = GRAPHS[FORMS[family][0]]
+    settings = FAMILIES[GRAPHS[FORMS[family][0]][1]]
     given = {"model": settings.model, "converter": settings.converter, **FAIL, **NEVER_BETTER}
     if family == "5b":
         given |= {"width": 64, "height": 64}  # its latents are 16 times smaller
@@ -217,7 +221,7 @@ def test_the_graphs_of_real_models_run(server, info, family):
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith(("_self_refine", "_latent_search"))])
 def test_the_graphs_of_enhancers_run(server, info, name):
-    _, settings = GRAPHS[name]
+    settings = FAMILIES[GRAPHS[name][1]]
     family = {} if name.startswith("demo") else {"model": settings.model, "converter": settings.converter}
     prompt = api_graph(name, info, **{**TINY, **family})
     told = node_of(prompt, "PreviewAny", 1)  # the first tells the Run Report's text
@@ -242,37 +246,30 @@ def test_a_passing_gate_gives_what_core_gives(server, info):
     assert torch.equal(saved_latent(server, entry, "ours"), saved_latent(server, entry, "theirs"))
 
 
-def read(workflow: dict[str, Any]) -> Prompt:
-    """The API form of a workflow file, as the frontend makes it."""
-    links = {id: (str(origin), slot) for id, origin, slot, *_ in workflow["links"]}
-    prompt = {}
-    for node in workflow["nodes"]:
-        if node["type"] == "MarkdownNote":
-            continue
-        values, inputs = iter(node["widgets_values"]), {}
-        for given in node["inputs"]:
-            if "widget" in given:
-                inputs[given["name"]] = next(values)
-                if given["name"] in ("seed", "noise_seed"):
-                    assert next(values) == "fixed"
-            if given["link"] is not None:
-                inputs[given["name"]] = list(links[given["link"]])
-        assert not list(values)
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return prompt
-
-
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_committed_file_is_the_graph(info, name):
-    """If this fails, the graphs have changed: write the files anew with `python -m foresight.evaluation.workflows`."""
-    committed = read(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")))
+    """If this fails, the graphs have changed: write the files anew with `python -m foresight.lab.graphs`."""
+    committed = api_form(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")))
     now = api_graph(name, info)
     assert committed.keys() == now.keys()
     for id, node in committed.items():
         assert node["class_type"] == now[id]["class_type"]
         # A newer ComfyUI may have added widgets to its nodes.
         assert node["inputs"].items() <= now[id]["inputs"].items()
-        assert workflows.graph(name).prompt()[id]["inputs"].items() <= node["inputs"].items()
+        assert graph(name).prompt()[id]["inputs"].items() <= node["inputs"].items()
+
+
+@pytest.mark.skipif(comfyui_version.__version__ != CORE["ver"], reason="the files are written with the oldest ComfyUI")
+def test_the_files_are_what_their_command_writes(info):
+    """If this fails: `python -m foresight.lab.graphs`."""
+    for path, text in graph_files(info).items():
+        assert (ROOT / path).read_text(encoding="utf-8") == text, path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_commands_read_the_one_node_graph_from_its_file(info, family):
+    widgets = {"prompt": "a red ring", "seed": 5, "steps": 7, "tau": 0.3}
+    assert one_node(family, info, **widgets) == api_graph(f"{family}_one_node", info, **widgets)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -293,7 +290,7 @@ def test_the_file_names_its_sources(server, info, name):
             assert model["directory"] in folders
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(".safetensors")
     named = {model["name"] for node in workflow["nodes"] for model in node["properties"].get("models", [])}
-    _, s = GRAPHS[name]
+    s = FAMILIES[GRAPHS[name][1]]
     wanted = {s.model, s.low_noise_model, s.vae, s.text_encoder, s.scorer} - {None} if s.text_encoder else set()
     wanted -= {COGVIDEOX.model}  # is nowhere to be had under ComfyUI's names; the note says how it is made
     assert named == wanted
@@ -303,11 +300,11 @@ def test_comfyui_offers_the_graphs_and_the_box(server):
     assert sorted(json.loads(server.get("/workflow_templates"))["foresight"]) == sorted(GRAPHS)
     assert {path.suffix for path in (ROOT / "workflows").iterdir()} <= {".json", ".jpg"}
     offered = json.loads(server.get("/global_subgraphs"))
-    (id,) = [id for id, entry in offered.items() if entry["name"] == workflows.BLUEPRINT]
+    (id,) = [id for id, entry in offered.items() if entry["name"] == BLUEPRINT]
     served = json.loads(json.loads(server.get(f"/global_subgraphs/{id}"))["data"])
     (box,) = served["definitions"]["subgraphs"]
     assert served["nodes"][0]["type"] == box["id"]
-    assert [given["name"] for given in box["inputs"]] == list(workflows.BOX_INPUTS)
+    assert [given["name"] for given in box["inputs"]] == list(BOX_INPUTS)
 
 
 def test_the_box_is_the_hierarchy(server, info):
@@ -326,7 +323,7 @@ def test_the_box_is_the_hierarchy(server, info):
         (link["id"], f"box{link['origin_id']}" if link["origin_id"] != -10 else "fed", link["origin_slot"])
         for link in box["links"]
     ]}  # fmt: skip
-    for id, node in read(flat).items():
+    for id, node in api_form(flat).items():
         for name, value in node["inputs"].items():
             if isinstance(value, list) and value[0] == "fed":
                 node["inputs"][name] = fed[box["inputs"][value[1]]["name"]]

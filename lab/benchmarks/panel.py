@@ -22,9 +22,9 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from ...evaluation.comfyui import comfyui_path, load_comfyui
+from ...evaluation.graphs import node_of, one_node
 from ...evaluation.results import environment
 from ...evaluation.server import ComfyServer
-from ...evaluation.workflows import api_graph, node_of
 from ..release.thumbnails import CHROMIUM, FLAGS, NO_DIALOGS, READY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def measure(server: ComfyServer, page: Page, pairs: int) -> dict[str, Any]:
     client = page.evaluate("() => app.api?.clientId ?? window.comfyAPI.api.api.clientId")
 
     def clip(seed: int) -> float:
-        prompt = api_graph("demo_one_node", info, seed=seed, tau=-0.99)  # passes: the same work each time
+        prompt = one_node("demo", info, seed=seed, tau=-0.99)  # passes: the same work each time
         server.wait(server.submit(prompt, [node_of(prompt, "ForesightRunReport")], client))
         newest = json.loads(server.get("/foresight/runs"))["runs"][0]["id"]
         return json.loads(server.get(f"/foresight/runs/{newest}"))["report"]["seconds"]

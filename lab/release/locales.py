@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...evaluation.graphs import ObjectInfo
 from ...evaluation.server import ComfyClient
-from ...evaluation.ui_format import ObjectInfo
 from .chinese import NAMES, TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]

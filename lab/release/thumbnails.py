@@ -20,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from ...evaluation.comfyui import comfyui_path
 from ...evaluation.server import ComfyServer
-from ...evaluation.workflows import GRAPHS
+from ..graphs.forms import GRAPHS
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 512

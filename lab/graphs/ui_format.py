@@ -6,138 +6,24 @@ What a node looks like (its sockets, its widgets and their order) is taken from 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-from .server import Prompt
+from ...evaluation.graph_settings import PACK
+from ...evaluation.graphs import Input, ObjectInfo, inputs_of
+from .graph import Graph, Link, Node
 
-ObjectInfo = Mapping[str, Mapping[str, Any]]
-
-# Who offers a node where it is missing: our registry name and version, and the oldest ComfyUI that is supported.
-PACK, CORE = {"cnr_id": "foresight-video", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.3.75"}
+CORE = {"cnr_id": "comfy-core", "ver": "0.3.75"}  # the oldest ComfyUI that is supported
 COLOURS = {"green": ("#232", "#353"), "red": ("#322", "#533")}  # as core's templates mark their prompts
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 BOX, BOX_OUT = -10, -20  # the frontend's ids of a subgraph's own ends
-WIDTH, GAP, TITLE, SLOT, WIDGET, TEXT = 340, 50, 30, 20, 26, 110  # pixels
+GAP, TITLE, SLOT, WIDGET, TEXT = 50, 30, 20, 26, 110  # pixels
 # The live view below the widgets (web/foresight.js).
 VIEWS = dict.fromkeys(("ForesightSampler", "ForesightMonitoredSampler", "ForesightSeedAudition"), 310)
 
 
-@dataclass
-class Node:
-    """inputs: by name; a Link, or the value of a widget. size: None is computed."""
-
-    id: int
-    type: str
-    inputs: dict[str, Any]
-    title: str | None = None
-    colour: str | None = None
-    size: tuple[int, int | None] = (WIDTH, None)
-
-    def __getitem__(self, slot: int) -> Link:
-        return Link(self, slot)
-
-
-@dataclass(frozen=True)
-class Link:
-    """An output of a node, or an input of the box around the graph (node None)."""
-
-    node: Node | None
-    slot: int
-
-
-@dataclass
-class Group:
-    title: str
-    column: int
-    nodes: list[Node] = field(default_factory=list)
-
-
-@dataclass
-class Graph:
-    """Nodes in groups; groups of one column stand below each other. note: Markdown, left of everything."""
-
-    note: str = ""
-    groups: list[Group] = field(default_factory=list)
-
-    @property
-    def nodes(self) -> list[Node]:
-        return sorted((node for group in self.groups for node in group.nodes), key=lambda node: node.id)
-
-    def group(self, title: str, column: int) -> None:
-        """Nodes that are added from now on belong to this group."""
-        self.groups.append(Group(title, column))
-
-    def add(
-        self, class_type: str, /, *, title: str | None = None, colour: str | None = None,
-        size: tuple[int, int | None] = (WIDTH, None), **inputs: Any,
-    ) -> Node:  # fmt: skip
-        node = Node(len(self.nodes) + 1, class_type, inputs, title, colour, size)
-        self.groups[-1].nodes.append(node)
-        return node
-
-    def prompt(self) -> Prompt:
-        """The API form."""
-        return {
-            str(node.id): {
-                "class_type": node.type,
-                "inputs": {
-                    name: [str(value.node.id), value.slot] if isinstance(value, Link) else value
-                    for name, value in node.inputs.items()
-                },
-            }
-            for node in self.nodes
-        }
-
-
-@dataclass(frozen=True)
-class _Input:
-    name: str
-    type: str
-    optional: bool
-    options: Mapping[str, Any]
-
-    @property
-    def is_widget(self) -> bool:
-        return self.type in WIDGETS and not self.options.get("forceInput")
-
-    @property
-    def default(self) -> Any:
-        """What the frontend would put into the widget."""
-        if self.type == "COMBO":
-            return self.options.get("default", next(iter(self.options["options"]), None))
-        return self.options.get("default", {"STRING": "", "BOOLEAN": False}.get(self.type, self.options.get("min", 0)))
-
-
-def _inputs(info: Mapping[str, Any]) -> Iterator[_Input]:
-    """In the order of the definition, which is that of the widgets' values."""
-    for kind in ("required", "optional"):
-        for name, (type, *options) in info["input"].get(kind, {}).items():
-            found = options[0] if options else {}
-            if isinstance(type, list):  # V1 nodes put a combo's choices where its type would be
-                type, found = "COMBO", {**found, "options": type}
-            yield _Input(name, type, kind == "optional", found)
-
-
-def _slots(info: Mapping[str, Any]) -> list[_Input]:
+def _slots(info: Mapping[str, Any]) -> list[Input]:
     """In the order of a node's slots: the frontend puts sockets before widgets, and a link names its slot by number."""
-    return sorted(_inputs(info), key=lambda given: given.is_widget)
-
-
-def fill_defaults(prompt: Prompt, object_info: ObjectInfo) -> Prompt:
-    """The prompt with every open widget at its default, as the frontend sends it."""
-    return {
-        id: {
-            "class_type": node["class_type"],
-            "inputs": {
-                given.name: node["inputs"].get(given.name, given.default)
-                for given in _inputs(object_info[node["class_type"]])
-                if given.is_widget or given.name in node["inputs"]
-            },
-        }
-        for id, node in prompt.items()
-    }
+    return sorted(inputs_of(info), key=lambda each: each.is_widget)
 
 
 class _Writer:
@@ -152,10 +38,10 @@ class _Writer:
         self.nodes = self._place()
 
     def _link(self, node: Node) -> None:
-        for slot, given in enumerate(_slots(self.info[node.type])):
-            if isinstance(source := node.inputs.get(given.name), Link):
+        for slot, each in enumerate(_slots(self.info[node.type])):
+            if isinstance(source := node.inputs.get(each.name), Link):
                 origin = (source.node.id, source.slot) if source.node else (BOX, source.slot)
-                self.connect(*origin, node.id, slot, given.type)
+                self.connect(*origin, node.id, slot, each.type)
 
     def connect(self, origin: int, origin_slot: int, target: int, target_slot: int, type: str) -> int:
         ends = {"origin_id": origin, "origin_slot": origin_slot, "target_id": target, "target_slot": target_slot}
@@ -168,15 +54,15 @@ class _Writer:
     def _height(self, node: Node) -> int:
         if node.size[1]:
             return node.size[1]
-        info, inputs = self.info[node.type], list(_inputs(self.info[node.type]))
-        widgets = [given for given in inputs if given.is_widget]
-        height = max(sum(not given.is_widget for given in inputs), len(info["output"])) * SLOT + 12
-        height += sum(TEXT if given.options.get("multiline") else WIDGET for given in widgets)
-        height += WIDGET * sum("control_after_generate" in given.options for given in widgets)
+        info, inputs = self.info[node.type], list(inputs_of(self.info[node.type]))
+        widgets = [each for each in inputs if each.is_widget]
+        height = max(sum(not each.is_widget for each in inputs), len(info["output"])) * SLOT + 12
+        height += sum(TEXT if each.options.get("multiline") else WIDGET for each in widgets)
+        height += WIDGET * sum("control_after_generate" in each.options for each in widgets)
         return height + VIEWS.get(node.type, 0)
 
     def _place(self) -> list[dict[str, Any]]:
-        made, x = [], 0
+        nodes, x = [], 0
         for column in sorted({group.column for group in self.graph.groups}):
             groups = [group for group in self.graph.groups if group.column == column]
             width = max(node.size[0] for group in groups for node in group.nodes)
@@ -185,25 +71,25 @@ class _Writer:
                 top, y = y, y + 50
                 for node in group.nodes:
                     y += TITLE
-                    made.append(self._node(node, [x, y], [width, self._height(node)]))
+                    nodes.append(self._node(node, [x, y], [width, self._height(node)]))
                     y += self._height(node) + 20
                 box = [x - 15, top, width + 30, y - top]
                 self.bounding.append({"id": len(self.bounding) + 1, "title": group.title, "bounding": box,
                                       "color": "#3f789e", "font_size": 24, "flags": {}})  # fmt: skip
                 y += GAP
             x += width + GAP + 30
-        return sorted(made, key=lambda node: node["id"])
+        return sorted(nodes, key=lambda node: node["id"])
 
     def _node(self, node: Node, position: list[int], size: list[int]) -> dict[str, Any]:
-        info, inputs = self.info[node.type], list(_inputs(self.info[node.type]))
+        info, inputs = self.info[node.type], list(inputs_of(self.info[node.type]))
         into = {(link["target_id"], link["target_slot"]): link["id"] for link in self.links}
         values = []
-        for given in inputs:
-            if given.is_widget:
-                value = node.inputs.get(given.name, given.default)
+        for each in inputs:
+            if each.is_widget:
+                value = node.inputs.get(each.name, each.default)
                 # A widget that something is connected to keeps a value of its own under the connection.
-                values.append(given.default if isinstance(value, Link) else value)
-                if given.options.get("control_after_generate"):
+                values.append(each.default if isinstance(value, Link) else value)
+                if each.options.get("control_after_generate"):
                     values.append("fixed")
         source = PACK if node.type.startswith("Foresight") else CORE
         models = [
@@ -211,15 +97,15 @@ class _Writer:
             for value in values
             if value in self.downloads
         ]
-        made = {
+        entry = {
             "id": node.id, "type": node.type, "pos": position, "size": size, "flags": {}, "order": node.id - 1,
             "mode": 0,
             "inputs": [
-                {"name": given.name, "type": given.type}
-                | ({"shape": 7} if given.optional else {})
-                | ({"widget": {"name": given.name}} if given.is_widget else {})
+                {"name": each.name, "type": each.type}
+                | ({"shape": 7} if each.optional else {})
+                | ({"widget": {"name": each.name}} if each.is_widget else {})
                 | {"link": into.get((node.id, slot))}
-                for slot, given in enumerate(_slots(info))
+                for slot, each in enumerate(_slots(info))
             ],
             "outputs": [
                 {"name": name, "type": type, "links": self.from_(node.id, slot) or None}
@@ -229,10 +115,10 @@ class _Writer:
             "widgets_values": values,
         }  # fmt: skip
         if node.title:
-            made["title"] = node.title
+            entry["title"] = node.title
         if node.colour:
-            made["color"], made["bgcolor"] = COLOURS[node.colour]
-        return made
+            entry["color"], entry["bgcolor"] = COLOURS[node.colour]
+        return entry
 
 
 def ui_workflow(

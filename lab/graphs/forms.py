@@ -1,23 +1,19 @@
-"""The example graphs, written once: as prompts for ComfyUI's API and as the files in workflows/ and subgraphs/.
+"""The example graphs: one node that does everything, the paper's hierarchy of nodes, and the enhancers.
 
-    api_graph("demo_one_node", client.object_info(), prompt="a red circle moves left on a white background", seed=7)
-    python -m foresight.evaluation.workflows --server http://127.0.0.1:8188     writes the files anew
+    api_graph("demo_visual_hierarchy", client.object_info(), prompt="a red circle moves left", seed=7)
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from .graph_settings import CALIBRATE, DOWNLOADS, FAMILIES, WAN, Settings
-from .server import ComfyClient, Prompt
-from .ui_format import WIDTH, Graph, Link, Node, ObjectInfo, blueprint, fill_defaults, ui_workflow
-
-ROOT = Path(__file__).resolve().parent.parent
+from ...evaluation.graph_settings import CALIBRATE, FAMILIES, Settings
+from ...evaluation.graphs import ObjectInfo, fill_defaults
+from ...evaluation.server import Prompt
+from .graph import WIDTH, Graph, Link, Node
+from .notes import note
 
 
 @dataclass(frozen=True)
@@ -52,14 +48,39 @@ def _family(graph: Graph, s: Settings) -> _Family:
     return _Family(model, vae[0], clip[0], experts)
 
 
+def _texts(graph: Graph, clip: Link, prompt: Link | str, negative: Link | str) -> dict[str, Link]:
+    return {
+        name.lower(): graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name} Prompt)", clip=clip, text=text,
+                                colour=colour)[0]
+        for name, text, colour in (("Positive", prompt, "green"), ("Negative", negative, "red"))
+    }  # fmt: skip
+
+
+def _guider(graph: Graph, model: Link, experts: Mapping[str, Any], **conditions: Any) -> Link:
+    if experts:
+        return graph.add("ForesightTwoExpertGuider", high_noise_model=model, **conditions, **experts)[0]
+    return graph.add("CFGGuider", model=model, **conditions)[0]
+
+
+def _sampling(graph: Graph, s: Settings, model: Link) -> dict[str, Link]:
+    """noise, sampler and sigmas."""
+    noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
+    if s.rule:
+        own = graph.add("ForesightCogVideoXSampler", model=model, rule=s.rule, steps=s.steps)
+        return {"noise": noise, "sampler": own[0], "sigmas": own[1]}
+    sampler = graph.add("KSamplerSelect", sampler_name=s.sampler)[0]
+    sigmas = graph.add("BasicScheduler", model=model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0]
+    return {"noise": noise, "sampler": sampler, "sigmas": sigmas}
+
+
 def _inspector(graph: Graph, s: Settings, family: _Family, column: int) -> tuple[Link, Link]:
     graph.group("Inspector", column)
     if s.converter == CALIBRATE:
         l2r = graph.add("ForesightL2RCalibrate", model=family.model, vae=family.vae)
     else:
         # "auto" asks the model for its latent format and takes what fits the VAE; one chosen by name knows its own.
-        asked = {"model": family.model, "vae": family.vae} if s.converter == "auto" else {}
-        l2r = graph.add("ForesightL2RPreview", converter=s.converter, **asked)
+        needs = {"model": family.model, "vae": family.vae} if s.converter == "auto" else {}
+        l2r = graph.add("ForesightL2RPreview", converter=s.converter, **needs)
     scorer = graph.add("ForesightViCLIPScore", weights=s.scorer)
     return l2r[0], scorer[0]
 
@@ -83,8 +104,7 @@ def _result(graph: Graph, s: Settings, column: int, latent: Link, verdict: Link,
     graph.add("PreviewAny", source=report[1], size=(620, 330))
 
 
-def one_node(s: Settings) -> Graph:
-    graph = Graph(s.note)
+def one_node(graph: Graph, s: Settings) -> None:
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family, column=2)
     latent = _clip_size(graph, s, family.vae, column=2)
@@ -96,31 +116,19 @@ def one_node(s: Settings) -> Graph:
         **family.experts, size=(420, None),
     )  # fmt: skip
     _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
-    return graph
 
 
 def hierarchy(
     graph: Graph, s: Settings, column: int, *, model: Link, clip: Link, noise: Link, sampler: Link, sigmas: Link,
     latent_image: Link, l2r: Link, scorer: Link, prompt: Link | str, negative: Link | str, cfg: Link | float,
-    tau: Link | float, delta: Link | float, experts: Mapping[str, Any] | None = None,
+    tau: Link | float, delta: Link | float, experts: Mapping[str, Any],
 ) -> tuple[Node, Node]:  # fmt: skip
     """The paper's trials as nodes. Returns the first Trial Switch (latent, verdict) and the base run (preview).
 
     experts: the low-noise model of two, and its widgets; `model` is then the high-noise one.
     """
     graph.group("Prompt and gate", column)
-    texts = [
-        graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name} Prompt)", clip=clip, text=text, colour=colour)
-        for name, text, colour in (("Positive", prompt, "green"), ("Negative", negative, "red"))
-    ]
-
-    def guide(positive: Link, negative: Link, **title: str) -> Link:
-        given = {"positive": positive, "negative": negative, "cfg": cfg, **title}
-        if experts:
-            return graph.add("ForesightTwoExpertGuider", high_noise_model=model, **given, **experts)[0]
-        return graph.add("CFGGuider", model=model, **given)[0]
-
-    guider = guide(texts[0][0], texts[1][0])
+    guider = _guider(graph, model, experts, **_texts(graph, clip, prompt, negative), cfg=cfg)
     gate = graph.add("ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=prompt, tau=tau, delta=delta, **s.gate)[0]
     inputs = {"noise": noise, "sampler": sampler, "sigmas": sigmas, "latent_image": latent_image}
 
@@ -150,11 +158,10 @@ def hierarchy(
     graph.group("Trial 2: a refined prompt", column + 2)
     refined = graph.add(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
-        scorer=scorer, back_end=s.refiner, noise=noise,
-        manual_prompt=s.manual_prompt,
+        scorer=scorer, back_end=s.refiner, noise=noise, manual_prompt=s.manual_prompt,
     )  # fmt: skip
     title = "Two-Expert Guider (refined)" if experts else "CFGGuider (refined)"
-    guider = guide(refined[2], refined[3], title=title)
+    guider = _guider(graph, model, experts, positive=refined[2], negative=refined[3], cfg=cfg, title=title)
     drawn = {"noise": refined[6]}  # the refiner may have drawn it anew
     again = sample("2", guider=guider, gate=gate, previous=refined[5], **drawn)
     graph.group("Trial 2→1: both", column + 2)
@@ -166,8 +173,7 @@ def hierarchy(
     return switch("1: base clip passed?", base[3], base, second_switch, (0, 1)), base
 
 
-def visual_hierarchy(s: Settings) -> Graph:
-    graph = Graph(s.note)
+def visual_hierarchy(graph: Graph, s: Settings) -> None:
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family, column=1)
     graph.group("Prompt", column=2)
@@ -177,20 +183,12 @@ def visual_hierarchy(s: Settings) -> Graph:
     ]
     latent = _clip_size(graph, s, family.vae, column=2)
     graph.group("Sampling", column=2)
-    inputs = {"noise": graph.add("RandomNoise", noise_seed=s.seed)[0]}
-    if s.rule:
-        own = graph.add("ForesightCogVideoXSampler", model=family.model, rule=s.rule, steps=s.steps)
-        inputs |= {"sampler": own[0], "sigmas": own[1]}
-    else:
-        inputs["sampler"] = graph.add("KSamplerSelect", sampler_name=s.sampler)[0]
-        scheduler = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)
-        inputs["sigmas"] = scheduler[0]
+    inputs = _sampling(graph, s, family.model)
     switch, _ = hierarchy(
         graph, s, 3, model=family.model, clip=family.clip, **inputs, latent_image=latent, l2r=l2r, scorer=scorer,
         prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta, experts=family.experts,
     )  # fmt: skip
     _result(graph, s, 6, switch[0], switch[1], family.vae, scorer)
-    return graph
 
 
 REFINE_NOTE = (
@@ -205,32 +203,22 @@ SEARCH_NOTE = (
 )
 
 
-def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link], Node]) -> Graph:
-    """A plain graph whose sampler `enhance`(graph, sampler, gate) has wrapped; the detector only reports."""
-    graph = Graph(f"{s.note}\n\n{note}")
+def _enhanced(graph: Graph, s: Settings, enhance: Callable[[Link, Link], Node]) -> None:
+    """A plain graph whose sampler `enhance`(sampler, gate) has wrapped; the detector only reports."""
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family, column=2)
     latent = _clip_size(graph, s, family.vae, column=2)
     graph.group("Prompt", column=3)
-    texts = [
-        graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name})", clip=family.clip, text=text, colour=colour)
-        for name, text, colour in (("Positive Prompt", s.prompt, "green"), ("Negative Prompt", s.negative, "red"))
-    ]
-    conditions = {"positive": texts[0][0], "negative": texts[1][0], "cfg": s.cfg}
-    if family.experts:
-        guider = graph.add("ForesightTwoExpertGuider", high_noise_model=family.model, **conditions, **family.experts)
-    else:
-        guider = graph.add("CFGGuider", model=family.model, **conditions)
+    texts = _texts(graph, family.clip, s.prompt, s.negative)
+    guider = _guider(graph, family.model, family.experts, **texts, cfg=s.cfg)
     gate = graph.add(
-        "ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau, delta=s.delta, **s.gate)
+        "ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau, delta=s.delta, **s.gate)[0]
     graph.group("Sampling", column=4)
-    noise = graph.add("RandomNoise", noise_seed=s.seed)
-    plain = graph.add("KSamplerSelect", sampler_name=s.sampler)
-    scheduler = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)
-    enhanced = enhance(graph, plain[0], gate[0])
+    inputs = _sampling(graph, s, family.model)
+    enhanced = enhance(inputs["sampler"], gate)
     run = graph.add(
-        "ForesightMonitoredSampler", noise=noise[0], guider=guider[0], sampler=enhanced[0], sigmas=scheduler[0],
-        latent_image=latent, gate=gate[0], on_reject="report only",
+        "ForesightMonitoredSampler", **inputs | {"sampler": enhanced[0]}, guider=guider, latent_image=latent, gate=gate,
+        on_reject="report only",
     )  # fmt: skip
     report = graph.add("ForesightEnhancerReport", sampler=enhanced[0], latent=run[0])
     _result(graph, s, 5, report[0], run[3], family.vae, scorer)
@@ -238,79 +226,36 @@ def _enhanced(s: Settings, note: str, enhance: Callable[[Graph, Link, Link], Nod
     if enhanced.type == "ForesightSelfRefineSampler":
         graph.add("PreviewImage", images=report[1])
     graph.add("PreviewAny", source=report[3], size=(620, 330))
-    return graph
 
 
-def self_refine(s: Settings) -> Graph:
-    return _enhanced(s, REFINE_NOTE, lambda graph, sampler, _: graph.add(
-        "ForesightSelfRefineSampler", sampler=sampler, preset="T2V"))
+def self_refine(graph: Graph, s: Settings) -> None:
+    graph.note += f"\n\n{REFINE_NOTE}"
+    _enhanced(graph, s, lambda sampler, _: graph.add("ForesightSelfRefineSampler", sampler=sampler, preset="T2V"))
 
 
-def latent_search(s: Settings) -> Graph:
-    return _enhanced(s, SEARCH_NOTE, lambda graph, sampler, gate: graph.add(
+def latent_search(graph: Graph, s: Settings) -> None:
+    graph.note += f"\n\n{SEARCH_NOTE}"
+    _enhanced(graph, s, lambda sampler, gate: graph.add(
         "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
 
-GRAPHS: dict[str, tuple[Callable[[Settings], Graph], Settings]] = {
-    f"{family}_{form.__name__}": (form, settings)
-    for family, settings in FAMILIES.items() for form in (one_node, visual_hierarchy)
-} | {
-    f"{family}_{form.__name__}": (form, FAMILIES[family])
-    for form, families in (
-        (self_refine, ("demo", "wan2.1_t2v_1.3b", "wan2.2_t2v_14b")), (latent_search, ("demo", "wan2.1_t2v_1.3b")),
-    ) for family in families
-}  # fmt: skip
-BLUEPRINT = "Sample, Watch and Repair (Foresight)"
-BOX_INPUTS = {
-    "model": "MODEL", "clip": "CLIP", "noise": "NOISE", "sampler": "SAMPLER", "sigmas": "SIGMAS",
-    "latent_image": "LATENT", "l2r": "FORESIGHT_L2R", "scorer": "FORESIGHT_SCORER", "prompt": "STRING",
-    "negative": "STRING", "cfg": "FLOAT", "tau": "FLOAT", "delta": "FLOAT",
-}  # fmt: skip
+FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
+    one_node: tuple(FAMILIES),
+    visual_hierarchy: tuple(FAMILIES),
+    self_refine: ("demo", "wan2.1_t2v_1.3b", "wan2.2_t2v_14b"),
+    latent_search: ("demo", "wan2.1_t2v_1.3b"),
+}
+GRAPHS = {f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families}
 
 
 def graph(name: str, **overrides: Any) -> Graph:
     """A graph of GRAPHS with other Settings."""
-    build, settings = GRAPHS[name]
-    return build(replace(settings, **overrides))
+    form, family = GRAPHS[name]
+    result = Graph(note(family))
+    form(result, replace(FAMILIES[family], **overrides))
+    return result
 
 
 def api_graph(name: str, object_info: ObjectInfo, **overrides: Any) -> Prompt:
     """The prompt for ComfyUI's API: widgets that the graph leaves open stand at the server's defaults."""
     return fill_defaults(graph(name, **overrides).prompt(), object_info)
-
-
-def node_of(prompt: Prompt, class_type: str, nth: int = 0) -> str:
-    """The id of the nth node of a type, in the order in which the graph was built."""
-    return [id for id, node in prompt.items() if node["class_type"] == class_type][nth]
-
-
-def box(object_info: ObjectInfo) -> dict[str, Any]:
-    """The hierarchy as a subgraph blueprint: one box with the inputs of BOX_INPUTS."""
-    inner = Graph()
-    links = {name: Link(None, slot) for slot, name in enumerate(BOX_INPUTS)}
-    switch, base = hierarchy(inner, WAN, 0, **links)
-    outputs = {"latent": ("LATENT", switch[0]), "verdict": ("FORESIGHT_VERDICT", switch[1]),
-               "preview": ("IMAGE", base[4])}  # fmt: skip
-    defaults = {"prompt": "", "negative": "", "cfg": WAN.cfg, "tau": WAN.tau, "delta": WAN.delta}
-    return blueprint(BLUEPRINT, inner, BOX_INPUTS, outputs, defaults, object_info)
-
-
-def files(object_info: ObjectInfo) -> dict[str, str]:
-    """Path below the project's root -> text, of every file that is written from here."""
-    made = {f"workflows/{name}.json": ui_workflow(graph(name), object_info, DOWNLOADS) for name in GRAPHS}
-    made[f"subgraphs/{BLUEPRINT}.json"] = box(object_info)
-    return {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in made.items()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", required=True, help="a running ComfyUI 0.3.75 with this pack (python dev.py serve)")
-    for path, text in files(ComfyClient(parser.parse_args().server).object_info()).items():
-        target = ROOT / path
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-        print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,96 @@
+"""The example graphs in workflows/ as prompts for ComfyUI's API, with widgets set as a user would set them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .server import Prompt
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+ObjectInfo = Mapping[str, Mapping[str, Any]]
+
+
+def one_node(family: str, object_info: ObjectInfo, **widgets: Any) -> Prompt:
+    """workflows/FAMILY_one_node.json with these widgets of its Foresight Sampler.
+
+    object_info: the server's; widgets that its ComfyUI has and the file has not stand at their defaults.
+    """
+    file = WORKFLOWS / f"{family}_one_node.json"
+    prompt = fill_defaults(api_form(json.loads(file.read_text(encoding="utf-8"))), object_info)
+    prompt[node_of(prompt, "ForesightSampler")]["inputs"] |= widgets
+    return prompt
+
+
+def node_of(prompt: Prompt, class_type: str, nth: int = 0) -> str:
+    """The id of the nth node of a type, in the order in which the graph was built."""
+    return [id for id, node in prompt.items() if node["class_type"] == class_type][nth]
+
+
+def api_form(workflow: dict[str, Any]) -> Prompt:
+    """The prompt that the frontend makes of a workflow file without subgraphs, reroutes and muted nodes."""
+    sources = {id: [str(origin), slot] for id, origin, slot, *_ in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        values, inputs = iter(node["widgets_values"]), {}
+        for slot in node["inputs"]:
+            if "widget" in slot:
+                inputs[slot["name"]] = next(values)
+                if slot["name"] in ("seed", "noise_seed"):
+                    next(values)  # what the frontend does with the seed after a run
+            if slot["link"] is not None:
+                inputs[slot["name"]] = sources[slot["link"]]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a node as the server defines it."""
+
+    name: str
+    type: str
+    optional: bool
+    options: Mapping[str, Any]
+
+    @property
+    def is_widget(self) -> bool:
+        return self.type in WIDGETS and not self.options.get("forceInput")
+
+    @property
+    def default(self) -> Any:
+        """What the frontend would put into the widget."""
+        if self.type == "COMBO":
+            return self.options.get("default", next(iter(self.options["options"]), None))
+        return self.options.get("default", {"STRING": "", "BOOLEAN": False}.get(self.type, self.options.get("min", 0)))
+
+
+def inputs_of(info: Mapping[str, Any]) -> Iterator[Input]:
+    """In the order of the definition, which is that of the widgets' values."""
+    for kind in ("required", "optional"):
+        for name, (type, *rest) in info["input"].get(kind, {}).items():
+            options = rest[0] if rest else {}
+            if isinstance(type, list):  # V1 nodes put a combo's choices where its type would be
+                type, options = "COMBO", {**options, "options": type}
+            yield Input(name, type, kind == "optional", options)
+
+
+def fill_defaults(prompt: Prompt, object_info: ObjectInfo) -> Prompt:
+    """The prompt with every open widget at its default, as the frontend sends it."""
+    return {
+        id: {
+            "class_type": node["class_type"],
+            "inputs": {
+                each.name: node["inputs"].get(each.name, each.default)
+                for each in inputs_of(object_info[node["class_type"]])
+                if each.is_widget or each.name in node["inputs"]
+            },
+        }
+        for id, node in prompt.items()
+    }
