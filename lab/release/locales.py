@@ -1,63 +1,84 @@
-"""Writes locales/: the nodes' texts in English as their schemas have them, and in Chinese as chinese.py has them.
+"""Writes the nodes' English texts from their schemas to locales/en, and says what the translations lack.
 
 ``python -m foresight.lab.release.locales --server http://127.0.0.1:8188``, with a running ComfyUI that has this pack
-(python dev.py serve). The frontend takes the texts by node, input and number of the output.
+(python dev.py serve). Translations (locales/zh) are kept by hand; like the frontend they go by node, input and number
+of the output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.graphs import ObjectInfo
+from ...evaluation.graphs import ObjectInfo, inputs_of
 from ...evaluation.server import ComfyClient
-from .chinese import NAMES, TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "custom_nodes.foresight"
-CATEGORIES = {"en": {"Foresight": "Foresight", "demo": "demo"}, "zh": {"Foresight": "Foresight", "demo": "演示"}}
 
 
-def node_texts(info: ObjectInfo, name: Callable[[str], str], text: Callable[[str], str]) -> dict[str, Any]:
-    """nodeDefs.json of all nodes of this pack."""
-    return {id: _node(node, name, text) for id, node in sorted(info.items()) if node["python_module"] == PACK}
+def node_texts(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node's entry in nodeDefs.json."""
 
+    def described(name: str, tooltip: str | None) -> dict[str, str]:
+        return {"name": name} | ({"tooltip": tooltip} if tooltip else {})
 
-def _node(node: dict[str, Any], name: Callable[[str], str], text: Callable[[str], str]) -> dict[str, Any]:
-    inputs = {key: options[0] if options else {} for kind in ("required", "optional")
-              for key, (_, *options) in node["input"].get(kind, {}).items()}  # fmt: skip
     tips = node.get("output_tooltips") or [None] * len(node["output_name"])
-
-    def described(label: str, tip: str | None) -> dict[str, str]:
-        return {"name": name(label)} | ({"tooltip": text(tip)} if tip else {})
-
     return {
-        "display_name": name(node["display_name"]),
-        "description": text(node["description"]),
-        "inputs": {key: described(key, options.get("tooltip")) for key, options in inputs.items()},
+        "display_name": node["display_name"],
+        "description": node["description"],
+        "inputs": {each.name: described(each.name, each.options.get("tooltip")) for each in inputs_of(node)},
         "outputs": {str(i): described(*pair) for i, pair in enumerate(zip(node["output_name"], tips, strict=True))},
     }
 
 
 def files(info: ObjectInfo) -> dict[str, str]:
-    """Path below the project's root -> text. KeyError: chinese.py lacks that name or text."""
-    made = {}
-    for language, name, text in (("en", str, str), ("zh", NAMES.__getitem__, TEXTS.__getitem__)):
-        made[f"locales/{language}/nodeDefs.json"] = node_texts(info, name, text)
-        made[f"locales/{language}/main.json"] = {"nodeCategories": CATEGORIES[language]}
-    return {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in made.items()}
+    """Path below the project's root -> text, of the English files."""
+    ours = {id: node for id, node in sorted(info.items()) if node["python_module"] == PACK}
+    categories = {part: part for node in ours.values() for part in node["category"].split("/")}
+    contents = {"nodeDefs": {id: node_texts(node) for id, node in ours.items()}, "main": {"nodeCategories": categories}}
+    return {
+        f"locales/en/{name}.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        for name, content in contents.items()
+    }
+
+
+def differences(english: Mapping[str, Any], translated: Mapping[str, Any]) -> list[str]:
+    """What a translation lacks and what is left over in it, one line each."""
+    here, there = set(_keys(english)), set(_keys(translated))
+    return [f"lacks {key}" for key in sorted(here - there)] + [f"still has {key}" for key in sorted(there - here)]
+
+
+def _keys(texts: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in texts.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{before}{key}.")
+        else:
+            yield before + key
+
+
+def translations() -> Iterator[tuple[str, list[str]]]:
+    """Each translated file (path below the project's root) and its differences from locales/en."""
+    for path in sorted(ROOT.glob("locales/*/*.json")):
+        if path.parent.name != "en":
+            english, translated = (
+                json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "locales" / "en" / path.name, path)
+            )
+            yield path.relative_to(ROOT).as_posix(), differences(english, translated)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", required=True)
-    for path, content in files(ComfyClient(parser.parse_args().server).object_info()).items():
-        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / path).write_text(content, encoding="utf-8")
+    for path, text in files(ComfyClient(parser.parse_args().server).object_info()).items():
+        (ROOT / path).write_text(text, encoding="utf-8")
         print(path)
+    for path, lines in translations():
+        for line in lines:
+            print(f"{path} {line}")
 
 
 if __name__ == "__main__":
