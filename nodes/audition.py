@@ -73,7 +73,7 @@ class SeedAudition(io.ComfyNode):
         show_on_node(cls.hidden.unique_id, f"{seeds} seeds, {keep} finished: {most} steps in all")
         with running() as run:
             found = hold_audition(
-                make, gate, heard, keep=keep, fraction=fraction, run=run, wait=wait_seconds if choose == BY_HAND else 0
+                make, gate, heard, keep=keep, fraction=fraction, observer=run, wait=wait_seconds if choose == BY_HAND else 0
             )
         sheet = found.sheet if found.sheet is not None else ExecutionBlocker("A seed's preview could not be made.")
         report = json.dumps(found.report, indent=1)

@@ -109,8 +109,8 @@ class ForesightSampler(io.ComfyNode):
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             result = run_hierarchy(
-                inputs, gate, guider, prompt=prompt, negative=negative, refiner=better,
-                injection=injection if inject else None, run=run,
+                inputs, gate, guider, negative=negative, refiner=better,
+                injection=injection if inject else None, observer=run,
             )  # fmt: skip
             run.finish(result.verdict)
         text = report_text(run_report(result.verdict))

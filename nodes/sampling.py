@@ -78,7 +78,7 @@ class MonitoredSampler(io.ComfyNode):
         with running(injection.anchor.verdict if injection else previous) as run:
             result = monitored_sample(
                 inputs, gate, injection, previous=previous, stop="rejected" if on_reject == STOP else "never",
-                keep_steps=keep_steps, run=run,
+                keep_steps=keep_steps, observer=run,
             )  # fmt: skip
             run.finish(result.verdict)
         steps = result.steps_x0 or ExecutionBlocker("Switch keep_steps on to get the x0 prediction of each step.")

@@ -6,8 +6,9 @@ import asyncio
 
 from aiohttp import web
 
+from ..trials.observer import Decision
 from .pictures import encode
-from .runs import Decision, Refused, RunStore
+from .runs import Refused, RunStore
 
 BASE = "/foresight/runs"
 FOREVER = "private, max-age=86400, immutable"  # a picture of a run's step never changes

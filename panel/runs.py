@@ -14,14 +14,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from ..trials.observer import Decision, Observer
 from ..trials.report import finite, run_report
-from ..trials.verdict import TrialRecord, Verdict
 from .pictures import thumbnail
 
 logger = logging.getLogger("foresight")
@@ -33,16 +31,6 @@ PICTURE_EVERY = 1.0  # seconds between pictures of steps that are not inspected:
 EVENT_EVERY = 0.2  # seconds between events of steps without a score
 
 Send = Callable[[str, dict[str, Any], str | None], None]
-
-
-class Decision(StrEnum):
-    """What a person can say of a live run: take it as it is, go on to the next trial, cancel the queue's run, or finish
-    these of the trials that are offered."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    STOP = "stop"
-    CHOOSE = "choose"
 
 
 class Refused(Exception):
@@ -76,11 +64,12 @@ class Trial:
         }  # fmt: skip
 
 
-class Run:
-    """One run, as its own sampling thread writes it. Without a store it remembers nothing: for callers that have no
-    panel."""
+class Run(Observer):
+    """One run, as its own sampling thread writes it."""
 
-    def __init__(self, store: RunStore | None = None, prompt_id: str = "", node: str = "", client: str | None = None):
+    to_picture = staticmethod(thumbnail)
+
+    def __init__(self, store: RunStore, prompt_id: str, node: str, client: str | None):
         self.id = uuid.uuid4().hex
         self.store, self.client = store, client
         self.about: dict[str, Any] = {"id": self.id, "prompt_id": prompt_id, "node": node, "created": time.time()}
@@ -90,70 +79,56 @@ class Run:
         self.report: dict[str, Any] | None = None
         self.sequence = 0
         self.offered: dict[str, Any] | None = None
-        self.picked: list[int] | None = None
         self._decision: Decision | None = None
-        self._pictured = self._told = 0.0
+        self._last_picture = self._last_event = 0.0  # when
 
-    @property
-    def to_picture(self) -> Callable[[Tensor], np.ndarray] | None:
-        """Makes its pictures of frames; None where nobody keeps them."""
-        return thumbnail if self.store else None
-
-    def begin(self, trial: Trial, settings: dict[str, Any]) -> None:
-        """A trial starts. settings: of the run, as the report has them (prompt, tau, seed, steps...)."""
-        with self._changing():
-            self.trials.append(trial)
-            self.settings.update(settings)
+    def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None):
+        with self.store.lock:
+            self.trials.append(Trial(trial, kind, steps, window, decidable))
+            self.settings.update(settings or {})
             self._decision = None
-            self._send("trial", index=len(self.trials) - 1, trial=trial.state(), settings=self.settings)
+            self._send("trial", index=len(self.trials) - 1, trial=self.trials[-1].state(), settings=self.settings)
 
-    def wants_picture(self) -> bool:
-        """Whether somebody would see a picture of a step that is not inspected, and it is time for one."""
-        return self.somebody_looks() and time.monotonic() - self._pictured > PICTURE_EVERY
+    def wants_picture(self):
+        return self.somebody_looks() and time.monotonic() - self._last_picture > PICTURE_EVERY
 
-    def somebody_looks(self) -> bool:
-        return self.store is not None and time.monotonic() - self.store.looked_at < WATCHED
+    def somebody_looks(self):
+        return time.monotonic() - self.store.looked_at < WATCHED
 
-    def offer(self, trials: list[int] | None, best: list[int], seconds: float) -> None:
-        """Asks a person to pick of these trials, as many as `best` has or fewer; `picked` then holds the answer.
-        None: the offer is over."""
-        with self._changing():
+    def offer(self, trials, best, seconds):
+        with self.store.lock:
             self.picked = None
             until = time.time() + seconds
             self.offered = None if trials is None else {"trials": trials, "best": best, "until": until}
             self._send("start", state=self.state())
 
-    def step(self, step: int, score: float | None, picture: np.ndarray | None = None) -> None:
-        """A step (1-based) is done. score: of the best item where it was inspected; picture: uint8 [F, h, w, 3]."""
-        if self.store is None:
-            return
+    def step(self, step, score, picture=None):
         now = time.monotonic()
-        with self._changing():
+        with self.store.lock:
             trial = self.trials[-1]
             trial.step = step
             if score is not None:
                 trial.trace.append((step, score if math.isfinite(score) else None))
             if picture is not None:
                 trial.pictures[step] = picture
-                self._pictured = now
+                self._last_picture = now
                 self.store.fit()
-            if score is None and picture is None and now - self._told < EVENT_EVERY and step < trial.steps:
+            if score is None and picture is None and now - self._last_event < EVENT_EVERY and step < trial.steps:
                 return
-            self._told = now
+            self._last_event = now
             shown = step in trial.pictures
             size = list(trial.pictures[step].shape[:3]) if shown else None
             scored = trial.trace[-1][1] if score is not None else None
             self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=scored,
                        pictured=shown, size=size)
 
-    def take(self) -> Decision | None:
-        """What a person has decided since the last call, if anything."""
+    def take(self):
         decision, self._decision = self._decision, None
         return decision
 
     def decide(self, decision: Decision, trials: list[int] | None = None) -> None:
         """trials: for CHOOSE, indices of those that are offered. Raises Refused."""
-        with self._changing():
+        with self.store.lock:
             if not self.live:
                 raise Refused("this run has ended")
             if decision is Decision.CHOOSE:
@@ -171,9 +146,8 @@ class Run:
                 raise Refused("nothing is being judged in this part of the run: it can only be stopped")
             self._decision = decision
 
-    def conclude(self, record: TrialRecord) -> None:
-        """A trial has ended with this record."""
-        with self._changing():
+    def conclude(self, record):
+        with self.store.lock:
             trial = self.trials[-1]
             best = record.best
             trial.decidable, trial.step = False, max(trial.step, record.steps)
@@ -185,24 +159,22 @@ class Run:
             })  # fmt: skip
             self._send("verdict", index=len(self.trials) - 1, verdict=trial.verdict)
 
-    def finish(self, verdict: Verdict) -> None:
-        """The node is done; a later node of the same graph may go on with this run."""
-        if self.store is not None:
-            self.report = run_report(verdict)
+    def finish(self, verdict):
+        self.report = run_report(verdict)
 
     def amend(self, report: dict[str, Any]) -> None:
         """The report knows more now: the finished clip has been scored."""
-        with self._changing():
+        with self.store.lock:
             self.report = report
             self._send("end", message=self.message, report=report)
 
     def close(self, message: str | None) -> None:
-        with self._changing():
+        with self.store.lock:
             self.live, self.message, self._decision, self.offered = False, message, None, None
             self._send("end", message=message, report=self.report)
 
     def reopen(self, node: str, client: str | None) -> None:
-        with self._changing():
+        with self.store.lock:
             self.live, self.message, self.client = True, None, client
             self.about["node"] = node
             self._send("start", state=self.state())
@@ -230,18 +202,9 @@ class Run:
             for step in sorted(trial.pictures)[-2::-2]:
                 del trial.pictures[step]
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        if self.store is None:
-            yield
-            return
-        with self.store.lock:
-            yield
-
     def _send(self, event: str, **data: Any) -> None:
-        if self.store is not None:
-            self.sequence += 1
-            self.store.send(f"foresight.{event}", {"run": self.id, "sequence": self.sequence, **data}, self.client)
+        self.sequence += 1
+        self.store.send(f"foresight.{event}", {"run": self.id, "sequence": self.sequence, **data}, self.client)
 
 
 class RunStore:

@@ -11,9 +11,9 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ..panel.runs import Decision, Run, Trial
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
+from ..trials.observer import SILENT, Decision, Observer
 from ..trials.verdict import TrialRecord
 from .enhanced import in_part
 from .guided import attached, guided_sample
@@ -40,14 +40,13 @@ def budget(seeds: int, keep: int, fraction: float, inputs: Inputs) -> int:
 
 def hold_audition(
     make: Callable[[int], Inputs], gate: Gate, seeds: Sequence[int], *, keep: int, fraction: float,
-    run: Run | None = None, wait: float = 0.0,
+    observer: Observer = SILENT, wait: float = 0.0,
 ) -> Audition:
     """Runs each seed up to `fraction` of its schedule, scores the preview there, and the best `keep` to the end.
 
     make(seed) gives the sampling inputs of one clip. A chosen seed starts again from its noise: its clip is the same as
     without an audition. wait: seconds in which a person may choose others in the live panel, if somebody looks.
     """
-    run = run or Run()
     inputs = {seed: make(seed) for seed in seeds}
     first = inputs[seeds[0]]
     stop = reached(fraction, first.whole)
@@ -57,26 +56,26 @@ def hold_audition(
         )
     if not 1 <= keep <= len(seeds):
         raise ValueError(f"keep is {keep}, but there are {len(seeds)} seeds: keep between 1 and all of them.")
-    window = stop / first.whole
-    short = replace(gate, every=stop, video=replace(gate.video, start=window, end=window))
+    share = stop / first.whole
+    short = replace(gate, every=stop, video=replace(gate.video, start=share, end=share))
     settings = gate_settings(gate, first.whole) | {"steps": first.steps, "seed": seeds[0]}
-    records = [_hear(inputs[seed], short, stop, seed, settings, run) for seed in seeds]
-    found = [record.best and record.best.predicted_score for record in records]
-    ranked = sorted(range(len(seeds)), key=lambda i: math.inf if found[i] is None else -found[i])
-    picked = _picked_by_hand(run, len(seeds), ranked[:keep], wait) if wait else ranked[:keep]
-    chosen = tuple(seeds[i] for i in picked)
-    finished = []
+    records = [_hear(inputs[seed], short, stop, seed, settings, observer) for seed in seeds]
+    previews = [record.preview for record in records]
+    scores = [record.best and record.best.predicted_score for record in records]
+    ranking = sorted(range(len(seeds)), key=lambda i: math.inf if scores[i] is None else -scores[i])
+    choice = _choice_by_hand(observer, len(seeds), ranking[:keep], wait) if wait else ranking[:keep]
+    chosen = tuple(seeds[i] for i in choice)
+    clips = []
     for seed in chosen:
-        latent, record = _finish(inputs[seed], gate, seed, run)
-        finished.append(latent)
+        clip, record = _finish(inputs[seed], gate, seed, observer)
+        clips.append(clip)
         records.append(record)
-    previews = [record.preview for record in records[: len(seeds)]]
     sheet = None
     if all(preview is not None for preview in previews):
         sheet = torch.stack([preview[len(preview) // 2] for preview in previews])
-    latent = {**finished[0], "samples": torch.cat([each["samples"] for each in finished])}
+    latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
     report = {
-        "seeds": list(seeds), "scores": found, "chosen": list(chosen), "stop_step": stop,
+        "seeds": list(seeds), "scores": scores, "chosen": list(chosen), "stop_step": stop,
         "nfe": sum(record.nfe_video for record in records), "nfe_of_all_seeds": len(seeds) * first.steps,
         "seconds": sum(sum(record.seconds.values()) for record in records),
         "notes": [f"{record.trial}: {record.message}" for record in records if record.message],
@@ -84,46 +83,48 @@ def hold_audition(
     return Audition(latent, chosen, sheet, report)
 
 
-def _hear(inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, Any], run: Run) -> TrialRecord:
+def _hear(
+    inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, Any], observer: Observer
+) -> TrialRecord:
     """The record of a seed's first `stop` steps, with its score there."""
-    inspector = gate.inspector(inputs.whole, stop, picture=run.to_picture)
+    inspector = gate.inspector(inputs.whole, stop, picture=observer.to_picture)
     sampler = in_part(inputs.sampler, inputs.whole)
     short = replace(
         inputs, sampler=sampler, sigmas=inputs.sigmas[: stop + 1], guider=attached(inputs.guider, gate.scorer)
     )
-    monitor = MonitorSampler(sampler, inspector, stop="never", run=run)
-    run.begin(Trial(f"seed {seed}", "audition", stop), settings)
-    return _sample(short, gate, monitor, run)[1]
+    monitor = MonitorSampler(sampler, inspector, stop="never", observer=observer)
+    return _sample(short, gate, monitor, f"seed {seed}", "audition", settings)[1]
 
 
-def _finish(inputs: Inputs, gate: Gate, seed: int, run: Run) -> tuple[Latent, TrialRecord]:
-    run.begin(Trial(f"seed {seed}", "finish", inputs.steps), {"seed": seed})
-    return _sample(inputs, gate, MonitorSampler(inputs.sampler, run=run, look=gate.look), run)
+def _finish(inputs: Inputs, gate: Gate, seed: int, observer: Observer) -> tuple[Latent, TrialRecord]:
+    monitor = MonitorSampler(inputs.sampler, observer=observer, look=gate.look)
+    return _sample(inputs, gate, monitor, f"seed {seed}", "finish", {"seed": seed})
 
 
-def _sample(inputs: Inputs, gate: Gate, monitor: MonitorSampler, run: Run) -> tuple[Latent, TrialRecord]:
-    """Runs the trial that the run has begun, and concludes it."""
+def _sample(
+    inputs: Inputs, gate: Gate, monitor: MonitorSampler, trial: str, kind: str, settings: dict[str, Any]
+) -> tuple[Latent, TrialRecord]:
+    monitor.observer.begin(trial, kind, steps=inputs.steps, settings=settings)
     begin = time.perf_counter()
     latent, _ = guided_sample(inputs, monitor, inputs.guider, gate)
     seconds = time.perf_counter() - begin
-    begun = run.trials[-1]
-    record = trial_record(begun.trial, begun.kind, monitor.inspector, monitor.evaluations, monitor.steps, seconds)
-    run.conclude(record)
+    record = trial_record(trial, kind, monitor.inspector, monitor.evaluations, monitor.steps, seconds)
+    monitor.observer.conclude(record)
     return latent, record
 
 
-def _picked_by_hand(run: Run, count: int, best: list[int], wait: float) -> list[int]:
+def _choice_by_hand(observer: Observer, count: int, best: list[int], wait: float) -> list[int]:
     """What a person ticks of `count` auditions; the best where nobody looks or answers in time."""
-    run.offer(list(range(count)), best, wait)
+    observer.offer(list(range(count)), best, wait)
     end = time.monotonic() + wait
     try:
-        while time.monotonic() < end and run.somebody_looks():
+        while time.monotonic() < end and observer.somebody_looks():
             comfy.model_management.throw_exception_if_processing_interrupted()
-            if run.take() is Decision.STOP:
+            if observer.take() is Decision.STOP:
                 raise comfy.model_management.InterruptProcessingException()
-            if run.picked is not None:
-                return run.picked
+            if observer.picked is not None:
+                return observer.picked
             time.sleep(0.1)
     finally:
-        run.offer(None, [], 0)
+        observer.offer(None, [], 0)
     return best

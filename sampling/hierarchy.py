@@ -10,10 +10,10 @@ from typing import Any
 
 import comfy.model_management
 
-from ..panel.runs import Run, Trial
 from ..refiner.base import RefinementError, RefinementRequest, Refiner
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_enhanced, worst_case_nfe
+from ..trials.observer import SILENT, Observer
 from ..trials.plan import Action, TrialPlan
 from ..trials.verdict import TrialRecord, Verdict
 from .injection import Injection, InjectionSettings
@@ -34,10 +34,9 @@ class HierarchyResult:
     verdict: Verdict
 
 
-def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run: Run | None = None) -> Verdict:
+def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, observer: Observer = SILENT) -> Verdict:
     """Asks for a better prompt and adds the answer to the history; a refiner that fails leaves a failed record."""
-    run = run or Run()
-    run.begin(Trial("2", "refine"), {})
+    observer.begin("2", "refine")
     begin = time.perf_counter()
     record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
     try:
@@ -58,7 +57,7 @@ def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, run:
             },
         )
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
-    run.conclude(record)
+    observer.conclude(record)
     return rejected.followed_by(record)
 
 
@@ -69,44 +68,43 @@ def worst_case(steps: int, gate: Gate) -> int:
 
 
 def run_hierarchy(
-    inputs: Inputs, gate: Gate, reguide: Callable[[str, str], Any], *, prompt: str, negative: str,
-    refiner: Refiner | None, injection: InjectionSettings | None, run: Run | None = None,
+    inputs: Inputs, gate: Gate, reguide: Callable[[str, str], Any], *, negative: str,
+    refiner: Refiner | None, injection: InjectionSettings | None, observer: Observer = SILENT,
 ) -> HierarchyResult:
-    """Runs the trial plan to its end.
+    """Runs the trial plan to its end, for the clip of gate.prompt.
 
     reguide(prompt, negative) gives a guider with a refined prompt. refiner, injection: None leaves that trial out; with
-    both left out the run is watched and reported, never stopped. run: shows it in the live panel.
+    both left out the run is watched and reported, never stopped. observer: sees each trial.
     """
-    run = run or Run()
     plan = TrialPlan(injection=injection is not None, refinement=refiner is not None)
-    settings = {"prompt": prompt, "negative": negative, "worst_case": worst_case(inputs.whole, gate)}
+    settings = {"negative": negative, "worst_case": worst_case(inputs.whole, gate)}
     stop = "rejected" if plan.injection or plan.refinement else "never"
-    base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, run=run)
+    base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, observer=observer)
     verdict, anchor = base.verdict, None
     step = plan.next(verdict.accepted or stop == "never")
     while step.action is not Action.FINISH:
         succeeded = True
         match step.action:
             case Action.PROBE:
-                anchor, probed = single_frame_probe(inputs, gate, verdict, run)
+                anchor, probed = single_frame_probe(inputs, gate, verdict, observer)
                 verdict, succeeded = probed, probed.accepted
             case Action.REFINE:
                 request = RefinementRequest(
-                    prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
+                    gate.prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
                     base.verdict.settings["model"],
                 )
-                verdict = refine(request, refiner, verdict, run)
+                verdict = refine(request, refiner, verdict, observer)
                 succeeded = verdict.record.accepted
                 if succeeded:
                     noise = reseeded(inputs.noise, verdict.record.details["seed"])
                     guider = reguide(verdict.record.prompt, verdict.record.negative)
                     inputs = replace(inputs, noise=noise, guider=guider)
             case Action.INJECT:
-                result = monitored_sample(inputs, injection=Injection(anchor, injection), run=run)
+                result = monitored_sample(inputs, injection=Injection(anchor, injection), observer=observer)
                 verdict = result.verdict
             case Action.SAMPLE | Action.PLAIN:
                 checked = gate if step.action is Action.SAMPLE else None
-                result = monitored_sample(inputs, checked, previous=verdict, run=run)
+                result = monitored_sample(inputs, checked, previous=verdict, observer=observer)
                 verdict, succeeded = result.verdict, result.verdict.accepted
         step = plan.next(succeeded)
     if details := base.verdict.record.details:

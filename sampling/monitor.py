@@ -11,8 +11,8 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ..panel.runs import Decision, Run
 from ..scoring.inspector import Inspector
+from ..trials.observer import SILENT, Decision, Observer
 from .candidates import Runs
 
 logger = logging.getLogger("foresight")
@@ -55,9 +55,24 @@ def video_latent(x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> to
     return comfy.utils.unpack_latents(x0, shapes)[0] if shapes and len(shapes) > 1 else x0
 
 
-def inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> None:
-    """Inspects a step (1-based). Whatever breaks inspection must not break the run (promise 2): it goes into the
-    inspector's message, and only the user's own cancel gets out."""
+def attend(
+    observer: Observer, inspector: Inspector | None, step: int, sigma: float, x0: torch.Tensor, look: Look | None
+) -> Decision | None:
+    """Inspects a step (1-based) where the inspector wants it, shows it to the observer, and gives what a person has
+    decided. Their decision to stop is the user's own cancel. look: decodes x0 predictions that are not inspected."""
+    inspected = inspector is not None and inspector.wants(step)
+    if inspected:
+        _inspect(inspector, step, sigma, x0)
+    _show(observer, inspector if inspected else None, step, x0, look)
+    decision = observer.take()
+    if decision is Decision.STOP:
+        raise comfy.model_management.InterruptProcessingException()
+    return decision
+
+
+def _inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> None:
+    """Whatever breaks inspection must not break the run (promise 2): it goes into the inspector's message, and only the
+    user's own cancel gets out."""
     try:
         inspector.observe(step, sigma, x0)
     except comfy.model_management.InterruptProcessingException:
@@ -67,18 +82,16 @@ def inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> 
         inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
 
 
-def show(
-    run: Run, inspector: Inspector | None, step: int, x0: torch.Tensor, inspected: bool, look: Look | None
-) -> None:
-    """Shows a step in the live panel, which must not break the run either."""
+def _show(observer: Observer, inspector: Inspector | None, step: int, x0: torch.Tensor, look: Look | None) -> None:
+    """Shows a step, which must not break the run either. inspector: None where the step was not inspected."""
     score, picture = None, None
     try:
-        if inspected:
-            seen = inspector.last if inspector.last and inspector.last.step == step else None
-            score, picture = (max(seen.scores), seen.picture) if seen else (math.nan, None)
-        elif look is not None and run.wants_picture():
-            picture = run.to_picture(look(x0))
-        run.step(step, score, picture)
+        if inspector is not None:
+            last = inspector.last
+            score, picture = (max(last.scores), last.picture) if last and last.step == step else (math.nan, None)
+        elif look is not None and observer.wants_picture():
+            picture = observer.to_picture(look(x0))
+        observer.step(step, score, picture)
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:  # promise 2
@@ -90,7 +103,7 @@ class MonitorSampler(comfy.samplers.Sampler):
 
     inspector: may be None, then nothing is inspected. stop: "rejected" ends a run when every item is rejected,
     "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
-    prediction of each step (1-based; not to be written to). run: shows it in the live panel, where a person may decide
+    prediction of each step (1-based; not to be written to). observer: sees each step, and a person may decide through it
     instead of the detector; look: decodes x0 predictions for it that are not inspected. compare: a sampler whose
     evaluations are to be counted beside the run's, without the model. After the run: `evaluations` (of the model),
     `compared` (those of `compare`), `steps` (executed), `x0` (the last x0 prediction).
@@ -99,16 +112,18 @@ class MonitorSampler(comfy.samplers.Sampler):
 
     def __init__(
         self, inner: comfy.samplers.Sampler, inspector: Inspector | None = None, *, stop: str = "rejected",
-        on_step: Callable[[int, torch.Tensor], None] | None = None, run: Run | None = None,
+        on_step: Callable[[int, torch.Tensor], None] | None = None, observer: Observer = SILENT,
         look: Look | None = None, compare: comfy.samplers.Sampler | None = None,
     ):
+        if stop not in STOPS:
+            raise ValueError(f"stop is {stop!r}: choose one of {', '.join(STOPS)}.")
         self.inner = inner
         self.compare = compare
         self.compared: int | None = None
         self.inspector = inspector
         self.stop = stop
         self.on_step = on_step
-        self.run = run or Run()
+        self.observer = observer
         self.look = look
         self.evaluations = 0
         self.steps = 0
@@ -146,16 +161,10 @@ class MonitorSampler(comfy.samplers.Sampler):
         if self.on_step is not None:
             self.on_step(step, video)
         inspector = self.inspector
-        wanted = inspector is not None and inspector.wants(step)
-        if wanted:
-            inspect(inspector, step, sigma, video)
-        show(self.run, inspector, step, video, wanted, self.look)
-        match self.run.take():
-            case Decision.STOP:
-                raise comfy.model_management.InterruptProcessingException()
-            case Decision.ACCEPT | Decision.REJECT as decision if inspector is not None:
-                inspector.overrule(step, decision is Decision.ACCEPT, len(video))
+        decision = attend(self.observer, inspector, step, sigma, video, self.look)
         if inspector is None:
             return
+        if decision in (Decision.ACCEPT, Decision.REJECT):
+            inspector.overrule(step, decision is Decision.ACCEPT, len(video))
         if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
             raise _Stop(x0)

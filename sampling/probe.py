@@ -10,8 +10,8 @@ import comfy.model_management
 import comfy.sample
 import torch
 
-from ..panel.runs import Run, Trial
 from ..scoring.inspector import Gate
+from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
 from .enhanced import unsearched
 from .guided import attached, guided_sample
@@ -25,29 +25,29 @@ logger = logging.getLogger("foresight")
 
 
 def single_frame_probe(
-    inputs: Inputs, gate: Gate, rejected: Verdict, run: Run | None = None
+    inputs: Inputs, gate: Gate, rejected: Verdict, observer: Observer = SILENT
 ) -> tuple[Anchor | None, Verdict]:
     """Samples one latent frame of the same prompt up to the detector's decision (paper, section 3.2, Trial 1).
 
     The probe's noise is the first latent frame of the run's own noise. Its verdict is accepted where it beats the
     `rejected` one by the gate's delta; on the second probe (after refinement) any anchor is. No anchor: probing failed.
     """
-    run = run or Run()
     latent = dict(inputs.latent)
     latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
     trial = "2->1" if rejected.refined else "1"
     noise, samples = inputs.noise.generate_noise(latent), latent["samples"]
-    run.begin(Trial(trial, "probe", inputs.steps, gate.single_frame.window(inputs.whole), True), {})
+    window = gate.single_frame.window(inputs.whole)
+    observer.begin(trial, "probe", steps=inputs.steps, window=window, decidable=True)
 
     def concluded(record: TrialRecord) -> Verdict:
-        run.conclude(record)
+        observer.conclude(record)
         return rejected.followed_by(record)
 
     if message := no_probe(inputs, samples):
         return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
-    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=run.to_picture)
-    monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", run=run, look=gate.look)
+    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=observer.to_picture)
+    monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", observer=observer, look=gate.look)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     failure = None

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..panel.runs import Run, Trial
 from ..scoring.inspector import Gate
+from ..trials.observer import SILENT, Observer
 from ..trials.verdict import Verdict
 from .enhanced import injected, plain
 from .guided import attached, guided_sample
@@ -34,22 +34,22 @@ class Result:
 
 def monitored_sample(
     inputs: Inputs, gate: Gate | None = None, injection: Injection | None = None, *, previous: Verdict | None = None,
-    stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None, run: Run | None = None,
+    stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None,
+    observer: Observer = SILENT,
 ) -> Result:
     """Samples, inspected by `gate` where there is one, from `injection` where there is one.
 
     previous: the verdict this run answers, whose history goes into the report. A run that follows a failed refinement
-    is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report; `run`
-    shows it in the live panel.
+    is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report;
+    `observer` sees each step.
     """
-    run = run or Run()
     shown_by = gate
     if injection is not None:
         previous, shown_by = injection.anchor.verdict or previous, gate or injection.anchor.gate
     if previous is not None and previous.refinement_failed:
         gate = None
     refined = previous is not None and previous.refined
-    inspector = gate.inspector(inputs.whole, inputs.steps, picture=run.to_picture) if gate else None
+    inspector = gate.inspector(inputs.whole, inputs.steps, picture=observer.to_picture) if gate else None
     sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
     if injection:
         kind, trial = "inject", "2->1" if refined else "1"
@@ -60,11 +60,14 @@ def monitored_sample(
         "seed": inputs.noise.seed,
         **(previous.settings if previous else {}), **(settings or {}),
     }
-    run.begin(Trial(trial, kind, inputs.steps, gate and gate.video.window(inputs.whole), bool(gate)), settings)
+    observer.begin(
+        trial, kind, steps=inputs.steps, window=gate and gate.video.window(inputs.whole), decidable=bool(gate),
+        settings=settings,
+    )  # fmt: skip
     kept: list[torch.Tensor] = []
     simple = plain(inputs.sampler)
     monitor = MonitorSampler(
-        sampler, inspector, stop=stop, run=run, look=shown_by and shown_by.look,
+        sampler, inspector, stop=stop, observer=observer, look=shown_by and shown_by.look,
         compare=simple if simple is not inputs.sampler else None,
         on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
@@ -77,8 +80,8 @@ def monitored_sample(
         record = replace(record, details=enhancement(inputs, monitor.compared))
     if inspector and record.message is None:
         record = replace(record, message=partial_schedule(inputs.guider.model_patcher, inputs.sigmas))
-    run.conclude(record)
-    verdict = Verdict((*(previous.history if previous else ()), record), settings, run.id)
+    observer.conclude(record)
+    verdict = Verdict((*(previous.history if previous else ()), record), settings, observer.id)
     steps_x0 = None
     if kept:
         process_out = inputs.guider.model_patcher.model.process_latent_out

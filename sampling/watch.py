@@ -13,10 +13,10 @@ import comfy.model_management
 import comfy.patcher_extension
 from comfy_execution.utils import get_executing_context
 
-from ..panel.runs import Decision, Run, Trial
 from ..scoring.inspector import Gate
+from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
-from .monitor import inspect, show, video_latent
+from .monitor import attend, video_latent
 from .records import gate_settings, model_family, partial_schedule, trial_record
 
 logger = logging.getLogger("foresight")
@@ -29,12 +29,13 @@ class Watch:
     whichever sampler runs, nothing that it computes with is replaced.
 
     verdict: of the latest run, with the runs of the same queued prompt before it as its history; None before the
-    first. on_verdict sees each. schedule_steps: see `sampling.inputs.Inputs`. running: opens a run in the live panel.
+    first. on_verdict sees each. schedule_steps: see `sampling.inputs.Inputs`. running: opens the observer of
+    a run.
     """
 
     def __init__(
         self, gate: Gate, schedule_steps: int = 0, on_verdict: Callable[[Verdict], None] = lambda verdict: None,
-        running: Callable[[], AbstractContextManager[Run]] = lambda: nullcontext(Run()),
+        running: Callable[[], AbstractContextManager[Observer]] = lambda: nullcontext(SILENT),
     ):
         self.gate = gate
         self.schedule_steps = schedule_steps
@@ -71,9 +72,9 @@ class Watch:
         whole = max(self.schedule_steps, steps)
         family = model_family(executor.class_obj.model_patcher)
         settings = {"steps": steps, "seed": seed, "model": family, **gate_settings(self.gate, whole)}
-        with self.running() as run:
-            inspector = self.gate.inspector(whole, steps, picture=run.to_picture)
-            run.begin(Trial("0", "sample", steps, self.gate.video.window(whole)), settings)
+        with self.running() as observer:
+            inspector = self.gate.inspector(whole, steps, picture=observer.to_picture)
+            observer.begin("0", "sample", steps=steps, window=self.gate.video.window(whole), settings=settings)
             done = 0
 
             def watch(step: int, x0, x, total_steps: int) -> None:
@@ -81,12 +82,8 @@ class Watch:
                 if callback is not None:
                     callback(step, x0, x, total_steps)
                 done += 1
-                video, wanted = video_latent(x0, kwargs.get("latent_shapes")), inspector.wants(step + 1)
-                if wanted:
-                    inspect(inspector, step + 1, levels[step], video)
-                show(run, inspector, step + 1, video, wanted, self.gate.look)
-                if run.take() is Decision.STOP:
-                    raise comfy.model_management.InterruptProcessingException()
+                video = video_latent(x0, kwargs.get("latent_shapes"))
+                attend(observer, inspector, step + 1, levels[step], video, self.gate.look)
 
             self._evaluations, self._items, begin = 0, len(noise), time.perf_counter()
             try:
@@ -95,15 +92,15 @@ class Watch:
                 seconds = time.perf_counter() - begin
                 record = trial_record("0", "sample", inspector, self._evaluations, done, seconds)
                 note = record.message or partial_schedule(executor.class_obj.model_patcher, sigmas)
-                self._conclude(replace(record, message=note), settings, run)
+                self._conclude(replace(record, message=note), settings, observer)
 
-    def _conclude(self, record: TrialRecord, settings: dict[str, Any], run: Run) -> None:
-        run.conclude(record)
+    def _conclude(self, record: TrialRecord, settings: dict[str, Any], observer: Observer) -> None:
+        observer.conclude(record)
         context = get_executing_context()
         prompt = context.prompt_id if context else None
         before = self.verdict.history if self.verdict and prompt is not None and prompt == self._prompt else ()
-        self._prompt, self.verdict = prompt, Verdict((*before, record), settings, run.id)
-        run.finish(self.verdict)
+        self._prompt, self.verdict = prompt, Verdict((*before, record), settings, observer.id)
+        observer.finish(self.verdict)
         try:
             self.on_verdict(self.verdict)
         except comfy.model_management.InterruptProcessingException:

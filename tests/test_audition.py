@@ -12,10 +12,11 @@ import torch
 from tiny_wan import ScriptedScorer, gate, inputs, model
 
 from foresight.nodes.audition import summary
-from foresight.panel.runs import Decision, Refused, RunStore
+from foresight.panel.runs import Refused, RunStore
 from foresight.sampling.audition import budget, hold_audition
 from foresight.sampling.noise import SeededNoise
 from foresight.sampling.run import monitored_sample
+from foresight.trials.observer import Decision
 
 SEEDS = (5, 6, 7, 8)
 SCORES = (0.1, 0.3, 0.2, 0.25)
@@ -63,7 +64,7 @@ def test_wrong_settings_are_named(patcher, changes, said):
 def test_without_a_panel_nobody_is_waited_for(patcher):
     begin = time.monotonic()
     with RunStore().running(None, "", "", None) as run:
-        found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=1, fraction=0.2, run=run, wait=600)
+        found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=1, fraction=0.2, observer=run, wait=600)
     assert found.chosen == (6,) and time.monotonic() - begin < 60
 
 
@@ -88,7 +89,7 @@ def test_a_person_picks_other_seeds(patcher):
     person = Person(store, lambda run: run.decide(Decision.CHOOSE, [2, 0]))
     with store.running(None, "", "", None) as run:
         person.start()
-        found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, run=run, wait=600)
+        found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, observer=run, wait=600)
     assert found.chosen == (7, 5)
     assert person.offer["trials"] == [0, 1, 2, 3] and person.offer["best"] == [1, 3]
     with pytest.raises(Refused):
@@ -99,7 +100,7 @@ def test_a_person_stops_instead_of_picking(patcher):
     store = RunStore(cancelled=comfy.model_management.InterruptProcessingException)
     Person(store, lambda run: run.decide(Decision.STOP)).start()
     with pytest.raises(comfy.model_management.InterruptProcessingException), store.running(None, "", "", None) as run:
-        hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, run=run, wait=600)
+        hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, observer=run, wait=600)
     assert store.state(run.id)["message"] == "stopped"
 
 

@@ -136,7 +136,7 @@ def test_all_trials_run(patcher):
             return Refinement(f"clearly {request.prompt}", request.negative, "", ())
 
     result = run_hierarchy(
-        inputs(patcher), gate(0.01), Conditioned(patcher), prompt="a red circle", negative="", refiner=Rewriter(),
+        inputs(patcher), gate(0.01), Conditioned(patcher), negative="", refiner=Rewriter(),
         injection=InjectionSettings(),
     )
     kinds = [record.kind for record in result.verdict.history]

@@ -109,7 +109,7 @@ def test_a_rejected_run_goes_through_the_trials(family, sampler, record_property
         return family.guide(family.patchers(), prompt=len(prompt))
 
     result = run_hierarchy(
-        family.inputs(sampler), gate(0.1), reguide, prompt="a red circle", negative="",
+        family.inputs(sampler), gate(0.1), reguide, negative="",
         refiner=Rewriter(), injection=InjectionSettings(),
     )  # fmt: skip
     kinds = [(record.trial, record.kind) for record in result.verdict.history]

@@ -75,7 +75,7 @@ def test_a_rejected_run_is_finished_with_or_without_an_answer(vlm, led):
         torch.nn.init.normal_(vlm.cond_stage_model.qwen3vl_8b.transformer.model.lm_head.weight)
     patcher = model()
     result = run_hierarchy(
-        inputs(patcher, steps=8), gate(*[0.1] * 6, 0.3), Conditioned(patcher), prompt=REQUEST.prompt, negative="",
+        inputs(patcher, steps=8), gate(*[0.1] * 6, 0.3, prompt=REQUEST.prompt), Conditioned(patcher), negative="",
         refiner=CoreRefiner(vlm, lambda a, b: 1.0), injection=None,
     )  # fmt: skip
     report = run_report(result.verdict)

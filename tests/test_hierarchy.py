@@ -43,9 +43,8 @@ def run(patcher, *scores, refiner=None, injection=InjectionSettings(), steps=STE
     clip = clip or Conditioned(patcher)
     watched = gate(*scores, **changes)
     result = run_hierarchy(
-        inputs(patcher, steps=steps), watched, clip, prompt="a red circle", negative="blur",
-        refiner=refiner, injection=injection,
-    )  # fmt: skip
+        inputs(patcher, steps=steps), watched, clip, negative="blur", refiner=refiner, injection=injection
+    )
     return result, run_report(result.verdict), watched
 
 
@@ -82,6 +81,16 @@ def test_trial_2_refines_when_the_frame_is_not_better_by_delta(patcher):
     assert set(watched.scorer.prompts) == {"a red circle"}, "the user's own words are what is scored"
 
 
+def test_what_is_scored_reworded_and_reported_is_the_gates_prompt(patcher):
+    refiner = Rewriter()
+    _, report, watched = run(patcher, FAIL, refiner=refiner, injection=None, prompt="two dogs")
+    assert report["prompt"] == refiner.requests[0].prompt == "two dogs" and set(watched.scorer.prompts) == {"two dogs"}
+    with pytest.raises(TypeError, match="prompt"):  # there is no second place to say it
+        run_hierarchy(
+            inputs(patcher), watched, Conditioned(patcher), prompt="a cat", negative="", refiner=None, injection=None
+        )
+
+
 def test_trial_2_to_1_injects_without_a_margin_test_and_ends(patcher):
     result, report, _ = run(patcher, FAIL, refiner=Rewriter())
     assert kinds(report)[-2:] == [("2->1", "probe"), ("2->1", "inject")]
@@ -95,7 +104,7 @@ def test_no_sequence_of_scores_costs_more_than_the_stated_worst_case(patcher, sa
     for wobble in (0.0, 0.02, 0.1):
         scores = (0.12 + wobble * torch.rand(200, generator=generator)).tolist()
         result = run_hierarchy(
-            inputs(patcher, sampler, steps=20), gate(*scores), Conditioned(patcher), prompt="a red circle",
+            inputs(patcher, sampler, steps=20), gate(*scores), Conditioned(patcher),
             negative="", refiner=Rewriter(), injection=InjectionSettings(),
         )  # fmt: skip
         report = run_report(result.verdict)

@@ -40,6 +40,12 @@ def test_without_a_gate_it_is_the_core_sampler(patcher):
         assert torch.equal(result.x0["samples"], x0)
 
 
+def test_a_mistyped_stop_is_refused_before_anything_is_sampled(patcher):
+    for stop in ("reject", "Rejected", "", None):
+        with pytest.raises(ValueError, match=f"stop is {stop!r}: choose one of rejected, decided, never"):
+            monitored_sample(inputs(patcher), gate(*FAIL), stop=stop)
+
+
 def test_a_guider_without_cfg_is_watched_like_any_other(patcher):
     class Own(comfy.samplers.CFGGuider):
         def __init__(self, patcher):

@@ -13,11 +13,12 @@ from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
 
 from foresight.panel import runs as panel_runs
 from foresight.panel.pictures import SIDE, thumbnail
-from foresight.panel.runs import Decision, Refused, Run, RunStore, Trial
+from foresight.panel.runs import Refused, Run, RunStore
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.probe import single_frame_probe
 from foresight.sampling.run import monitored_sample
+from foresight.trials.observer import SILENT, Decision
 from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
 
 PASS, FAIL = (0.3,), (0.1,)
@@ -89,8 +90,8 @@ def test_a_page_can_follow_by_events_alone(page, patcher):
     given = inputs(patcher, steps=50)
     with page.running() as run:
         result = run_hierarchy(
-            given, gate(*FAIL), lambda *_: given.guider, prompt="a red circle", negative="", refiner=Rewriter(),
-            injection=InjectionSettings(), run=run,
+            given, gate(*FAIL), lambda *_: given.guider, negative="", refiner=Rewriter(),
+            injection=InjectionSettings(), observer=run,
         )
         run.finish(result.verdict)
     state = json.loads(json.dumps(page.store.state(run.id)))
@@ -110,7 +111,7 @@ def test_watching_changes_nothing(page, patcher):
     alone = monitored_sample(inputs(patcher), gate(*PASS))
     page.store.looked_at = 1e9  # somebody looks at every step
     with page.running() as run:
-        watched = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+        watched = monitored_sample(inputs(patcher), gate(*PASS), observer=run)
     assert torch.equal(alone.latent["samples"], watched.latent["samples"])
     assert alone.verdict.record.items == watched.verdict.record.items
 
@@ -120,14 +121,14 @@ def test_steps_that_are_not_inspected_are_pictured_only_when_somebody_looks(page
     for looked_at, pictured in ((-1e9, 3), (1e9, 10)):
         page.store.looked_at = looked_at
         with page.running() as run:
-            monitored_sample(inputs(patcher, steps=10), gate(*PASS), run=run)
+            monitored_sample(inputs(patcher, steps=10), gate(*PASS), observer=run)
         trial = page.store.state(run.id)["trials"][0]
         assert (len(trial["pictures"]), len(trial["trace"])) == (pictured, 3)
 
 
 def test_later_nodes_of_a_graph_go_on_with_the_same_run(page, patcher):
     with page.running() as run:
-        rejected = monitored_sample(inputs(patcher, steps=50), gate(*FAIL), run=run).verdict
+        rejected = monitored_sample(inputs(patcher, steps=50), gate(*FAIL), observer=run).verdict
         run.finish(rejected)
     assert not page.store.state(run.id)["live"]
     with page.running(rejected.run) as again:
@@ -157,8 +158,8 @@ def test_reject_now_goes_to_the_next_trial(page, patcher):
     with page.running() as run:
         scorer = Deciding(run, Decision.REJECT, 3, *PASS)
         result = run_hierarchy(
-            given, gate(scorer=scorer), lambda *_: given.guider, prompt="a red circle", negative="", refiner=Rewriter(),
-            injection=InjectionSettings(), run=run,
+            given, gate(scorer=scorer), lambda *_: given.guider, negative="", refiner=Rewriter(),
+            injection=InjectionSettings(), observer=run,
         )
     first, second, *_ = result.verdict.history
     assert (first.best.rule, first.best.stop_step, first.steps, first.accepted) == ("user_reject", 3, 3, False)
@@ -177,7 +178,7 @@ def test_reject_now_also_works_after_the_detector_has_accepted(page, patcher):
         page.store._tell = late
         panel_runs_every, panel_runs.EVENT_EVERY = panel_runs.EVENT_EVERY, 0.0
         try:
-            result = monitored_sample(inputs(patcher, steps=50), gate(*PASS), run=run)
+            result = monitored_sample(inputs(patcher, steps=50), gate(*PASS), observer=run)
         finally:
             panel_runs.EVENT_EVERY = panel_runs_every
     assert not result.verdict.accepted and result.verdict.record.steps == 30
@@ -188,7 +189,7 @@ def test_accept_now_keeps_a_failing_clip(page, patcher):
     plain = monitored_sample(inputs(patcher, steps=50), None)
     with page.running() as run:
         checked = gate(scorer=Deciding(run, Decision.ACCEPT, 5, *FAIL))
-        kept = monitored_sample(inputs(patcher, steps=50), checked, run=run)
+        kept = monitored_sample(inputs(patcher, steps=50), checked, observer=run)
     assert kept.verdict.accepted and kept.verdict.record.best.rule == "user_accept"
     assert torch.equal(kept.latent["samples"], plain.latent["samples"])
 
@@ -203,7 +204,7 @@ def test_accept_now_injects_a_probe_that_is_not_better(page, patcher):
 
 def test_stop_is_the_users_cancel(page, patcher):
     with pytest.raises(comfy.model_management.InterruptProcessingException), page.running() as run:
-        monitored_sample(inputs(patcher, steps=50), gate(scorer=Deciding(run, Decision.STOP, 2, *PASS)), run=run)
+        monitored_sample(inputs(patcher, steps=50), gate(scorer=Deciding(run, Decision.STOP, 2, *PASS)), observer=run)
     state = page.store.state(run.id)
     assert not state["live"] and state["message"] == page.told("end")[0]["message"] == "stopped"
 
@@ -212,7 +213,7 @@ def test_decisions_that_cannot_be_taken_are_refused(page):
     with page.running() as run:
         with pytest.raises(Refused, match="only be stopped"):
             run.decide(Decision.ACCEPT)
-        run.begin(Trial("0", "sample", 50, (8, 14), True), {})
+        run.begin("0", "sample", steps=50, window=(8, 14), decidable=True)
         run.decide(Decision.REJECT)
         with pytest.raises(Refused, match="'reject' was asked for"):
             run.decide(Decision.ACCEPT)
@@ -235,14 +236,14 @@ def test_a_page_that_cannot_be_told_ends_nothing(patcher):
         raise ConnectionError("the page is gone")
 
     with RunStore(broken).running(None, "", "", None) as run:
-        result = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+        result = monitored_sample(inputs(patcher), gate(*PASS), observer=run)
     assert result.verdict.record.message is None
 
 
 def test_a_picture_that_cannot_be_made_ends_nothing(page, patcher, monkeypatch):
-    monkeypatch.setattr(panel_runs, "thumbnail", lambda frames: 1 / 0)
+    monkeypatch.setattr(Run, "to_picture", staticmethod(lambda frames: 1 / 0))
     with page.running() as run:
-        result = monitored_sample(inputs(patcher), gate(*PASS), run=run)
+        result = monitored_sample(inputs(patcher), gate(*PASS), observer=run)
     assert result.verdict.accepted and "ZeroDivisionError" in result.verdict.record.message
 
 
@@ -250,7 +251,7 @@ def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
     monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
     for _ in range(500):
         with page.running() as run:
-            run.begin(Trial("0", "sample", 50), {})
+            run.begin("0", "sample", steps=50)
             for step in (1, 2, 3):
                 run.step(step, 0.3, picture())
             run.conclude(record())
@@ -263,7 +264,7 @@ def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
 def test_one_run_of_thousands_of_steps_is_thinned_out(page, monkeypatch):
     monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
     with page.running() as run:
-        run.begin(Trial("0", "sample", 5000), {})
+        run.begin("0", "sample", steps=5000)
         for step in range(1, 5001):
             run.step(step, 0.3, picture())
             assert page.store.bytes <= panel_runs.MAX_BYTES
@@ -273,16 +274,16 @@ def test_one_run_of_thousands_of_steps_is_thinned_out(page, monkeypatch):
 
 def test_scores_that_are_no_numbers_are_valid_json(page):
     with page.running() as run:
-        run.begin(Trial("0", "sample", 50), {"tau": 0.2})
+        run.begin("0", "sample", steps=50, settings={"tau": 0.2})
         run.step(1, float("nan"))
     assert page.store.state(run.id)["trials"][0]["trace"] == [(1, None)]
     json.dumps([page.events, page.store.state(run.id)], allow_nan=False)
 
 
-def test_a_run_without_a_store_keeps_nothing(patcher):
-    run = Run()
-    result = monitored_sample(inputs(patcher), gate(*PASS), run=run)
-    assert run.bytes == 0 and result.verdict.accepted and run.to_picture is None
+def test_nobody_has_to_watch(patcher):
+    result = monitored_sample(inputs(patcher), gate(*PASS))
+    assert result.verdict.accepted and result.verdict.run is None and SILENT.to_picture is None
+    assert vars(SILENT) == {}, "the observer that all runs share remembers none of them"
 
 
 def test_thumbnails_are_small_and_keep_their_colours():
@@ -313,7 +314,7 @@ def test_two_decisions_at_once_are_one(page):
             refused.append(1)
 
     with page.running() as run:
-        run.begin(Trial("0", "sample", 50, (8, 14), True), {})
+        run.begin("0", "sample", steps=50, window=(8, 14), decidable=True)
         threads = [threading.Thread(target=press) for _ in range(8)]
         for thread in threads:
             thread.start()

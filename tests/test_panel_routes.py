@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from foresight.panel.routes import add_routes
-from foresight.panel.runs import Decision, RunStore, Trial
+from foresight.panel.runs import RunStore
+from foresight.trials.observer import Decision
 
 
 def ask(store, *requests):
@@ -40,7 +41,7 @@ def shown():
     store, frames = RunStore(), np.zeros((5, 8, 8, 3), np.uint8)
     frames[2] = 255
     with store.running(None, "prompt", "7", "tab") as run:
-        run.begin(Trial("0", "sample", 50, (8, 14), True), {"prompt": "a red circle"})
+        run.begin("0", "sample", steps=50, window=(8, 14), decidable=True, settings={"prompt": "a red circle"})
         run.step(9, 0.25, frames)
         yield store, run
 

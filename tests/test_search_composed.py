@@ -104,7 +104,7 @@ def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patche
         sampler = searching(Mean(), sampler, candidates=3, budget=24)
     guiders = Conditioned(patcher)
     result = run_hierarchy(
-        replace(given, sampler=sampler), gate(0.1), guiders, prompt="a red circle", negative="", refiner=Rewriter(),
+        replace(given, sampler=sampler), gate(0.1), guiders, negative="", refiner=Rewriter(),
         injection=InjectionSettings(),
     )  # fmt: skip
     records = result.verdict.history

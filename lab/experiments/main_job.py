@@ -66,7 +66,7 @@ def evaluate_one(family: DemoFamily, prompt: str, scene: Scene, seed: int) -> di
             "right_reseed": run["right_base"], "nfe_reseed": record.nfe_video, "reseeds": 0,
         }  # fmt: skip
     result = run_hierarchy(
-        family.inputs(prompt, seed), gate, family.guider, prompt=prompt, negative="",
+        family.inputs(prompt, seed), gate, family.guider, negative="",
         refiner=make_refiner(DEFAULT, family.scorer), injection=InjectionSettings(),
     )  # fmt: skip
     report = run_report(result.verdict)

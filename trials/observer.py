@@ -1,0 +1,64 @@
+"""What a run tells whoever watches it, and what a person may decide meanwhile: all that sampling knows of the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from .verdict import TrialRecord, Verdict
+
+
+class Decision(StrEnum):
+    """What a person can say of a live run: take it as it is, go on to the next trial, cancel the queue's run, or finish
+    these of the trials that are offered."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    STOP = "stop"
+    CHOOSE = "choose"
+
+
+class Observer:
+    """Keeps nothing and decides nothing: the silent default, and the base of whoever watches (panel.runs.Run).
+
+    id: its name for the run, for nodes that go on with it. to_picture: makes a picture (uint8 [F, h, w, 3]) of frames
+    [F, H, W, 3] in 0..1; None where nobody keeps pictures. picked: the answer to an offer, None until there is one.
+    """
+
+    id: str | None = None
+    to_picture: Callable[[Any], Any] | None = None
+    picked: list[int] | None = None
+
+    def begin(
+        self, trial: str, kind: str, *, steps: int = 0, window: tuple[int, int] | None = None, decidable: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """A trial starts. window: the detector's first and last step; decidable: whether accepting or rejecting changes
+        what comes next (there is a gate). settings: of the run, as the report has them (prompt, tau, seed, steps)."""
+
+    def step(self, step: int, score: float | None, picture: Any = None) -> None:
+        """A step (1-based) is done. score: of the best item where it was inspected."""
+
+    def conclude(self, record: TrialRecord) -> None:
+        """A trial has ended with this record."""
+
+    def finish(self, verdict: Verdict) -> None:
+        """The node is done; a later node of the same graph may go on with this run."""
+
+    def wants_picture(self) -> bool:
+        """Whether somebody would see a picture of a step that is not inspected, and it is time for one."""
+        return False
+
+    def somebody_looks(self) -> bool:
+        return False
+
+    def take(self) -> Decision | None:
+        """What a person has decided since the last call, if anything."""
+
+    def offer(self, trials: list[int] | None, best: list[int], seconds: float) -> None:
+        """Asks a person to pick of these trials, as many as `best` has or fewer; `picked` then holds the answer.
+        None: the offer is over."""
+
+
+SILENT = Observer()
