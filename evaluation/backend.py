@@ -39,13 +39,15 @@ CLIP_MILLISECONDS = 125
 class Sampled:
     """A finished run. frames: [F, H, W, 3] uint8, as SaveImage would write them; final_score: of the frames before they
     were rounded. sigmas: [steps] of the schedule, empty where unknown. report: of trials.report, or None. source: what
-    the backend that made it needs to go on from it."""
+    the backend that made it needs to go on from it; in this process the frames before they were rounded, and latent
+    (LATENT) beside them."""
 
     frames: np.ndarray
     final_score: float
     report: dict[str, Any] | None
     sigmas: tuple[float, ...] = ()
     source: Any = None
+    latent: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class InProcess:
         inputs = self.family.inputs(prompt, seed)
         refiner = make_refiner(settings.get("refiner", DEFAULT), self.family.scorer) if refine else None
         result = run_hierarchy(
-            inputs, gate, self.family.guider, prompt=prompt, negative=self.negative, refiner=refiner,
+            inputs, gate, self.family.guider, negative=self.negative, refiner=refiner,
             injection=injection if inject else None,
         )  # fmt: skip
         sigmas = tuple(round(float(sigma), 6) for sigma in inputs.sigmas[:-1])
@@ -144,13 +146,13 @@ class InProcess:
     def finished(self, prompt: str, latent: Any, report: dict | None, sigmas: tuple[float, ...] = ()) -> Sampled:
         frames = self.family.decode(latent).cpu()
         score = float(self.family.scorer.score(frames, self.family.scorer.encode_text(prompt)))
-        return Sampled(as_saved(frames), score, report and report | {"final_score": score}, sigmas, frames)
+        return Sampled(as_saved(frames), score, report and report | {"final_score": score}, sigmas, frames, latent)
 
     def where(self) -> tuple[str, dict[str, str]]:
         from .results import environment
 
-        found = environment("")
-        return found["machine"], {name: found[name] for name in ("comfyui", "torch", "python")}
+        here = environment("")
+        return here["machine"], {name: here[name] for name in ("comfyui", "torch", "python")}
 
 
 def as_saved(frames: torch.Tensor) -> np.ndarray:
@@ -186,12 +188,12 @@ def demo_judge(item: Item, frames: np.ndarray) -> Mapping[str, Any]:
     are the judge's smallest margin of each kind of attribute."""
     if item.scene is None:
         return {"right": None, "measures": {}}
-    found = judge(torch.from_numpy(frames), item.scene)
+    verdict = judge(torch.from_numpy(frames), item.scene)
     measures: dict[str, float] = {}
-    for name, margin in found.margins.items():
+    for name, margin in verdict.margins.items():
         kind = name.split()[-1]
         measures[kind] = min(measures.get(kind, 1.0), round(float(margin), 4))
-    return {"right": bool(found.right), "measures": measures}
+    return {"right": bool(verdict.right), "measures": measures}
 
 
 def no_judge(item: Item, frames: np.ndarray) -> Mapping[str, Any]:

@@ -75,14 +75,28 @@ class DemoFamily:
         guider.set_cfg(self.cfg)
         return guider
 
-    def inputs(self, prompt: str, seed: int):
+    def reward(self, prompt: str, name: str):
+        """What latent search looks for: "alignment", the gate's scorer on previews, or "latent", the trained reward."""
+        from ..scoring.latent_reward import LatentReward
+        from ..scoring.reward import AlignmentReward
+
+        return AlignmentReward(self.gate(prompt)) if name == "alignment" else LatentReward(
+            self.reward_model, self.scorer, prompt)  # fmt: skip
+
+    @cached_property
+    def reward_model(self):
+        from ..scoring.latent_reward import load_reward
+
+        return load_reward(self.weights / "demo" / "reward" / preset.REWARD)
+
+    def inputs(self, prompt: str, seed: int, steps: int | None = None):
         import comfy.samplers
 
-        from ..nodes.hierarchy import SeededNoise
-        from ..sampling.run import Inputs
+        from ..sampling.inputs import Inputs
+        from ..sampling.noise import SeededNoise
 
         model_sampling = self.model.get_model_object("model_sampling")
-        sigmas = comfy.samplers.calculate_sigmas(model_sampling, preset.SCHEDULER, self.steps)
+        sigmas = comfy.samplers.calculate_sigmas(model_sampling, preset.SCHEDULER, steps or self.steps)
         sampler = comfy.samplers.sampler_object(self.sampler)
         return Inputs(SeededNoise(seed), self.guider(prompt), sampler, sigmas, {"samples": torch.zeros(1, 16, 5, 8, 8)})
 
@@ -98,7 +112,7 @@ def family() -> DemoFamily:
 
 
 def start_worker() -> None:
-    """What a process of `results.run_jobs` needs before it can sample in ComfyUI."""
+    """What a process needs before it can sample in ComfyUI."""
     torch.set_num_threads(1)
     load_comfyui()
     import comfy.utils

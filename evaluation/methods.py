@@ -12,6 +12,10 @@
     reseed                what the detector rejects is stopped, and another seed run to its end
     best_of_N             N clips finished, the best by final score kept
     audition_N            N seeds watched up to the detector's decision, the best by predicted score run to its end
+    steps@K               the plain clip with K steps
+    self_refine           the plain clip self-refined (Self-Refine's plan T2V; self_refine@PLAN: another of its presets)
+    search@name=value     latent search: method, candidates, beta, budget as in Latent Search Sampler, reward=alignment
+                          or latent, steps, e.g. search@candidates=8,budget=150
     NAME@widget=value     efdi, trial_1, trial_2, reseed, regenerate or audition_N with other settings, e.g.
                           efdi@tau=0.26 or efdi@injection_strength=0.5,injection_mask=first frame; tau=+0.04 is
                           above the scorer's own, in ViCLIP-L's units
@@ -30,30 +34,12 @@ import importlib.metadata
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from ..scoring.detector import Decision
-from .backend import (
-    GATE_SETTINGS,
-    INJECTION_SETTINGS,
-    REFINERS,
-    Backend,
-    InProcess,
-    Judge,
-    Sampled,
-    Scale,
-    decide,
-    motion,
-    named,
-    webp,
-)
-from .suites import Item
+from .backend import GATE_SETTINGS, INJECTION_SETTINGS, REFINERS, named
+from .bench import BASE, Bench, Method, MethodError, Row, reported, summed
+from .enhanced import ENHANCED, enhanced
 
-Row = dict[str, Any]
-BASE = "base"
-# The window is the last step, so that every step is scored and nothing is decided before.
-WATCH = {"start": 1.0, "end": 1.0}
 PROBE_STOP = 0.48  # mean stop of the paper's probes: step 24 of 50 (Table S4)
 ENTRY_POINTS = "foresight.evaluation.samplers"
 STANDARD = (
@@ -62,119 +48,9 @@ STANDARD = (
 )  # fmt: skip
 
 
-class MethodError(Exception):
-    """What is wrong with a method's name, and the way out."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """run(bench, seed) gives the row; seeds: how many base clips it looks at, from its own seed on."""
-
-    name: str
-    run: Callable[[Bench, int], Row]
-    in_process: bool = False
-
-
-@dataclass
-class Bench:
-    """One prompt on a backend. known: base rows by seed; made: the rows that were added to them here."""
-
-    backend: Backend
-    item: Item
-    judge: Judge
-    known: dict[int, Row]
-    keep_clips: bool = True
-    made: list[Row] = field(default_factory=list)
-    _finished: dict[int, Sampled] = field(default_factory=dict)
-
-    def base(self, seed: int) -> Row:
-        """The base row of a seed, sampled where it is not known yet."""
-        if seed not in self.known:
-            clip = self.base_clip(seed)
-            (trial,) = clip.report["trials"]
-            trace, sigmas = trial["verdict"]["trace"], clip.sigmas
-            trace = [[step, score, sigmas[step - 1] if sigmas else None] for step, score in trace]
-            sampling, inspection = trial["seconds"]["sampling"], trial["seconds"]["inspection"]
-            decision = decide(Scale.of(clip.report).detector({}), trace, self.backend.steps)
-            row = self.finished(seed, BASE, clip) | {
-                "trace": trace, **decided(decision), "trial": "0",
-                "nfe": trial["nfe_video"], "nfe_plain": trial["nfe_video"], "nfe_single_frame": 0,
-                "seconds": sampling, "seconds_plain": sampling, "seconds_inspection": inspection,
-                "inspections": len(trace), "inspections_single_frame": 0, "report": clip.report,
-                "notes": clip.report["notes"],
-            }  # fmt: skip
-            self.known[seed] = row
-            self.made.append(row)
-        return self.known[seed]
-
-    def base_clip(self, seed: int) -> Sampled:
-        """The finished base run; sampled again where only its row is known."""
-        if seed not in self._finished:
-            self._finished[seed] = self.backend.sample(self.item.prompt, seed, WATCH)
-        return self._finished[seed]
-
-    def finished(self, seed: int, method: str, clip: Sampled) -> Row:
-        """What is known of a finished clip, whatever made it."""
-        judged = self.judge(self.item, clip.frames)
-        return {
-            "prompt_index": self.item.index, "prompt": self.item.prompt, "difficulty": self.item.group, "seed": seed,
-            "method": method, "right": judged["right"], "measures": dict(judged["measures"]),
-            "final_score": clip.final_score, "motion": motion(clip.frames), "base_seed": None, "notes": [],
-            "clip": webp(clip.frames) if self.keep_clips else None,
-        }  # fmt: skip
-
-    def shared(self, seed: int, method: str, of: int, **cost: Any) -> Row:
-        """A row whose clip is the base clip of the seed `of`. cost: the columns that differ from that row's."""
-        plain = self.base(seed)
-        row = {k: v for k, v in self.base(of).items() if k not in ("settings", "suite", "meta", "trace", "report")}
-        return row | {
-            "seed": seed, "method": method, "base_seed": of, "clip": None, "report": None, "notes": [],
-            "nfe_plain": plain["nfe_plain"], "seconds_plain": plain["seconds_plain"], "seconds_inspection": 0.0,
-            "inspections": 0, **cost,
-        }  # fmt: skip
-
-    def resolved(self, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Widgets with a tau that is stated relative to the scorer's own as a number."""
-        tau, own = settings.get("tau"), Scale.of(self.base(seed)["report"])
-        if not isinstance(tau, str):
-            return dict(settings)
-        return {**settings, "tau": round(own.tau + float(tau) * own.scale, 4)}
-
-    def decision(self, seed: int, settings: Mapping[str, Any]) -> Decision | None:
-        """The detector's on the base run, with these widgets set."""
-        detector = Scale.of(self.base(seed)["report"]).detector(settings)
-        return decide(detector, self.seen(seed, settings), self.backend.steps)
-
-    def seen(self, seed: int, settings: Mapping[str, Any]) -> list[list]:
-        """The points of the base run's trace that are inspected with these widgets set."""
-        base = self.base(seed)
-        last = Scale.of(base["report"]).detector(settings).window(self.backend.steps)[1]
-        every = settings.get("every", 1)
-        return [p for p in base["trace"] if p[0] <= last and (p[0] % every == 0 or p[0] == last)]
-
-    def watched(self, seed: int, decision: Decision | None, settings: Mapping[str, Any], share: float) -> Row:
-        """Columns of the decision, and the cost of `share` of a plain run that was inspected until then."""
-        base = self.base(seed)
-        stop = decision.step if decision else self.backend.steps
-        seen = [point for point in self.seen(seed, settings) if point[0] <= stop]
-        inspection = base["seconds_inspection"] / max(base["inspections"], 1) * len(seen)
-        return {
-            **decided(decision), "trace": seen, "nfe": round(base["nfe_plain"] * share),
-            "seconds": base["seconds_plain"] * share + inspection, "seconds_inspection": inspection,
-            "inspections": len(seen),
-        }  # fmt: skip
-
-
-def decided(decision: Decision | None) -> Row:
-    if decision is None or decision.rule == "not_inspected":
-        return {"predicted_score": None, "stop_step": None, "rule": "not_inspected", "accepted": True}
-    return {"predicted_score": decision.predicted_score, "stop_step": decision.step, "rule": decision.rule,
-            "accepted": decision.accepted}  # fmt: skip
-
-
-def hierarchy(name: str, given: Mapping[str, Any], *, inject: bool = True, refine: bool = True) -> Method:
+def hierarchy(name: str, widgets: Mapping[str, Any], *, inject: bool = True, refine: bool = True) -> Method:
     def run(bench: Bench, seed: int) -> Row:
-        base, settings = bench.base(seed), bench.resolved(seed, given)
+        base, settings = bench.base(seed), bench.resolved(seed, widgets)
         decision = bench.decision(seed, settings)
         watched = bench.watched(seed, decision, settings, 1.0)
         if watched["accepted"]:
@@ -188,25 +64,10 @@ def hierarchy(name: str, given: Mapping[str, Any], *, inject: bool = True, refin
     return Method(name, run)
 
 
-def reported(report: Row) -> Row:
-    """The columns that a run report gives."""
-    first = report["trials"][0]["verdict"]
-    traces = [(len(t["verdict"]["trace"]) if t["verdict"] else 0, t["kind"] == "probe") for t in report["trials"]]
-    return {
-        **({k: first[k] for k in ("predicted_score", "stop_step", "rule", "accepted")} if first else decided(None)),
-        "trial": report["trial"], "nfe": report["nfe"], "nfe_single_frame": report["nfe_single_frame"],
-        "seconds": report["seconds"],
-        "seconds_inspection": sum(trial["seconds"]["inspection"] for trial in report["trials"]),
-        "inspections": sum(count for count, probe in traces if not probe),
-        "inspections_single_frame": sum(count for count, probe in traces if probe),
-        "report": report, "notes": report["notes"],
-    }  # fmt: skip
-
-
-def regenerate(name: str, given: Mapping[str, Any], *, refine: bool) -> Method:
+def regenerate(name: str, widgets: Mapping[str, Any], *, refine: bool) -> Method:
     def run(bench: Bench, seed: int) -> Row:
         base = bench.base(seed)
-        tau = bench.resolved(seed, given).get("tau", base["report"]["settings"]["tau"])
+        tau = bench.resolved(seed, widgets).get("tau", base["report"]["settings"]["tau"])
         verdict = {
             "predicted_score": base["final_score"], "stop_step": bench.backend.steps, "rule": "final_score",
             "accepted": base["final_score"] >= tau, "trace": None,
@@ -225,13 +86,9 @@ def regenerate(name: str, given: Mapping[str, Any], *, refine: bool) -> Method:
     return Method(name, run)
 
 
-def summed(*rows: Row) -> Row:
-    return {name: sum(row[name] for row in rows) for name in ("nfe", "seconds")}
-
-
-def reseed(name: str, given: Mapping[str, Any]) -> Method:
+def reseed(name: str, widgets: Mapping[str, Any]) -> Method:
     def run(bench: Bench, seed: int) -> Row:
-        settings = bench.resolved(seed, given)
+        settings = bench.resolved(seed, widgets)
         decision = bench.decision(seed, settings)
         whole = bench.watched(seed, decision, settings, 1.0)
         if whole["accepted"]:
@@ -253,11 +110,11 @@ def best_of(name: str, count: int) -> Method:
     return Method(name, run)
 
 
-def audition(name: str, given: Mapping[str, Any], count: int) -> Method:
+def audition(name: str, widgets: Mapping[str, Any], count: int) -> Method:
     """The chosen seed is taken up again from its noise, as the node Seed Audition does."""
 
     def run(bench: Bench, seed: int) -> Row:
-        heard, settings = {}, bench.resolved(seed, given)
+        heard, settings = {}, bench.resolved(seed, widgets)
         for other in range(seed, seed + count):
             decision = bench.decision(other, settings)
             share = decision.step / bench.backend.steps if decision else 1.0
@@ -273,18 +130,13 @@ def audition(name: str, given: Mapping[str, Any], count: int) -> Method:
 
 def plug_in(name: str, function: Callable[..., Mapping[str, Any]]) -> Method:
     def run(bench: Bench, seed: int) -> Row:
-        backend = bench.backend
-        assert isinstance(backend, InProcess)  # load_methods has seen to it
-        base, begin = bench.base(seed), time.perf_counter()
-        found = function(backend.family, bench.item.prompt, seed)
-        seconds = time.perf_counter() - begin
-        clip = backend.finished(bench.item.prompt, found["latent"], found.get("report"))
-        return bench.finished(seed, name, clip) | decided(None) | {
-            "trial": None, "rule": None, "accepted": None, "nfe": int(found["nfe"]),
-            "nfe_single_frame": int(found.get("nfe_single_frame", 0)), "nfe_plain": base["nfe_plain"],
-            "seconds": seconds, "seconds_plain": base["seconds_plain"], "seconds_inspection": 0.0, "inspections": 0,
-            "inspections_single_frame": 0, "report": found.get("report"), "notes": list(found.get("notes", ())),
-        }  # fmt: skip
+        bench.base(seed)
+        begin = time.perf_counter()
+        clip = function(bench.backend.family, bench.item.prompt, seed)
+        cost = {"nfe": int(clip["nfe"]), "nfe_single_frame": int(clip.get("nfe_single_frame", 0)),
+                "seconds": time.perf_counter() - begin}  # fmt: skip
+        row = bench.sampled(seed, name, clip["latent"], None, **cost)
+        return row | {"report": clip.get("report"), "notes": list(clip.get("notes", ()))}
 
     return Method(name, run, in_process=True)
 
@@ -314,6 +166,8 @@ def load_method(name: str, steps: int) -> Method:
         # Inspecting each K-th step leaves the detector nothing but step K to decide on.
         return hierarchy(name, {"start": share, "end": share, "every": int(rest), "single_start": probe,
                                 "single_end": probe})  # fmt: skip
+    if kind in ENHANCED:
+        return enhanced(name, kind, rest)
     settings = _settings(name, rest)
     if kind == BASE and not rest:
         return Method(BASE, lambda bench, seed: bench.base(seed))
@@ -327,7 +181,7 @@ def load_method(name: str, steps: int) -> Method:
         return audition(name, settings, int(counted[2]))
     if counted and not rest:
         return best_of(name, int(counted[2]))
-    known = [*STANDARD, "fixed_step@K", *installed]
+    known = [*STANDARD, "fixed_step@K", *ENHANCED, *installed]
     raise MethodError(f"there is no method {name!r}: choose of {', '.join(known)}, or name a plug-in, module:function.")
 
 

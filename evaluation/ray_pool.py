@@ -99,7 +99,7 @@ def _share_out(ray: Any, lost: type[Exception], hire: Any, jobs: list[Job], coun
         (finished,), _ = ray.wait(list(busy), num_returns=1)
         worker, job = busy.pop(finished)
         try:
-            found = ray.get(finished)
+            result = ray.get(finished)
         except lost as error:
             if job is None:
                 stillborn += 1
@@ -114,11 +114,11 @@ def _share_out(ray: Any, lost: type[Exception], hire: Any, jobs: list[Job], coun
             take_on()
             continue
         except Exception as error:  # the prompt's own; the others go on
-            found = error
+            result = error
         if job is None:
             stillborn = 0
         else:
-            yield job, found
+            yield job, result
         if waiting:
             task = waiting.popleft()
             busy[worker.work.remote(task)] = worker, task

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..trials.report import finite
-from . import ceiling as ceilings
 from .evidence import Evidence, load
+from .report_ceiling import beside_ceiling, read_ceiling
+from .report_ceiling import markdown as ceiling_page
 from .report_claims import claims, equal_nfe, motion, proxies, repairs, table_s7
 from .report_figures import draw
 from .report_page import markdown, page, write_csv
@@ -48,25 +48,6 @@ def all_tables(evidence: Evidence) -> list[Table]:
     return [claims(evidence, tables), *tables]
 
 
-def beside_ceiling(table: Table, ceiling: dict[str, Any] | None) -> Table:
-    """A table of detectors with the ceiling at the measured step that is nearest to where each looks, if it is within
-    a twentieth of the schedule."""
-    if "auc_within" not in table.columns or not table.rows:
-        return table
-    if ceiling is None:
-        missing = "No ceiling beside it: python -m foresight.evaluation ceiling measures it into the report's folder."
-        return replace(table, missing=" ".join(filter(None, (table.missing, missing))))
-    steps, near = ceiling["summary"]["steps"], ceiling["settings"]["schedule"] / 20
-
-    def at(row: dict[str, Any]) -> Any:
-        place = row.get("step") or row.get("mean_stop") or 0
-        nearest = min(steps, key=lambda step: abs(int(step) - place))
-        return steps[nearest]["ceiling"] if place and abs(int(nearest) - place) <= near else None
-
-    columns = table.columns | {"ceiling": ("ceiling of AUC within prompt", "number")}
-    return replace(table, columns=columns, rows=[row | {"ceiling": at(row)} for row in table.rows])
-
-
 def document(evidence: Evidence, tables: Sequence[Table], ceiling: dict[str, Any] | None) -> dict[str, Any]:
     base = evidence.base
     return {
@@ -78,19 +59,6 @@ def document(evidence: Evidence, tables: Sequence[Table], ceiling: dict[str, Any
         "tables": {t.name: {"title": t.title, "rows": t.rows, "missing": t.missing} for t in tables},
         "ceiling": ceiling and ceiling["summary"],
     }  # fmt: skip
-
-
-def read_ceiling(folder: Path) -> dict[str, Any] | None:
-    path = folder / "ceiling.json"
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        ceilings.markdown(found)
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{path} cannot be read ({type(error).__name__}: {error}): make it again, or remove it."
-        raise ValueError(message) from None
-    return found
 
 
 def write(evidence: Evidence, folder: Path) -> list[Table]:
@@ -106,7 +74,7 @@ def write(evidence: Evidence, folder: Path) -> list[Table]:
     figures = {title: f"{parts.name}/{name}" for title, name in drawn.items()}
     whole = json.dumps(finite(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "evidence.json").write_text(whole + "\n", encoding="utf-8")
-    text = markdown(evidence, tables, figures, ceiling and ceilings.markdown(ceiling))
+    text = markdown(evidence, tables, figures, ceiling and ceiling_page(ceiling))
     (folder / "evidence.md").write_text(text, encoding="utf-8")
     (folder / "evidence.html").write_text(page(evidence, tables, figures, folder, bool(ceiling)), encoding="utf-8")
     return tables

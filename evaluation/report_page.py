@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import csv
 import html
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .evidence import Evidence
 from .report_tables import Table
+from .results import shown
 from .store import Store
 
 EXAMPLES = 3  # of each kind of run, with all its clips
@@ -26,29 +26,6 @@ th { background: var(--soft); } img { max-width: 100%; } .plot { background: whi
 .clips { display: flex; flex-wrap: wrap; gap: .8rem; } figure { margin: 0; width: 132px; font-size: 12px; }
 figure img { width: 128px; image-rendering: pixelated; } .holds { color: #18794e; } .fails { color: #b42318; }
 """
-
-
-def shown(value: Any, kind: str) -> str:
-    """A table's value as text."""
-    if value is None:
-        return "-"
-    if isinstance(value, dict):
-        if not math.isfinite(value["value"]):
-            return "-"
-        middle, low, high = (shown(value[key], kind) for key in ("value", "low", "high"))
-        unit = " %" if kind in ("percent", "change") else ""
-        return f"{middle} ({low.removesuffix(unit)} to {high.removesuffix(unit)})"
-    if kind == "text":
-        return str(value)
-    if kind == "count":
-        return f"{value:.0f}"
-    if not math.isfinite(value):
-        return "-"
-    if kind == "percent":
-        return f"{100 * value:.1f} %"
-    if kind == "change":
-        return f"{100 * value:+.1f} %"
-    return f"{value:+.3f}" if kind == "signed" else f"{value:.3f}"
 
 
 def markdown_table(table: Table) -> list[str]:

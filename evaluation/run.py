@@ -11,26 +11,23 @@ table needs is made from the file by `python -m foresight.evaluation report`.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from ..scoring.detector import DetectorSettings
-from .graph_settings import FAMILIES, PACK
-from .methods import BASE, STANDARD, MethodError, load_method
+from .bench import BASE, MethodError
+from .evidence import DATABASE
+from .fill import cells, fingerprint_of, keep, missing, model_settings
+from .graph_settings import FAMILIES
+from .methods import STANDARD, load_method
+from .report import main as report
 from .store import Store, StoreError
-from .suites import Suite, SuiteError, load_suite
-from .workers import Job, Outcome, Spec, in_processes, over_servers
+from .suites import SuiteError, load_suite
+from .workers import Job, Spec, Worker, in_processes, over_servers
 
-DATABASE = "runs.sqlite"
 # The paper's sweep (0.22, 0.26, 0.30; Table S6) in any scorer's units, and its cure for lost motion.
 SWEEP = ("efdi@tau=+0.04", "efdi@tau=+0.08")
 GENTLE = "efdi@injection_strength=0.5"
@@ -46,45 +43,6 @@ class Problem(Exception):
     """Something the user can put right; shown without a traceback."""
 
 
-def model_settings(model: str, family: str | None, steps: int | None, judge: str | None) -> dict[str, Any]:
-    """Everything that results depend on, besides prompt, seed and method."""
-    if family:
-        settings: dict[str, Any] = {"family": family}
-    else:
-        settings = {"model": model, **asdict(FAMILIES[model])}
-        for of_the_example in ("prompt", "seed"):
-            del settings[of_the_example]
-        settings["steps"] = steps or settings["steps"]
-    if model == "demo" and not family:
-        from .demo_family import fingerprint
-
-        settings["weights"] = fingerprint()
-    detectors = {"video": asdict(DetectorSettings.video()), "single_frame": asdict(DetectorSettings.single_frame())}
-    return settings | {"judge": judge, "detector": detectors}
-
-
-def fingerprint_of(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def plan(
-    suite: Suite, seeds: Sequence[int], methods: list[str], method_seeds: int, rows: Iterable[dict[str, Any]]
-) -> list[Job]:
-    """One job for each prompt of which something is missing in `rows`."""
-    done, base = set(), {}
-    for row in rows:
-        done.add((row["prompt_index"], row["prompt"], row["seed"], row["method"]))
-        if row["method"] == BASE:
-            base.setdefault((row["prompt_index"], row["prompt"]), {})[row["seed"]] = row
-    jobs = []
-    for item in suite.items:
-        wanted = [(m, seed) for m in methods for seed in (seeds if m == BASE else seeds[:method_seeds])]
-        missing = tuple((m, seed) for m, seed in wanted if (item.index, item.prompt, seed, m) not in done)
-        if missing:
-            jobs.append(Job(item, missing, base.get((item.index, item.prompt), {})))
-    return jobs
-
-
 def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bool) -> str:
     """What is ahead, in words, from the plain runs in the database where there are any."""
     cells = [method for job in jobs for method, _ in job.wanted]
@@ -97,29 +55,6 @@ def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bo
     source = "the runs that are there" if measured else "2 busy CPU cores"
     minutes = max(1, round(seconds * whole / workers / 60))
     return f"{text}, about {minutes} min ({seconds:.1f} s a plain run, from {source})"
-
-
-def keep(store: Store, jobs: list[Job], outcomes: Iterator[Outcome], command: str, settings: dict[str, Any]) -> int:
-    """Writes what comes in, from this process alone; returns the number of prompts that failed."""
-    marks = {"suite": settings["suite"], "settings": settings["fingerprint"]}
-    metas: dict[str, int] = {}
-    failed = 0
-    with tqdm(total=sum(len(job.wanted) for job in jobs), unit="result") as bar:
-        for job, found in outcomes:
-            bar.update(len(job.wanted))
-            if isinstance(found, Exception):
-                failed += 1
-                tqdm.write(f"prompt {job.item.index} failed ({type(found).__name__}: {found}); the others go on")
-                continue
-            where = {"machine": found["machine"], "versions": found["versions"] | {"foresight": PACK["ver"]}}
-            name = json.dumps(where, sort_keys=True)
-            if name not in metas:
-                plain = [row for row in (*found["rows"], *job.base.values()) if row["method"] == BASE]
-                used = plain[0]["report"]["settings"]  # every method looks at a base run
-                told = {key: used[key] for key in ("tau", "delta", "scale", "scorer", "l2r") if key in used}
-                metas[name] = store.begin(command, **where, settings=settings | told)
-            store.add([row | marks for row in found["rows"]], metas[name])
-    return failed
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -166,9 +101,8 @@ def chosen_methods(given: argparse.Namespace, steps: int) -> tuple[list[str], li
     return first, [name for name in dict.fromkeys(then) if name not in first]
 
 
-def make(given: argparse.Namespace, store: Store, suite: Suite, methods: list[str], settings: dict[str, Any]) -> int:
+def make(given: argparse.Namespace, store: Store, jobs: list[Job], methods: list[str], settings: dict[str, Any]) -> int:
     """Makes what is missing of these methods; returns the number of prompts that failed."""
-    jobs = plan(suite, settings["seeds"], methods, given.method_seeds, store.rows(settings["fingerprint"]))
     if not jobs:
         return 0
     spec = Spec(given.model, given.family, given.steps, given.judge, tuple(methods), not given.no_clips)
@@ -179,7 +113,7 @@ def make(given: argparse.Namespace, store: Store, suite: Suite, methods: list[st
     elif given.server:
         outcomes = over_servers(spec, jobs, given.server)
     else:
-        outcomes = in_processes(spec, jobs, min(given.workers, len(jobs)))
+        outcomes = in_processes(partial(Worker, spec), jobs, min(given.workers, len(jobs)))
     command = f"python -m foresight.evaluation run {shlex.join(given.typed)}"
     return keep(store, jobs, outcomes, command, settings)
 
@@ -208,16 +142,19 @@ def run(arguments: list[str]) -> int:
         "methods": [*stages[0], *stages[1]],
     }
     with Store(given.out / DATABASE, write=True) as store:
-        rows = store.rows(settings["fingerprint"])
-        ahead = plan(suite, seeds, settings["methods"], given.method_seeds, rows)
+
+        def ahead(methods: list[str]) -> list[Job]:
+            wanted = cells(methods, seeds, given.method_seeds)
+            return missing(suite.items, lambda _: wanted, store.rows(settings["fingerprint"]))
+
         workers = len(given.server or ()) or given.workers
-        print(estimate(ahead, rows, workers, given.model == "demo" and not given.family), flush=True)
-        if failed := sum(make(given, store, suite, methods, settings) for methods in stages):
+        rows = store.rows(settings["fingerprint"])
+        demo = given.model == "demo" and not given.family
+        print(estimate(ahead(settings["methods"]), rows, workers, demo), flush=True)
+        if failed := sum(make(given, store, ahead(methods), methods, settings) for methods in stages):
             raise Problem(f"{failed} prompts failed; the same command tries them again.")
         print(f"{len(store.rows(settings['fingerprint']))} results are in {store.path}")
     if not given.no_report:
-        from .report import main as report
-
         report([str(given.out), "--settings", settings["fingerprint"]])
     return 0
 

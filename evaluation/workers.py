@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from .backend import Backend, InProcess, demo_judge, named, no_judge
-from .methods import Bench, Row, load_method
+from .backend import Backend, InProcess, Judge, demo_judge, named, no_judge
+from .bench import Bench, Measure, Method, Row
+from .methods import load_method
 from .suites import Item
 
 ATTEMPTS = 3  # at what loses its worker: more is no accident
@@ -63,32 +64,36 @@ def make_backend(spec: Spec, server: str | None = None) -> Backend:
 
 
 class Worker:
-    """Call it with a Job: {"rows", "machine", "versions"}."""
+    """Call it with a Job: {"rows", "machine", "versions"}. load(name, steps): finds a method; judge and measure: see
+    Bench; both in place of what the spec names."""
 
-    def __init__(self, spec: Spec, server: str | None = None):
-        self.spec = spec
+    def __init__(
+        self, spec: Spec, server: str | None = None, *, load: Callable[[str, int], Method] = load_method,
+        judge: Judge | None = None, measure: Measure | None = None,
+    ):
+        self.spec, self.measure = spec, measure
         own = demo_judge if spec.model == "demo" and not spec.family else no_judge
-        self.judge = named(spec.judge, "the judge") if spec.judge else own
+        self.judge = judge or (named(spec.judge, "the judge") if spec.judge else own)
         self.backend = make_backend(spec, server)
-        self.methods = {name: load_method(name, self.backend.steps) for name in spec.methods}
+        self.methods = {name: load(name, self.backend.steps) for name in spec.methods}
         self.machine, self.versions = self.backend.where()
 
     @torch.inference_mode()
     def __call__(self, job: Job) -> dict[str, Any]:
-        bench = Bench(self.backend, job.item, self.judge, dict(job.base), self.spec.keep_clips)
+        bench = Bench(self.backend, job.item, self.judge, dict(job.base), self.spec.keep_clips, self.measure)
         rows = [self.methods[name].run(bench, seed) for name, seed in job.wanted]
         # Base rows are kept by the bench, also those that another method asked for.
-        rows = [row for row in rows if row["method"] != "base"] + bench.made
+        rows = [row for row in rows if row["method"] != "base"] + bench.added
         return {"rows": rows, "machine": self.machine, "versions": self.versions}
 
 
-_worker: Worker | None = None
+_worker: Callable[[Job], dict[str, Any]] | None = None
 
 
-def _start(spec: Spec) -> None:
+def _start(make: Callable[[], Callable[[Job], dict[str, Any]]]) -> None:
     global _worker
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker = Worker(spec)
+    _worker = make()
 
 
 def _leave_with_parent() -> None:
@@ -101,15 +106,19 @@ def _work(job: Job) -> dict[str, Any]:
     return _worker(job)
 
 
-def in_processes(spec: Spec, jobs: list[Job], workers: int) -> Iterator[Outcome]:
-    """The demo models are too small for several threads, so cores are used by running several jobs at once. Processes
-    that are lost (killed for memory, say) are replaced, and their jobs tried again. ConnectionError where that does not
-    help."""
+def in_processes(
+    make: Callable[[], Callable[[Job], dict[str, Any]]], jobs: list[Job], workers: int
+) -> Iterator[Outcome]:
+    """make: gives each process its Worker, or what is called like one.
+
+    The demo models are too small for several threads, so cores are used by running several jobs at once. Processes that
+    are lost (killed for memory, say) are replaced and their jobs tried again; ConnectionError where that does not help.
+    """
     left, in_vain = list(jobs), 0
     while left:
         if in_vain == ATTEMPTS:
             raise ConnectionError(f"{len(left)} prompts are left, but their processes end by themselves: see above.")
-        pool = ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), _start, (spec,))
+        pool = ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), _start, (make,))
         in_vain += 1
         try:
             waiting = {pool.submit(_work, job): job for job in left}

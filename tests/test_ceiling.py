@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from foresight.evaluation.ceiling import branch_out, main, markdown, picture, rebranch, steps_at, summary
+from foresight.evaluation.bench import Bench
+from foresight.evaluation.ceiling import main, rebranch, rebranching, steps_at
+from foresight.evaluation.report_ceiling import markdown, picture, summary
 from foresight.evaluation.suites import load_suite
 
 STEPS = 4
@@ -45,12 +47,22 @@ def test_a_clip_with_its_branches(backend):
     from foresight.evaluation.backend import demo_judge
 
     (item,) = load_suite("demo", 1).items
-    record = branch_out(backend, demo_judge, item, 1, (2, 4), 1)
-    json.dumps(record)
-    assert [step for step, _ in record["trace"]] == list(range(1, STEPS + 1))
-    assert list(record["branches"]) == ["2", "4"]
-    assert all(len(found) == 1 and all(isinstance(good, bool) for good, _ in found)
-               for found in record["branches"].values())  # fmt: skip
+    row = rebranching("rebranch@2+4x1", STEPS, (2, 4), 1).run(Bench(backend, item, demo_judge, {}), 1)
+    branches = json.loads(json.dumps(row["report"]))["branches"]
+    assert [step for step, _ in row["trace"]] == list(range(1, STEPS + 1)) and isinstance(row["right"], bool)
+    assert list(branches) == ["2", "4"]
+    assert all(len(outcomes) == 1 and all(isinstance(good, bool) for good, _ in outcomes)
+               for outcomes in branches.values())  # fmt: skip
+
+
+def test_the_command_goes_on_where_it_stopped_and_writes_page_and_picture(comfyui, tmp_path, capsys):
+    arguments = ["--seeds", "1", "--steps", str(STEPS), "--at", "2", "--branches", "1", "--workers", "1"]
+    for prompts in ("1", "2"):
+        main([*arguments, "--prompts", prompts, "--out", str(tmp_path)])
+    document = json.loads((tmp_path / "ceiling.json").read_text())
+    assert document["summary"]["clips"] == 2 and list(document["summary"]["steps"]) == ["2"]
+    assert "2 clips of 2 prompts" in (tmp_path / "ceiling.md").read_text() and (tmp_path / "ceiling.png").exists()
+    assert "1/1" in (shown := capsys.readouterr().err) and "2/2" not in shown
 
 
 def records(known: float, prompts: int = 30, seeds: int = 6) -> list[dict]:
@@ -63,8 +75,8 @@ def records(known: float, prompts: int = 30, seeds: int = 6) -> list[dict]:
             late = [[good if generator.random() < known else not good, 0.2] for _ in range(4)]
             early = [[bool(generator.random() < ease), 0.2] for _ in range(4)]
             trace = [[5, ease], [10, good + generator.normal(0, 0.5)]]
-            made.append({"prompt_index": prompt, "prompt": "x", "seed": seed, "good": good, "score": 0.2,
-                         "trace": trace, "branches": {"5": early, "10": late}})  # fmt: skip
+            made.append({"prompt_index": prompt, "prompt": "x", "seed": seed, "right": good, "final_score": 0.2,
+                         "trace": trace, "report": {"branches": {"5": early, "10": late}}})  # fmt: skip
     return made
 
 
@@ -80,9 +92,9 @@ def test_the_ceiling_is_a_coin_before_and_certain_after_the_outcome_is_decided()
 
 def test_without_a_judge_the_final_score_decides():
     judged = records(1.0)
-    scored = [record | {"good": None, "score": 0.3 if record["good"] else 0.1, "branches":
-              {k: [[None, 0.3 if good else 0.1] for good, _ in v] for k, v in record["branches"].items()}}
-              for record in judged]  # fmt: skip
+    scored = [row | {"right": None, "final_score": 0.3 if row["right"] else 0.1, "report": {"branches":
+              {k: [[None, 0.3 if good else 0.1] for good, _ in v] for k, v in row["report"]["branches"].items()}}}
+              for row in judged]  # fmt: skip
     assert summary(scored, 0.22) == summary(judged, 0.22)
 
 
@@ -97,7 +109,7 @@ def test_page_and_steps():
 
 
 def test_prompts_that_always_fail_tell_nothing(tmp_path):
-    alike = [record | {"good": False} for record in records(1.0, prompts=3)]
+    alike = [row | {"right": False} for row in records(1.0, prompts=3)]
     found = summary(alike, 0.22)
     assert found["prompts_with_both_outcomes"] == 0 and found["steps"]["10"]["ceiling"] is None
     document = {"environment": {"command": "c", "date": "d", "machine": "m"},

@@ -15,7 +15,9 @@ import pytest
 from foresight.evaluation import __main__ as commands
 from foresight.evaluation import run as run_suite
 from foresight.evaluation.backend import GATE_SETTINGS, INJECTION_SETTINGS, InProcess, Sampled, demo_judge, motion, webp
-from foresight.evaluation.methods import STANDARD, Bench, MethodError, load_method
+from foresight.evaluation.bench import Bench, MethodError
+from foresight.evaluation.fill import cells, keep, missing
+from foresight.evaluation.methods import STANDARD, load_method
 from foresight.evaluation.store import Store
 from foresight.evaluation.suites import Item, Suite, SuiteError, load_suite
 from foresight.evaluation.workers import Job, Spec, Worker
@@ -175,7 +177,7 @@ def test_best_of_several_seeds():
     assert (row["seed"], row["base_seed"], row["nfe"], row["final_score"]) == (1, 2, 3 * STEPS, 0.3)
     row = load_method("audition_3", STEPS).run(made, 1)
     assert (row["base_seed"], row["nfe"], row["inspections"]) == (2, 3 * 3 + STEPS, 9)
-    assert sorted(made.known) == [1, 2, 3] and len(made.made) == 3  # each base run once
+    assert sorted(made.known) == [1, 2, 3] and len(made.added) == 3  # each base run once
 
 
 @pytest.mark.parametrize(
@@ -268,10 +270,10 @@ def test_motion_is_the_mean_change_between_frames():
 def test_a_plan_holds_what_is_missing_and_nothing_else():
     suite = Suite("s", (Item(0, "a"), Item(1, "b")))
     rows = [{"prompt_index": 0, "prompt": "a", "seed": seed, "method": "base"} for seed in (5, 6)]
-    (first, second) = run_suite.plan(suite, range(5, 7), ["base", "efdi"], 1, rows)
+    (first, second) = missing(suite.items, lambda _: cells(["base", "efdi"], range(5, 7), 1), rows)
     assert first.wanted == (("efdi", 5),) and sorted(first.base) == [5, 6]
     assert second.wanted == (("base", 5), ("base", 6), ("efdi", 5)) and second.base == {}
-    assert run_suite.plan(Suite("s", suite.items[:1]), range(5, 7), ["base"], 1, rows) == []
+    assert missing(suite.items[:1], lambda _: cells(["base"], range(5, 7)), rows) == []
 
 
 def test_a_prompt_that_fails_leaves_the_others_alone(tmp_path, capsys):
@@ -279,7 +281,7 @@ def test_a_prompt_that_fails_leaves_the_others_alone(tmp_path, capsys):
     row = {"prompt_index": 1, "prompt": "p", "seed": 1, "method": "base", "report": {"settings": {"tau": 0.2}}}
     outcomes = iter([(jobs[0], ValueError("no")), (jobs[1], {"rows": [row], "machine": "m", "versions": {}})])
     with Store(tmp_path / "runs.sqlite", write=True) as store:
-        assert run_suite.keep(store, jobs, outcomes, "typed", {"suite": "s", "fingerprint": "f"}) == 1
+        assert keep(store, jobs, outcomes, "typed", {"suite": "s", "fingerprint": "f"}) == 1
         (kept,) = store.rows("f")
         assert (kept["prompt_index"], kept["suite"]) == (1, "s") and store.metas()[0]["settings"]["tau"] == 0.2
     assert "prompt 0 failed (ValueError: no)" in "".join(capsys.readouterr())

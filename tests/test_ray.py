@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from foresight.evaluation import run as run_suite
+from foresight.evaluation.fill import cells, keep, missing
 from foresight.evaluation.ray_pool import over_ray, own_server
 from foresight.evaluation.store import Store
 from foresight.evaluation.suites import load_suite
@@ -47,7 +47,7 @@ def working() -> list[psutil.Process]:
 
 def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster, tmp_path):
     suite = load_suite("demo", 3)
-    jobs = run_suite.plan(suite, range(1000, 1002), METHODS, 1, [])
+    jobs = missing(suite.items, lambda _: cells(METHODS, range(1000, 1002), 1), [])
     begun, killed = threading.Event(), []
 
     def kill_one() -> None:
@@ -68,7 +68,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster, tmp_path):
     killer.start()
     settings = {"suite": "demo", "fingerprint": "f"}
     with Store(tmp_path / "runs.sqlite", write=True) as store:
-        failed = run_suite.keep(store, jobs, watched(over_ray(SPEC, jobs, "local", workers=2)), "a test", settings)
+        failed = keep(store, jobs, watched(over_ray(SPEC, jobs, "local", workers=2)), "a test", settings)
         killer.join()
         assert killed and not failed
         found = [(row["prompt_index"], row["seed"], row["method"]) for row in store.rows()]
@@ -80,7 +80,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(cluster, tmp_path):
 
 
 def test_workers_that_cannot_be_set_up_are_given_up(cluster):
-    jobs = run_suite.plan(load_suite("demo", 1), range(1), ["base"], 1, [])
+    jobs = missing(load_suite("demo", 1).items, lambda _: [("base", 0)], [])
     broken = Spec("demo", None, None, "no_such_module:judge", ("base",), False)
     with pytest.raises(ConnectionError, match="(?s)no worker could be set up.*no_such_module:judge"):
         list(over_ray(broken, jobs, "local", workers=1))

@@ -18,7 +18,8 @@ from scipy.stats import ttest_1samp
 from foresight.evaluation.evidence import load
 from foresight.evaluation.report import main
 from foresight.evaluation.report_claims import average_precision, claims, equal_nfe, motion, repairs, verdict
-from foresight.evaluation.report_page import examples, shown
+from foresight.evaluation.report_page import examples
+from foresight.evaluation.results import shown
 from foresight.evaluation.report_tables import Paired, foresight, spread_within, table_1, table_s2, table_s4, table_s6
 from foresight.evaluation.store import Store
 
