@@ -1,8 +1,7 @@
-"""Candidates of a search: runs of any sampler that can be left and taken up again."""
+"""The candidate engine: makes, pauses and goes on with runs of any sampler exactly, and knows nothing of why."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,7 @@ class Call:
     parts: dict[str, torch.Tensor]
 
     def answer(self, x: torch.Tensor, sigma: torch.Tensor, options: dict[str, Any], added: Sequence[Callable]):
-        """What the guider gave, and once more to the functions that the sampler has `added`."""
+        """The guider's answer, shown once more to the functions that the sampler has `added`."""
         x0 = self.x0.to(x)
         parts = {name: part.to(x) for name, part in self.parts.items()}
         for function in added:
@@ -33,44 +32,29 @@ class Call:
 
 @dataclass(eq=False)
 class Candidate:
-    """noise: z^(i). weight: the accumulated softmax weights. rewards: by step (1-based). left: the step at which it was
-    dropped, None while it is alive. calls: its evaluations so far, which are all that it takes to go on."""
+    """One way to make the clip. steps: how far it has come; x0: its prediction there; calls: its evaluations so far,
+    which are all that it takes to go on."""
 
-    index: int
     seed: int
     noise: torch.Tensor
-    weight: float = 0.0
-    rewards: dict[int, float] = field(default_factory=dict)
-    left: int | None = None
-    why: str | None = None
     steps: int = 0
     x0: torch.Tensor | None = None
     calls: list[Call] = field(default_factory=list)
 
-    def leave(self, step: int, why: str) -> None:
-        self.left, self.why, self.calls, self.x0 = step, why, [], None
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "candidate": self.index, "seed": self.seed, "weight": round(self.weight, 6),
-            "rewards": {str(step): reward if math.isfinite(reward) else None for step, reward in self.rewards.items()},
-            "dropped_at": self.left, "why": self.why,
-        }  # fmt: skip
-
 
 class _Pause(Exception):
-    """Leaves a sampler at the end of a stage; caught in Runs and nowhere else."""
+    """Leaves a sampler at the end of a stage; caught in CandidateEngine and nowhere else."""
 
 
 class _Ask(Exception):
-    """Leaves a sampler that wants an evaluation, so that several can be made at once; caught in Runs."""
+    """Leaves a sampler that wants an evaluation, so that several can be made at once; caught in CandidateEngine."""
 
     def __init__(self, *request):
         self.request = request
 
 
 class _Tape:
-    """The guider as a sampler sees it: calls that were made before are answered from the recording.
+    """The guider as a sampler sees it: calls of an earlier stage are answered from the recording.
 
     So a run goes on exactly where it was left, with its multistep history, its own draws of noise and everything else
     that a sampler keeps to itself: its arithmetic is simply done again, which costs next to nothing.
@@ -97,10 +81,10 @@ class _Tape:
 
 
 @dataclass
-class Runs:
-    """Runs candidates of one clip with `inner`, whatever sampler that is; the rest is what Sampler.sample was given.
+class CandidateEngine:
+    """Runs candidates of one clip with `inner`, whatever sampler that is; the rest are Sampler.sample's own arguments.
 
-    at_once: candidates in one model call. evaluations: made so far, one a candidate. bar: progress, if any.
+    at_once: candidates in one model call. evaluations: so far, one a candidate and call. bar: progress, if any.
     """
 
     inner: comfy.samplers.Sampler
@@ -114,7 +98,7 @@ class Runs:
     bar: Any = None
 
     def costs(self, noise: torch.Tensor) -> list[int]:
-        """[N + 1]: evaluations that a run has made at the start and at the x0 prediction of each step; the last are all
+        """[N + 1]: evaluations of a run at the start and at the x0 prediction of each step; the last are all
         of them. Counted by running the sampler without the model."""
         calls, counts = [], [0] * len(self.sigmas)
 
@@ -133,16 +117,14 @@ class Runs:
         """Each candidate up to the x0 prediction of step `stop`; to the very end where that is the last one."""
         for start in range(0, len(candidates), self.at_once):
             group = list(candidates[start : start + self.at_once])
-            if len(group) == 1:
-                self._stage(group[0], stop, lambda *request: self._evaluate([request])[0])
             while len(group) > 1:
-                asking = [(each, request) for each in group if (request := self._next(each, stop)) is not None]
-                calls = self._evaluate([request for _, request in asking]) if asking else []
-                for (each, _), call in zip(asking, calls, strict=True):
+                requests = [(each, request) for each in group if (request := self._next(each, stop)) is not None]
+                calls = self._evaluate([request for _, request in requests]) if requests else []
+                for (each, _), call in zip(requests, calls, strict=True):
                     each.calls.append(call)
-                group = [each for each, _ in asking]
-                if len(group) == 1:
-                    self._stage(group[0], stop, lambda *request: self._evaluate([request])[0])
+                group = [each for each, _ in requests]
+            for last in group:
+                self._stage(last, stop, lambda *request: self._evaluate([request])[0])
 
     def finish(self, candidate: Candidate, callback: Callable | None, disable: bool) -> torch.Tensor:
         """The finished latent; the callback sees the whole run of this candidate, from its first step."""

@@ -13,7 +13,7 @@ import torch
 
 from ..scoring.inspector import Inspector
 from ..trials.observer import SILENT, Decision, Observer
-from .candidates import Runs
+from .candidates import CandidateEngine
 
 logger = logging.getLogger("foresight")
 
@@ -103,8 +103,8 @@ class MonitorSampler(comfy.samplers.Sampler):
 
     inspector: may be None, then nothing is inspected. stop: "rejected" ends a run when every item is rejected,
     "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
-    prediction of each step (1-based; not to be written to). observer: sees each step, and a person may decide through it
-    instead of the detector; look: decodes x0 predictions for it that are not inspected. compare: a sampler whose
+    prediction of each step (1-based; not to be written to). observer: sees each step, and may bring a person's decision
+    instead of the detector's; look: decodes x0 predictions for it that are not inspected. compare: a sampler whose
     evaluations are to be counted beside the run's, without the model. After the run: `evaluations` (of the model),
     `compared` (those of `compare`), `steps` (executed), `x0` (the last x0 prediction).
     A stopped run returns its x0 prediction, in model space like any sampler's result.
@@ -134,8 +134,8 @@ class MonitorSampler(comfy.samplers.Sampler):
         disable_pbar=False,
     ):
         if self.compare is not None:
-            given = model_wrap, sigmas, extra_args, latent_image, denoise_mask
-            self.compared = Runs(self.compare, *given).costs(noise)[-1]
+            engine = CandidateEngine(self.compare, model_wrap, sigmas, extra_args, latent_image, denoise_mask)
+            self.compared = engine.costs(noise)[-1]
         model = _CountingModel(model_wrap, len(noise))
         levels, shapes = sigmas.tolist(), getattr(model_wrap.inner_model, "latent_shapes", None)
 

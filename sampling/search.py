@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..scoring.reward import Reward
-from .candidates import Candidate, Runs
+from .candidates import Candidate, CandidateEngine
 from .monitor import video_latent
 from .noise import mixed_noise
 from .self_refine import refuse_caches
@@ -79,19 +79,19 @@ class SearchSettings:
         if self.method == "best of N":
             return [available]
         whole = self.schedule_steps or available
-        found = sorted({max(1, round(share * whole)) for share in self.schedule})
-        if found[0] > available:
+        checks = sorted({max(1, round(share * whole)) for share in self.schedule})
+        if checks[0] > available:
             raise ValueError(
-                f"the search first scores after step {found[0]}, but only {available} steps are sampled here: score "
+                f"the search first scores after step {checks[0]}, but only {available} steps are sampled here: score "
                 "earlier."
             )
-        return [step for step in found if step <= available]
+        return [step for step in checks if step <= available]
 
 
 class SearchSampler(comfy.samplers.Sampler):
     """Samples candidates of one clip with `inner` (any SAMPLER), drops those of low reward, and finishes the best.
 
-    Candidate 0 is the plain clip: its noise and seed are those given. The others have noise mixed with that of seed + i
+    Candidate 0 is the plain clip, with the run's own noise and seed. The others have noise mixed with that of seed + i
     (`mixed_noise`), and that seed. The finished clip is the same to the last bit as the inner sampler's with the
     winner's noise and seed, for every sampler that is deterministic for its seed: a candidate that goes on does so from
     a recording of its evaluations, so nothing that a sampler remembers is lost. The callback (previews, the monitor and
@@ -136,15 +136,39 @@ class SearchSampler(comfy.samplers.Sampler):
                 "Latent Search has no noise to vary: connect RandomNoise. In a graph with a sampler node for each "
                 "expert, search in the first."
             )
-        runs = Runs(self.inner, model_wrap, sigmas, extra_args, latent_image, denoise_mask, self.settings.at_once)
+        engine = CandidateEngine(
+            self.inner, model_wrap, sigmas, extra_args, latent_image, denoise_mask, self.settings.at_once
+        )
         shapes = getattr(model_wrap.inner_model, "latent_shapes", None)
-        search = _Search(self.settings, self.reward, runs, shapes)
+        search = _Search(self.settings, self.reward, engine, shapes)
         self.result.clear()
         try:
             winner = search.run(noise, extra_args.get("seed") or 0)
-            return runs.finish(winner, callback, disable_pbar)
+            return engine.finish(winner, callback, disable_pbar)
         finally:
             self.result.update(search.report())
+
+
+@dataclass(eq=False)
+class _Contender(Candidate):
+    """weight: the accumulated softmax weights. rewards: by step (1-based). dropped_at: the step where the search gave it
+    up, None while it is alive."""
+
+    index: int = 0
+    weight: float = 0.0
+    rewards: dict[int, float] = field(default_factory=dict)
+    dropped_at: int | None = None
+    why: str | None = None
+
+    def drop(self, step: int, why: str) -> None:
+        self.dropped_at, self.why, self.calls, self.x0 = step, why, [], None
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "candidate": self.index, "seed": self.seed, "weight": round(self.weight, 6),
+            "rewards": {str(step): reward if math.isfinite(reward) else None for step, reward in self.rewards.items()},
+            "dropped_at": self.dropped_at, "why": self.why,
+        }  # fmt: skip
 
 
 @dataclass
@@ -153,18 +177,18 @@ class _Search:
 
     settings: SearchSettings
     reward: Reward
-    runs: Runs
+    engine: CandidateEngine
     shapes: Any
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[_Contender] = field(default_factory=list)
     population: dict[int, list[int]] = field(default_factory=dict)
     costs: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def run(self, noise: torch.Tensor, seed: int) -> Candidate:
+    def run(self, noise: torch.Tensor, seed: int) -> _Contender:
         """The winner, ready to be finished."""
         settings = self.settings
-        checks = settings.checks(len(self.runs.sigmas) - 1)
-        self.costs = self.runs.costs(noise)
+        checks = settings.checks(len(self.engine.sigmas) - 1)
+        self.costs = self.engine.costs(noise)
         if 0 < settings.budget < self.costs[-1]:
             raise ValueError(
                 f"budget is {settings.budget}, but one clip alone takes {self.costs[-1]} model evaluations with this "
@@ -172,18 +196,18 @@ class _Search:
             )
         for i in range(settings.candidates):
             own = (seed + i) % 2**64
-            mixed = mixed_noise(noise, own, settings.beta, self.shapes) if i else noise
-            self.candidates.append(Candidate(i, own, mixed))
+            mixture = mixed_noise(noise, own, settings.beta, self.shapes) if i else noise
+            self.candidates.append(_Contender(own, mixture, index=i))
         live = self.candidates
         self.population[0] = [each.index for each in live]
         if len(live) > 1:
-            self.runs.bar = comfy.utils.ProgressBar(self.most)
+            self.engine.bar = comfy.utils.ProgressBar(self.most)
         done = 0
         for check in checks:
             if len(live) == 1:
                 break  # nothing is left to choose
             live = self._affordable(live, done, check)
-            self.runs.advance(live, check)
+            self.engine.advance(live, check)
             live = self._choose(live, check, check == checks[-1], seed)
             self.population[check] = [each.index for each in live]
             done = check
@@ -197,73 +221,75 @@ class _Search:
         most = settings.candidates * last + costs[-1] - last
         return min(most, settings.budget) if settings.budget else most
 
-    def _affordable(self, live: list[Candidate], done: int, check: int) -> list[Candidate]:
+    def _affordable(self, live: list[_Contender], done: int, check: int) -> list[_Contender]:
         """Those that the budget allows as far as the next check, with what it takes to finish one of them kept back."""
         if not self.settings.budget:
             return live
-        left = self.settings.budget - self.runs.evaluations - (self.costs[-1] - self.costs[check])
+        left = self.settings.budget - self.engine.evaluations - (self.costs[-1] - self.costs[check])
         count = left // (self.costs[check] - self.costs[done])
         ranked = sorted(live, key=lambda each: (-each.weight, each.index))
         for each in ranked[count:]:
-            each.leave(done, "budget")
+            each.drop(done, "budget")
         return sorted(ranked[:count], key=lambda each: each.index)
 
-    def _choose(self, live: list[Candidate], check: int, last: bool, seed: int) -> list[Candidate]:
+    def _choose(self, live: list[_Contender], check: int, last: bool, seed: int) -> list[_Contender]:
         rewards = self._rewards(live, check)
         for each, reward in zip(live, rewards.tolist(), strict=True):
             each.rewards[check] = reward
-        judged = [each for each in live if math.isfinite(each.rewards[check])]
-        if not judged:
-            kept = [max(live, key=lambda each: (each.weight, -each.index))]  # at the first check candidate 0, the plain
+        scored = [each for each in live if math.isfinite(each.rewards[check])]
+        if not scored:
+            # At the first check this is candidate 0, the plain clip.
+            survivors = [max(live, key=lambda each: (each.weight, -each.index))]
         else:
             rewards = rewards[rewards.isfinite()]
             weights = survival_weights(rewards, self.settings.temperature, self.settings.scale)
-            for each, weight in zip(judged, weights.tolist(), strict=True):
+            for each, weight in zip(scored, weights.tolist(), strict=True):
                 each.weight += weight
             if self.settings.method == "resampling":
-                mixed = np.random.SeedSequence((seed, check)).generate_state(1, np.uint64)
-                kept = [judged[i] for i in resampled(weights, torch.Generator("cpu").manual_seed(int(mixed[0])))]
+                (state,) = np.random.SeedSequence((seed, check)).generate_state(1, np.uint64)
+                draws = torch.Generator("cpu").manual_seed(int(state))
+                survivors = [scored[i] for i in resampled(weights, draws)]
                 if last:
-                    kept = [max(kept, key=lambda each: each.weight)]
+                    survivors = [max(survivors, key=lambda each: each.weight)]
             else:
                 best = rewards.argsort(descending=True, stable=True).tolist()
-                kept = [judged[i] for i in sorted(best[: 1 if last else -(-len(best) // 2)])]
+                survivors = [scored[i] for i in sorted(best[: 1 if last else -(-len(best) // 2)])]
         for each in live:
-            if each not in kept:
-                each.leave(check, "reward" if each in judged else "no reward")
+            if each not in survivors:
+                each.drop(check, "reward" if each in scored else "no reward")
             each.x0 = None
-        return kept
+        return survivors
 
-    def _rewards(self, live: list[Candidate], check: int) -> torch.Tensor:
+    def _rewards(self, live: list[_Contender], check: int) -> torch.Tensor:
         """[n], NaN where a candidate cannot be judged. Whatever breaks a reward must not break the clip (promise 2)."""
-        found = torch.full((len(live),), math.nan)
+        rewards = torch.full((len(live),), math.nan)
         sound = [i for i, each in enumerate(live) if torch.isfinite(each.x0).all()]
         if len(sound) < len(live):
             self.notes.append(f"step {check}: the predictions of {len(live) - len(sound)} candidate(s) are not finite")
         try:
             if sound:
                 x0 = torch.cat([video_latent(live[i].x0, self.shapes) for i in sound])
-                scores = self.reward.score(x0, float(self.runs.sigmas[check - 1]), check)
-                found[sound] = scores.detach().float().cpu().reshape(len(sound))
+                scores = self.reward.score(x0, float(self.engine.sigmas[check - 1]), check)
+                rewards[sound] = scores.detach().float().cpu().reshape(len(sound))
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # promise 2
             logger.warning("Foresight: step %d has no rewards: %s: %s", check, type(error).__name__, error)
             self.notes.append(f"step {check} has no rewards: {type(error).__name__}: {error}")
-        return found
+        return rewards
 
     def report(self) -> dict[str, Any]:
         """JSON. population: candidates that are left after each step that was scored. A candidate's clip alone: its
-        seed, and the noise that Candidate Noise makes of the given noise, its number and beta."""
+        seed, and the noise that Candidate Noise makes of the run's noise, its number and beta."""
         settings = self.settings
-        alive = [each for each in self.candidates if each.left is None]
-        winner = alive[0] if len(alive) == 1 else None
+        live = [each for each in self.candidates if each.dropped_at is None]
+        winner = live[0] if len(live) == 1 else None
         return {
             "method": settings.method, "reward": self.reward.name, "beta": settings.beta,
             "winner": winner and winner.index, "winner_seed": winner and winner.seed,
-            "population": {str(step): left for step, left in self.population.items()},
+            "population": {str(step): alive for step, alive in self.population.items()},
             "candidates": [each.report() for each in self.candidates],
-            "nfe": self.runs.evaluations, "nfe_plain": self.costs[-1] if self.costs else None,
+            "nfe": self.engine.evaluations, "nfe_plain": self.costs[-1] if self.costs else None,
             "nfe_most": self.most if self.costs else None, "budget": settings.budget or None, "notes": self.notes,
         }  # fmt: skip
 
@@ -277,7 +303,7 @@ def survival_weights(rewards: torch.Tensor, temperature: float, scale: str = "sp
 
 
 def resampled(weights: torch.Tensor, generator: torch.Generator) -> list[int]:
-    """As many draws with replacement as there are candidates, each drawn one kept once: candidate i stays with
+    """As many draws with replacement as there are candidates, of which each is kept once: candidate i stays with
     probability 1 - (1 - w_i)^n, and there are never more than before (paper, resampling stage; authors' code)."""
-    drawn = torch.multinomial(weights, len(weights), replacement=True, generator=generator)
-    return sorted(set(drawn.tolist()))
+    draws = torch.multinomial(weights, len(weights), replacement=True, generator=generator)
+    return sorted(set(draws.tolist()))

@@ -15,7 +15,7 @@ from gaussians import SHAPE, Mixture, draw, sample
 from searches import EULER, Mean, Told, candidate, searching
 from tiny_wan import inputs, model
 
-from foresight.sampling.candidates import Runs
+from foresight.sampling.candidates import CandidateEngine
 from foresight.sampling.noise import mixed_noise
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.search import (
@@ -327,8 +327,8 @@ def test_costs_are_counted_without_the_model():
     guider = Mixture()
     t = torch.linspace(1, 0, 6)
     heun, extra_args = comfy.samplers.ksampler("heun"), {"model_options": {}, "seed": 0}
-    runs = Runs(heun, guider, t, extra_args, torch.zeros(1, *SHAPE), None)
-    assert runs.costs(draw(1)) == [0, 1, 3, 5, 7, 9] and not guider.calls
+    engine = CandidateEngine(heun, guider, t, extra_args, torch.zeros(1, *SHAPE), None)
+    assert engine.costs(draw(1)) == [0, 1, 3, 5, 7, 9] and not guider.calls
 
 
 @pytest.mark.parametrize(
