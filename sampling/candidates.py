@@ -109,7 +109,7 @@ class CandidateEngine:
         def watch(step, *_):
             counts[step + 1] = len(calls)
 
-        self._sample(_Tape(self.guider, calls, live, self._own), Candidate(0, 0, noise), watch)
+        self._sample(_Tape(self.guider, calls, live, self._own), Candidate(0, noise), watch)
         counts[-1] = len(calls)
         return counts
 

@@ -151,8 +151,8 @@ class SearchSampler(comfy.samplers.Sampler):
 
 @dataclass(eq=False)
 class _Contender(Candidate):
-    """weight: the accumulated softmax weights. rewards: by step (1-based). dropped_at: the step where the search gave it
-    up, None while it is alive."""
+    """weight: the accumulated softmax weights. rewards: by step (1-based). dropped_at: the step where the search gave
+    it up, None while it is alive."""
 
     index: int = 0
     weight: float = 0.0
