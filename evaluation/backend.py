@@ -109,7 +109,7 @@ class InProcess:
     def sample(
         self, prompt: str, seed: int, settings: Mapping[str, Any], *, inject: bool = False, refine: bool = False
     ) -> Sampled:
-        from ..nodes.back_ends import DEFAULT, make_refiner
+        from ..nodes.back_ends import DEFAULT, make_reworder
         from ..sampling.hierarchy import run_hierarchy
         from ..sampling.injection import InjectionSettings
         from ..trials.report import run_report
@@ -119,9 +119,9 @@ class InProcess:
             **{k.removeprefix("injection_"): v for k, v in settings.items() if k in INJECTION_SETTINGS}
         )
         inputs = self.family.inputs(prompt, seed)
-        refiner = make_refiner(settings.get("refiner", DEFAULT), self.family.scorer) if refine else None
+        refiner = make_reworder(settings.get("refiner", DEFAULT), self.family.scorer) if refine else None
         result = run_hierarchy(
-            inputs, gate, self.family.guider, negative=self.negative, refiner=refiner,
+            inputs, gate, self.family.guider, negative=self.negative, reworder=refiner,
             injection=injection if inject else None,
         )  # fmt: skip
         sigmas = tuple(round(float(sigma), 6) for sigma in inputs.sigmas[:-1])
@@ -129,16 +129,16 @@ class InProcess:
 
     @torch.inference_mode()
     def regenerate(self, prompt: str, seed: int, failed: Sampled) -> Sampled:
-        from ..refiner.ablation import AblationRefiner
-        from ..refiner.base import RefinementRequest
-        from ..sampling.hierarchy import refine
+        from ..refiner.ablation import AblationReworder
+        from ..refiner.base import RewordingRequest
+        from ..sampling.hierarchy import reword
         from ..sampling.run import monitored_sample
         from ..trials.report import run_report
         from ..trials.verdict import Verdict
 
-        request = RefinementRequest(prompt, self.negative, failed.source, failed.final_score)
+        request = RewordingRequest(prompt, self.negative, failed.source, failed.final_score)
         nothing_yet = Verdict((), {"prompt": prompt, "negative": self.negative})
-        refined = refine(request, AblationRefiner(self.family.scorer), nothing_yet)
+        refined = reword(request, AblationReworder(self.family.scorer), nothing_yet)
         result = monitored_sample(self.family.inputs(refined.record.prompt, seed), previous=refined)
         return self.finished(prompt, result.latent, run_report(result.verdict))
 

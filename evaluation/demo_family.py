@@ -68,7 +68,7 @@ class DemoFamily:
     def guider(self, prompt: str, negative: str = ""):
         import comfy.samplers
 
-        from ..nodes.refinement import encode
+        from ..nodes.rewording import encode
 
         guider = comfy.samplers.CFGGuider(self.model)
         guider.set_conds(encode(self.clip, prompt), encode(self.clip, negative))

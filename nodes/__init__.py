@@ -11,9 +11,9 @@ from .enhancers import CandidateNoise, EnhancerReport, LatentSearchSampler, Self
 from .experts import TwoExpertGuiderNode
 from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
-from .refinement import PromptRefiner
 from .report import RunReport
 from .reward import LatentRewardNode
+from .rewording import PromptRefiner
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
 from .watch import ForesightWatch
 

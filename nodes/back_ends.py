@@ -1,4 +1,4 @@
-"""Who states the prompt better in Trial 2: the refiner's back ends as a widget names them."""
+"""Who rewords the prompt in Trial 2: the back ends of refiner/, as a widget names them."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,13 @@ import folder_paths
 import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..refiner.ablation import AblationRefiner
-from ..refiner.endpoint import EndpointRefiner
-from ..refiner.manual import ManualRefiner
+from ..refiner.ablation import AblationReworder
+from ..refiner.endpoint import EndpointReworder
+from ..refiner.manual import ManualReworder
 from ..refiner.profiles import ProfileError, load_profiles
-from ..refiner.restart import RestartRefiner
+from ..refiner.restart import RestartReworder
 from .compat import check_choice
-from .core_vlm import CoreRefiner, require_generation
+from .core_vlm import CoreReworder, require_generation
 
 ABLATION, RESTART, CORE, ENDPOINT, MANUAL, OFF = "ablation", "restart", "core", "endpoint", "manual", "off"
 BACK_ENDS = (RESTART, ABLATION, CORE, ENDPOINT, MANUAL)
@@ -39,7 +39,7 @@ def profile_names() -> list[str]:
         return [NONE]
 
 
-def refiner_widgets():
+def back_end_widgets():
     """What single back ends need besides. The names of profiles are all that a workflow can hold of them."""
     return [
         io.Clip.Input(
@@ -62,10 +62,10 @@ def on_device(scorer):
     return scorer
 
 
-class ScoringRefiner(AblationRefiner):
-    def refine(self, request):
+class ScoringReworder(AblationReworder):
+    def reword(self, request):
         on_device(self.scorer)
-        return super().refine(request)
+        return super().reword(request)
 
 
 def similarity(scorer):
@@ -78,24 +78,24 @@ def similarity(scorer):
     return measure
 
 
-def make_refiner(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt=""):
-    """The refiner by its name in the widget; None when it is off. ValueError: it lacks something, said before anything
+def make_reworder(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt=""):
+    """The reworder by its name in the widget; None when it is off. ValueError: it lacks something, said before anything
     is sampled."""
     check_choice("refiner", back_end, (*BACK_ENDS, OFF))
     match back_end:
         case "off":
             return None
         case "ablation":
-            return ScoringRefiner(scorer)
+            return ScoringReworder(scorer)
         case "restart":
-            return RestartRefiner()
+            return RestartReworder()
         case "manual":
-            return ManualRefiner(manual_prompt)
+            return ManualReworder(manual_prompt)
         case "core":
             require_generation(vlm)
-            return CoreRefiner(vlm, similarity(scorer))
+            return CoreReworder(vlm, similarity(scorer))
     check = comfy.model_management.throw_exception_if_processing_interrupted
-    return EndpointRefiner(profile_of(endpoint), similarity(scorer), check)
+    return EndpointReworder(profile_of(endpoint), similarity(scorer), check)
 
 
 def profile_of(endpoint: str):

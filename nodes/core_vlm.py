@@ -5,8 +5,8 @@ from typing import Any
 
 import comfy.model_management
 
-from ..refiner.answer import Similarity, refinement_of
-from ..refiner.base import RefinementError
+from ..refiner.answer import Similarity, rewording_of
+from ..refiner.base import RewordingError
 from ..refiner.pictures import choose_frames, contact_sheet
 from ..refiner.template import instruction
 
@@ -23,33 +23,33 @@ def require_generation(vlm) -> None:
 
 
 @dataclass
-class CoreRefiner:
-    """A Refiner. Core loads the model, and makes room for it, as for any other; it is unloaded before this returns."""
+class CoreReworder:
+    """A Reworder. Core loads the model, and makes room for it, as for any other; it is unloaded before this returns."""
 
     vlm: Any
     similar: Similarity | None
     name = "core"
 
-    def refine(self, request):
+    def reword(self, request):
         if request.preview is None:
-            raise RefinementError("there is no preview to show to the model")
+            raise RewordingError("there is no preview to show to the model")
         sheet = contact_sheet(choose_frames(request.preview, FRAMES).float())[None]
         try:
             tokens = self.vlm.tokenize(instruction(request, tiled=True), image=sheet, min_length=1, thinking=False)
             ids = self.vlm.generate(tokens, do_sample=False, max_length=MOST_TOKENS)
             answer = self.vlm.decode(ids)
         except AttributeError as error:  # core's CLIP has generate() whatever it holds; T5 and CLIP-L cannot
-            raise RefinementError(f"the model at vlm cannot generate text ({error})") from error
+            raise RewordingError(f"the model at vlm cannot generate text ({error})") from error
         finally:
             release(self.vlm.patcher)
         usage = {"completion_tokens": len(ids)}
         try:
-            refinement = refinement_of(answer, request, self.similar)
-        except RefinementError as error:
+            rewording = rewording_of(answer, request, self.similar)
+        except RewordingError as error:
             error.usage = usage
             raise
-        refinement.usage.update(usage)
-        return refinement
+        rewording.usage.update(usage)
+        return rewording
 
 
 def release(patcher) -> None:

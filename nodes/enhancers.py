@@ -1,4 +1,4 @@
-"""Self-Refine Sampler, Latent Search Sampler, and what they tell afterwards."""
+"""Self-Refine Sampler, Latent Search Sampler, the report of both, and the noise of one candidate."""
 
 import json
 
@@ -6,9 +6,10 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
+from ..sampling.enhanced import self_refinement
 from ..sampling.noise import MixedNoise
 from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, parse_schedule
-from ..sampling.self_refine import PRESETS, THRESHOLDS, RefineSettings, SelfRefine, parse_plan, self_refining
+from ..sampling.self_refine import PRESETS, THRESHOLDS, SelfRefineSettings, parse_plan, self_refining
 from ..scoring.reward import AlignmentReward
 from . import types
 from .compat import advanced, check_choice
@@ -66,10 +67,10 @@ class SelfRefineSampler(io.ComfyNode):
         check_choice("preset", preset, (*PRESETS, CUSTOM))
         if tau == OWN and threshold == "quantile":
             raise ValueError("Self-Refine Sampler: tau is -1, but no preset has a quantile: enter a share from 0 to 1.")
-        known = PRESETS.get(preset)
-        settings = RefineSettings(
-            parse_plan(known.plan, known.steps) if known else parse_plan(plan, plan_steps),
-            tau=tau if tau != OWN else (known or PRESETS["T2V"]).tau,
+        published = PRESETS.get(preset)
+        settings = SelfRefineSettings(
+            parse_plan(published.plan, published.steps) if published else parse_plan(plan, plan_steps),
+            tau=tau if tau != OWN else (published or PRESETS["T2V"]).tau,
             threshold=threshold, norm=norm, schedule_steps=schedule_steps,
         )  # fmt: skip
         return io.NodeOutput(self_refining(sampler, settings))
@@ -167,22 +168,22 @@ class EnhancerReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, latent):
-        search, refine = parts(sampler)
-        if search is None and refine is None:
+        search, refining = sampler if isinstance(sampler, SearchSampler) else None, self_refinement(sampler)
+        if search is None and refining is None:
             raise ValueError("Enhancer Report: this SAMPLER is neither from Self-Refine Sampler nor from Latent Search Sampler.")
-        found = {
+        results = {
             "search": search.result if search and search.result else None,
-            "self_refine": refine.result.report() if refine and refine.result.nfe else None,
+            "self_refine": refining.result.report() if refining and refining.result.nfe else None,
         }
-        first = found["search"] or found["self_refine"]
+        first = results["search"] or results["self_refine"]
         if first is None:
             raise ValueError(
                 "Enhancer Report: nothing was sampled with this SAMPLER yet. Connect the latent of the node that samples with it."
             )
-        report = {"schema": "foresight.enhancer_report", "version": 1, "nfe": first["nfe"], **found}
+        report = {"schema": "foresight.enhancer_report", "version": 1, "nfe": first["nfe"], **results}
         mask = ExecutionBlocker("Nothing was refined, so there is no mask.")
-        if refine is not None and refine.result.refined is not None:
-            mask = mask_images(refine.result.refined)
+        if refining is not None and refining.result.places is not None:
+            mask = mask_images(refining.result.places)
         return io.NodeOutput(latent, mask, first["nfe"], json.dumps(report, indent=1), ui={"text": [summary(report)]})
 
 
@@ -209,16 +210,9 @@ class CandidateNoise(io.ComfyNode):
         return io.NodeOutput(MixedNoise(noise, candidate, beta) if candidate else noise)
 
 
-def parts(sampler) -> tuple[SearchSampler | None, SelfRefine | None]:
-    """The search and the refinement within a SAMPLER."""
-    search = sampler if isinstance(sampler, SearchSampler) else None
-    function = getattr(search.inner if search else sampler, "sampler_function", None)
-    return search, function if isinstance(function, SelfRefine) else None
-
-
-def mask_images(refined: torch.Tensor) -> torch.Tensor:
+def mask_images(places: torch.Tensor) -> torch.Tensor:
     """[B F, H, W, 3]: white where every extra pass was taken, black where the clip was left as it was."""
-    frames = refined.flatten(0, 1).unsqueeze(1).float()
+    frames = places.flatten(0, 1).unsqueeze(1).float()
     return torch.nn.functional.interpolate(frames, scale_factor=PIXELS).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
 
 
@@ -229,7 +223,7 @@ def summary(report: dict) -> str:
         lines[0] += f"; one clip alone: {search['nfe_plain']}"
         lines += [f"candidates after {left}", f"finished: candidate {search['winner']}, seed {search['winner_seed']}"]
         lines += [f"Note: {note}" for note in search["notes"]]
-    if refine := report["self_refine"]:
-        passes = refine["passes"]
+    if report["self_refine"]:
+        passes = report["self_refine"]["passes"]
         lines.append(f"{sum(passes.values())} extra passes in {len(passes)} steps")
     return "\n".join(lines)

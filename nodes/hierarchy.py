@@ -11,12 +11,12 @@ from ..sampling.vp import fitting
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, make_refiner, refiner_widgets, validated
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, back_end_widgets, make_reworder, validated
 from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
 from .panel import running
-from .refinement import encode
+from .rewording import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
 
@@ -64,7 +64,7 @@ class ForesightSampler(io.ComfyNode):
                     tooltip="Wan 2.2 14B: the low-noise expert; `model` is then the high-noise one.",
                 ),
                 *expert_widgets(),
-                *refiner_widgets(),
+                *back_end_widgets(),
                 io.Sampler.Input(
                     "sampler", optional=True,
                     tooltip="Samples instead of sampler_name: from Self-Refine Sampler or Latent Search Sampler.",
@@ -87,7 +87,7 @@ class ForesightSampler(io.ComfyNode):
         inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, vlm=None, endpoint=NONE,
         manual_prompt="", sampler=None, **settings,
     ):  # fmt: skip
-        better = make_refiner(refiner, scorer, vlm, endpoint, manual_prompt)
+        reworder = make_reworder(refiner, scorer, vlm, endpoint, manual_prompt)
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
         check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
         injection = injection_settings(**{k: settings.pop(k) for k in list(settings) if k.startswith("injection_")})
@@ -109,7 +109,7 @@ class ForesightSampler(io.ComfyNode):
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             result = run_hierarchy(
-                inputs, gate, guider, negative=negative, refiner=better,
+                inputs, gate, guider, negative=negative, reworder=reworder,
                 injection=injection if inject else None, observer=run,
             )  # fmt: skip
             run.finish(result.verdict)

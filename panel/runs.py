@@ -39,7 +39,7 @@ class Refused(Exception):
 
 @dataclass
 class Trial:
-    """One guider call or refinement of a run. trace: [step, score or None]; window: the detector's first and last step.
+    """One guider call or rewording of a run. trace: [step, score or None]; window: the detector's first and last step.
 
     decidable: whether accepting or rejecting changes what comes next (there is a gate).
     """

@@ -1,1 +1,1 @@
-"""Observation-driven prompt refinement."""
+"""Rewording of prompts that failed, by what a preview shows: template, parsing, back ends."""

@@ -1,4 +1,4 @@
-"""Prompt refinement without a model or a network. Ours, not the paper's, which asks a vision-language model.
+"""Rewording without a model or a network. Ours, not the paper's, which asks a vision-language model.
 
 The scorer that judged the run also knows which phrase it missed: leave a phrase out, and if the preview fits what is
 left better than the whole prompt, the preview lacks that phrase. It is then stated first and weighted.
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..scoring.scorer import Scorer
-from .base import Refinement, RefinementError, RefinementRequest
+from .base import Rewording, RewordingError, RewordingRequest
 from .phrases import emphasise, plain, split_phrases, without
 
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """max_phrases bounds the work: one refinement scores at most max_phrases + 1 texts."""
+    """max_phrases bounds the work: one rewording scores at most max_phrases + 1 texts."""
 
     max_phrases: int = 12  # an ordinary prompt has 3 to 10; each costs one inspection (40 ms in the paper's set-up)
     weight: float = 1.3  # clearly felt by T5-like encoders without breaking the rest of the prompt
@@ -32,10 +32,10 @@ class AblationSettings:
             raise ValueError(f"weight is {self.weight}: set it above 1 and up to max_weight ({self.max_weight}).")
 
 
-class AblationRefiner:
-    """A Refiner that asks the scorer alone. Deterministic; the negative prompt is given back as it came.
+class AblationReworder:
+    """A Reworder that asks the scorer alone. Deterministic; the negative prompt is given back as it came.
 
-    >>> AblationRefiner(scorer).refine(request).prompt
+    >>> AblationReworder(scorer).reword(request).prompt
     '(above a small blue square:1.3), a red circle moves left on a grey background'
     """
 
@@ -45,27 +45,27 @@ class AblationRefiner:
         self.scorer = scorer
         self.settings = settings or AblationSettings()
 
-    def refine(self, request: RefinementRequest) -> Refinement:
-        """Evidence: {"phrase", "score_without", "difference"} by falling difference. RefinementError: see base."""
+    def reword(self, request: RewordingRequest) -> Rewording:
+        """Evidence: {"phrase", "score_without", "difference"} by falling difference. RewordingError: see base."""
         settings = self.settings
         if request.preview is None:
-            raise RefinementError("there is no preview to compare the prompt with")
+            raise RewordingError("there is no preview to compare the prompt with")
         phrases = split_phrases(request.prompt, settings.max_phrases)
         if len(phrases) < 2:
             what = "is empty" if not phrases else "cannot be parted into phrases"
-            raise RefinementError(f"the prompt {what}, so nothing can be left out of it: {request.prompt!r}")
+            raise RewordingError(f"the prompt {what}, so nothing can be left out of it: {request.prompt!r}")
         whole = self._score(request.preview, request.prompt)
         scores = [self._score(request.preview, without(phrases, i)) for i in range(len(phrases))]
         order = sorted(range(len(phrases)), key=lambda i: -scores[i])  # stable: the earlier phrase wins a tie
-        found = order[0]
-        prompt = emphasise(phrases, found, settings.weight, settings.max_weight, settings.first)
-        phrase = plain(phrases[found].text)
+        worst = order[0]
+        prompt = emphasise(phrases, worst, settings.weight, settings.max_weight, settings.first)
+        phrase = plain(phrases[worst].text)
         if prompt == request.prompt.strip():
-            raise RefinementError(f"the preview lacks {phrase!r}, which already carries the highest weight")
-        return Refinement(
+            raise RewordingError(f"the preview lacks {phrase!r}, which already carries the highest weight")
+        return Rewording(
             prompt=prompt,
             negative=request.negative,
-            reasoning=_reasoning(phrase, whole, scores[found]),
+            reasoning=_reasoning(phrase, whole, scores[worst]),
             evidence=tuple(
                 {"phrase": plain(phrases[i].text), "score_without": scores[i], "difference": scores[i] - whole}
                 for i in order
@@ -75,7 +75,7 @@ class AblationRefiner:
     def _score(self, preview: Tensor, text: str) -> float:
         score = self.scorer.score(preview, self.scorer.encode_text(plain(text)))
         if not math.isfinite(score):
-            raise RefinementError(f"{self.scorer.name} scored the preview {score} for {plain(text)!r}")
+            raise RewordingError(f"{self.scorer.name} scored the preview {score} for {plain(text)!r}")
         return score
 
 

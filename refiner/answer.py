@@ -14,14 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Refinement, RefinementError, RefinementRequest
+from .base import Rewording, RewordingError, RewordingRequest
 from .phrases import plain, weighted_parts
 from .template import NEGATIVES
 
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """What a refined prompt may be. The paper only asks for "concise" and for the same meaning; the numbers are ours.
+    """What a reworded prompt may be. The paper only asks for "concise" and for the same meaning; the numbers are ours.
 
     floor: least cosine of the scorer's text features of both prompts. The demo's scorer puts rewordings above 0.95,
     other captions of its world at 0.46 in the median, nine tenths of them below 0.64.
@@ -46,12 +46,12 @@ _MARKUP = re.compile(
 _INSTRUCTION = re.compile(r"(?:no|not|avoid|without|do not|don't|remove|exclude|never)\b", re.IGNORECASE)
 
 
-def refinement_of(
-    text: str, request: RefinementRequest, similar: Similarity | None, rules: AnswerRules | None = None
-) -> Refinement:
-    """The refinement that an answer holds. similar(a, b): cosine of two texts; None leaves that test out.
+def rewording_of(
+    text: str, request: RewordingRequest, similar: Similarity | None, rules: AnswerRules | None = None
+) -> Rewording:
+    """The rewording that an answer holds. similar(a, b): cosine of two texts; None leaves that test out.
 
-    RefinementError: the answer cannot be used, with the reason in words that hold nothing of the answer itself.
+    RewordingError: the answer cannot be used, with the reason in words that hold nothing of the answer itself.
     """
     rules = rules or AnswerRules()
     answer = read_object(text)
@@ -60,23 +60,23 @@ def refinement_of(
         negative = ", ".join(negative)
     for key, value, needed in (("refined_prompt", prompt, True), ("negative_prompt", negative, False)):
         if not isinstance(value, str) and (needed or value is not None):
-            raise RefinementError(f"the answer's {key} is {_kind(value)}, not text")
+            raise RewordingError(f"the answer's {key} is {_kind(value)}, not text")
     original = plain(request.prompt)
     prompt = _checked("refined_prompt", prompt, rules)
     most = max(rules.most_growth * len(original), len(original) + rules.sentence)
     if len(prompt) > min(most, max(rules.most_characters, len(original))):
-        raise RefinementError(f"the refined prompt has {len(prompt)} characters; the original has {len(original)}")
+        raise RewordingError(f"the refined prompt has {len(prompt)} characters; the original has {len(original)}")
     _check_language(prompt, original)
     added = _negatives(negative or "", request, original, rules)
     if prompt == original and not added:
-        raise RefinementError("the answer leaves the prompt as it is")
+        raise RewordingError("the answer leaves the prompt as it is")
     evidence = ()
     if similar is not None and prompt != original:
         similarity = similar(original, prompt)
         if not similarity >= rules.floor:  # also when it is not a number
-            raise RefinementError(f"the refined prompt says something else (similarity {similarity:.2f})")
+            raise RewordingError(f"the refined prompt says something else (similarity {similarity:.2f})")
         evidence = ({"similarity": similarity},)
-    return Refinement(
+    return Rewording(
         prompt=request.prompt if prompt == original else prompt,
         negative=", ".join(part for part in (request.negative.strip().rstrip(","), *added) if part),
         reasoning=_sentence(reasoning),
@@ -86,7 +86,7 @@ def refinement_of(
 
 def read_object(text: str) -> dict[str, Any]:
     """The JSON object in an answer: as it is, in a code fence, after a chain of thought, or among other words. Of an
-    object that breaks off, the texts that are complete. RefinementError where there is none."""
+    object that breaks off, the texts that are complete. RewordingError where there is none."""
     text = _THOUGHT.sub("", text).strip().lstrip("\ufeff")
     fenced = _FENCE.search(text)
     begin = text.find("{")
@@ -96,7 +96,7 @@ def read_object(text: str) -> dict[str, Any]:
         except (ValueError, RecursionError):  # the latter from thousands of brackets
             continue
         if not isinstance(found, dict):
-            raise RefinementError(f"the answer is {_kind(found)}, not a JSON object")
+            raise RewordingError(f"the answer is {_kind(found)}, not a JSON object")
         return found
     # What a cut or careless answer still says completely: "key": "text".
     pairs = re.findall(r'"(refined_prompt|negative_prompt|reasoning)"\s*:\s*("(?:[^"\\\n]|\\.)*")', text)
@@ -107,7 +107,7 @@ def read_object(text: str) -> dict[str, Any]:
         except ValueError:
             continue
     if "refined_prompt" not in found:
-        raise RefinementError("the answer holds no refined prompt")
+        raise RewordingError("the answer holds no refined prompt")
     return found
 
 
@@ -119,11 +119,11 @@ def scripts(text: str) -> Counter[str]:
 def _checked(key: str, text: str, rules: AnswerRules) -> str:
     text = " ".join(unicodedata.normalize("NFC", text).split())
     if not any(c.isalnum() for c in text):
-        raise RefinementError(f"the answer's {key} is empty")
+        raise RewordingError(f"the answer's {key} is empty")
     if _MARKUP.search(text):
-        raise RefinementError(f"the answer's {key} holds markup")
+        raise RewordingError(f"the answer's {key} holds markup")
     if any(weight != 1 for _, weight in weighted_parts(text)) or "(" in text or ")" in text:
-        raise RefinementError(f"the answer's {key} holds weights")
+        raise RewordingError(f"the answer's {key} holds weights")
     return text
 
 
@@ -132,10 +132,10 @@ def _check_language(prompt: str, original: str) -> None:
     before, after = scripts(original), scripts(prompt)
     foreign = {name: count for name, count in after.items() if name not in before}
     if before and 10 * sum(foreign.values()) > after.total():
-        raise RefinementError(f"the refined prompt is in another language: it has {', '.join(foreign)} letters")
+        raise RewordingError(f"the refined prompt is in another language: it has {', '.join(foreign)} letters")
 
 
-def _negatives(negative: str, request: RefinementRequest, original: str, rules: AnswerRules) -> list[str]:
+def _negatives(negative: str, request: RewordingRequest, original: str, rules: AnswerRules) -> list[str]:
     """At most NEGATIVES noun phrases that are new. Items that ask ("no text") or that the prompt wants are left out."""
     if not negative.strip():
         return []
@@ -147,7 +147,7 @@ def _negatives(negative: str, request: RefinementRequest, original: str, rules: 
         if not item or item.lower() in there or _INSTRUCTION.match(item) or set(_words(item)) <= wanted:
             continue
         if len(item.split()) > rules.negative_words or len(item) > 60:
-            raise RefinementError("the answer's negative_prompt holds more than short phrases")
+            raise RewordingError("the answer's negative_prompt holds more than short phrases")
         there.add(item.lower())
         kept.append(item)
     return kept[:NEGATIVES]

@@ -1,4 +1,4 @@
-"""What a prompt refiner is: Trial 2's question and its answer (paper, section 3.2)."""
+"""What rewords a prompt: Trial 2's question and its answer (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class RefinementRequest:
+class RewordingRequest:
     """preview: [F, H, W, 3] float in 0..1, what the rejected run was about to become; predicted_score: its score.
 
     seed: of the rejected run's noise, None where nobody can draw other noise. family: the video model's, in words.
@@ -24,7 +24,7 @@ class RefinementRequest:
 
 
 @dataclass(frozen=True)
-class Refinement:
+class Rewording:
     """reasoning: one or two sentences for people. evidence: what led there, ready for JSON, strongest first.
 
     seed: of the noise to restart from; None keeps the rejected run's noise, as the paper does. usage: what the answer
@@ -39,19 +39,19 @@ class Refinement:
     usage: dict[str, Any] = field(default_factory=dict)
 
 
-class RefinementError(Exception):
-    """No refined prompt, and why. The run then goes on with the original prompt. usage: what the attempt cost."""
+class RewordingError(Exception):
+    """No better prompt, and why. The run then goes on with the original prompt. usage: what the attempt cost."""
 
     def __init__(self, message: str, usage: dict[str, Any] | None = None):
         super().__init__(message)
         self.usage = usage or {}
 
 
-class Refiner(Protocol):
+class Reworder(Protocol):
     name: str
 
-    def refine(self, request: RefinementRequest) -> Refinement:
+    def reword(self, request: RewordingRequest) -> Rewording:
         """Gives a prompt with the same meaning that states more clearly what the preview lacks.
 
-        RefinementError: there is none, with the reason.
+        RewordingError: there is none, with the reason.
         """

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from .answer import AnswerRules, Similarity, refinement_of
-from .base import Refinement, RefinementError, RefinementRequest
+from .answer import AnswerRules, Similarity, rewording_of
+from .base import Rewording, RewordingError, RewordingRequest
 from .pictures import choose_frames, contact_sheet, encode_pictures
 from .profiles import Profile, ProfileError
 from .template import SCHEMA, instruction
@@ -30,8 +30,8 @@ _REFUSED = {
 }
 
 
-class EndpointRefiner:
-    """A Refiner that asks a server. similar: see refinement_of. check: called all the while; raises the user's cancel.
+class EndpointReworder:
+    """A Reworder that asks a server. similar: see rewording_of. check: called all the while; raises the user's cancel.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class EndpointRefiner:
         self.rules = AnswerRules(floor=profile.least_similarity)
         self.name = f"endpoint {profile.name}"
 
-    def refine(self, request: RefinementRequest) -> Refinement:
+    def reword(self, request: RewordingRequest) -> Rewording:
         if request.preview is None:
-            raise RefinementError("there is no preview to show to the model")
+            raise RewordingError("there is no preview to show to the model")
         usage: dict[str, Any] = {"profile": self.profile.name, "model": self.profile.model, "attempts": 0}
         try:
             reply = self._ask(self._pictures(request), instruction(request, self.profile.tiled), usage)
-            refinement = refinement_of(_content(reply, self.profile, usage), request, self.similar, self.rules)
-        except RefinementError as error:
+            rewording = rewording_of(_content(reply, self.profile, usage), request, self.similar, self.rules)
+        except RewordingError as error:
             error.usage = usage
             raise
         except (TransportError, ProfileError) as error:
-            raise RefinementError(str(error), usage) from None
-        return replace(refinement, usage=usage)
+            raise RewordingError(str(error), usage) from None
+        return replace(rewording, usage=usage)
 
-    def _pictures(self, request: RefinementRequest) -> list[bytes]:
+    def _pictures(self, request: RewordingRequest) -> list[bytes]:
         frames = choose_frames(request.preview, self.profile.frames)
         pictures = [contact_sheet(frames)] if self.profile.tiled else list(frames)
         side = self.profile.picture_side * (2 if self.profile.tiled else 1)
@@ -92,7 +92,7 @@ class EndpointRefiner:
                     if schema and reply.status in (400, 422, 501):  # older servers know no schema: ask plainly
                         schema = False
                         continue
-                    raise RefinementError(problem)
+                    raise RewordingError(problem)
                 wait = _retry_after(reply)
             if usage["attempts"] == profile.attempts:
                 break
@@ -101,7 +101,7 @@ class EndpointRefiner:
                 problem += f", and {wait:.0f} s more to wait are beyond the deadline"
                 break
             pause(wait, self.check)
-        raise RefinementError(f"{problem} ({usage['attempts']} attempt(s))")
+        raise RewordingError(f"{problem} ({usage['attempts']} attempt(s))")
 
 
 def _payload(profile: Profile, pictures: list[bytes], text: str, schema: bool) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def _content(reply: Reply, profile: Profile, usage: dict[str, Any]) -> str:
     try:
         answer = json.loads(reply.body)
     except (ValueError, RecursionError):
-        raise RefinementError("the server's answer is not JSON") from None
+        raise RewordingError("the server's answer is not JSON") from None
     if not isinstance(answer, dict):
-        raise RefinementError("the server's answer is no chat completion")
+        raise RewordingError("the server's answer is no chat completion")
     spent = answer.get("usage")
     tokens = [spent.get(key) if isinstance(spent, dict) else None for key in ("prompt_tokens", "completion_tokens")]
     if all(isinstance(count, int) and 0 <= count < 1e9 for count in tokens):
@@ -133,11 +133,11 @@ def _content(reply: Reply, profile: Profile, usage: dict[str, Any]) -> str:
         if isinstance(content, list):  # some servers answer in parts as well
             content = "".join(part["text"] for part in content if part.get("type") == "text")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise RefinementError("the server's answer is no chat completion") from None
+        raise RewordingError("the server's answer is no chat completion") from None
     if isinstance(message.get("refusal"), str) and not content:
-        raise RefinementError("the model refuses to answer")
+        raise RewordingError("the model refuses to answer")
     if not isinstance(content, str) or not content.strip():
-        raise RefinementError("the model's answer is empty; a reasoning model may need more most_tokens")
+        raise RewordingError("the model's answer is empty; a reasoning model may need more most_tokens")
     return content
 
 

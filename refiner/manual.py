@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import Refinement, RefinementRequest
+from .base import Rewording, RewordingRequest
 
 
 @dataclass(frozen=True)
-class ManualRefiner:
+class ManualReworder:
     prompt: str
     name = "manual"
 
@@ -16,5 +16,5 @@ class ManualRefiner:
         if not self.prompt.strip():
             raise ValueError("manual_prompt is empty: write the prompt for Trial 2, or choose another back end.")
 
-    def refine(self, request: RefinementRequest) -> Refinement:
-        return Refinement(self.prompt, request.negative, "The user's own alternative prompt.")
+    def reword(self, request: RewordingRequest) -> Rewording:
+        return Rewording(self.prompt, request.negative, "The user's own alternative prompt.")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .base import RefinementError
+from .base import RewordingError
 
 _QUALITIES = (90, 75, 60, 45)  # of JPEG; below this blocks hide what a preview shows
 _SMALLEST = 64  # pixels of a frame's long side
@@ -38,7 +38,7 @@ def contact_sheet(frames: Tensor, gap: int = 4) -> Tensor:
 def encode_pictures(pictures: list[Tensor], side: int, most_bytes: int) -> list[bytes]:
     """JPEG files of pictures [H, W, 3] in 0..1: at most `side` pixels long, together at most `most_bytes`.
 
-    Quality is lowered first, then size. RefinementError where that is not enough.
+    Quality is lowered first, then size. RewordingError where that is not enough.
     """
     images = [_image(picture) for picture in pictures]
     while True:
@@ -48,7 +48,7 @@ def encode_pictures(pictures: list[Tensor], side: int, most_bytes: int) -> list[
                 return files
         side //= 2
         if side < _SMALLEST:
-            raise RefinementError(f"{len(files)} preview frame(s) do not fit into {most_bytes} bytes")
+            raise RewordingError(f"{len(files)} preview frame(s) do not fit into {most_bytes} bytes")
 
 
 def _image(picture: Tensor) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import RefinementRequest
+from .base import RewordingRequest
 from .phrases import plain
 
 NEGATIVES = 5  # items of a negative prompt (Figure S10)
@@ -49,7 +49,7 @@ Answer with one JSON object and nothing else:
 {{"reasoning": "what the preview gets wrong", "refined_prompt": "...", "negative_prompt": "..."}}"""
 
 
-def instruction(request: RefinementRequest, tiled: bool) -> str:
+def instruction(request: RewordingRequest, tiled: bool) -> str:
     """The whole question, to stand beside the preview: frames as one sheet (tiled) or one picture each.
 
     Weights stay behind: they are for the video model's encoder. "<|" would be a control token of some models.

@@ -49,7 +49,6 @@ class _Session(requests.Session):
     def get_redirect_target(self, resp):
         """None: a redirect is an answer like any other. With allow_redirects=False alone, requests still reads the
         whole body of one, however long, to prepare the next request."""
-        return None
 
 
 class _Adapter(HTTPAdapter):

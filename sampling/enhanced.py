@@ -1,4 +1,4 @@
-"""Self-refinement and latent search under the monitor and in the trials."""
+"""Self-refinement and latent search as parts of a SAMPLER: which it holds, and how it is sampled without them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def unsearched(sampler: comfy.samplers.Sampler) -> comfy.samplers.Sampler:
     return sampler.inner if isinstance(sampler, SearchSampler) else sampler
 
 
-def refinement(sampler: comfy.samplers.Sampler) -> SelfRefine | None:
+def self_refinement(sampler: comfy.samplers.Sampler) -> SelfRefine | None:
     function = getattr(unsearched(sampler), "sampler_function", None)
     return function if isinstance(function, SelfRefine) else None
 
 
 def plain(sampler: comfy.samplers.Sampler) -> comfy.samplers.Sampler:
     """The sampler that the user began with; the same object where nothing was added to it."""
-    refine = refinement(sampler)
-    return refine.inner if refine else unsearched(sampler)
+    refining = self_refinement(sampler)
+    return refining.inner if refining else unsearched(sampler)
 
 
 def injected(sampler: comfy.samplers.Sampler, injection: Injection) -> comfy.samplers.Sampler:
@@ -35,11 +35,11 @@ def injected(sampler: comfy.samplers.Sampler, injection: Injection) -> comfy.sam
 
 
 def in_part(sampler: comfy.samplers.Sampler, whole: int) -> comfy.samplers.Sampler:
-    """For the first part of a schedule of `whole` steps, alone: refines at the same steps as in the whole."""
+    """For the first part of a schedule of `whole` steps, alone: self-refined at the same steps as in the whole."""
     sampler = unsearched(sampler)
-    refine = refinement(sampler)
-    if refine is None:
+    refining = self_refinement(sampler)
+    if refining is None:
         return sampler
     part = copy.copy(sampler)
-    part.sampler_function = SelfRefine(refine.inner, replace(refine.settings, schedule_steps=whole))
+    part.sampler_function = SelfRefine(refining.inner, replace(refining.settings, schedule_steps=whole))
     return part

@@ -22,8 +22,8 @@ class TwoExpertGuider(comfy.samplers.CFGGuider):
     prepared by ComfyUI itself, the low-noise guider inside the high-noise one, so that each has its own patches, hooks
     and wrappers; the low-noise weights are loaded at the first call that needs them.
 
-    boundary: sigmas from here upward are the high-noise expert's. switch_step: if above 0, the step (of the sigmas
-    given) after which the low-noise expert takes over, whatever the boundary; KSamplerAdvanced calls it end_at_step.
+    boundary: sigmas from here upward are the high-noise expert's. switch_step: if above 0, the step (of these
+    sigmas) after which the low-noise expert takes over, whatever the boundary; KSamplerAdvanced calls it end_at_step.
     """
 
     def __init__(self, high, low, boundary: float = T2V_BOUNDARY, switch_step: int = 0):

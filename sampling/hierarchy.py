@@ -1,4 +1,4 @@
-"""The whole method in one call: base run, single-frame injection, prompt refinement, both (paper, section 3.2)."""
+"""The whole method in one call: base run, single-frame injection, a reworded prompt, both (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import comfy.model_management
 
-from ..refiner.base import RefinementError, RefinementRequest, Refiner
+from ..refiner.base import Reworder, RewordingError, RewordingRequest
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_enhanced, worst_case_nfe
 from ..trials.observer import SILENT, Observer
@@ -34,28 +34,26 @@ class HierarchyResult:
     verdict: Verdict
 
 
-def refine(request: RefinementRequest, refiner: Refiner, rejected: Verdict, observer: Observer = SILENT) -> Verdict:
-    """Asks for a better prompt and adds the answer to the history; a refiner that fails leaves a failed record."""
+def reword(request: RewordingRequest, reworder: Reworder, rejected: Verdict, observer: Observer = SILENT) -> Verdict:
+    """Asks for a better prompt and adds the answer to the history; a reworder that fails leaves a failed record."""
     observer.begin("2", "refine")
     begin = time.perf_counter()
     record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
     try:
-        refinement = refiner.refine(request)
+        answer = reworder.reword(request)
     except comfy.model_management.InterruptProcessingException:
         raise
-    except Exception as error:  # promise 2: whatever breaks a refiner (or the scorer it asks) must not break the run
-        reason = str(error) if isinstance(error, RefinementError) else f"{type(error).__name__}: {error}"
-        logger.warning("Foresight: the prompt was not refined: %s", reason)
-        details = {"refiner": refiner.name, "usage": getattr(error, "usage", {})}
+    except Exception as error:  # promise 2: whatever breaks a reworder (or the scorer it asks) must not break the run
+        reason = str(error) if isinstance(error, RewordingError) else f"{type(error).__name__}: {error}"
+        logger.warning("Foresight: the prompt was not reworded: %s", reason)
+        details = {"refiner": reworder.name, "usage": getattr(error, "usage", {})}
         record = replace(record, accepted=False, message=reason, details=details)
     else:
-        record = replace(
-            record, prompt=refinement.prompt, negative=refinement.negative,
-            details={
-                "refiner": refiner.name, "reasoning": refinement.reasoning, "evidence": list(refinement.evidence),
-                "seed": refinement.seed, "usage": refinement.usage,
-            },
-        )
+        details = {
+            "refiner": reworder.name, "reasoning": answer.reasoning, "evidence": list(answer.evidence),
+            "seed": answer.seed, "usage": answer.usage,
+        }  # fmt: skip
+        record = replace(record, prompt=answer.prompt, negative=answer.negative, details=details)
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
     observer.conclude(record)
     return rejected.followed_by(record)
@@ -69,16 +67,16 @@ def worst_case(steps: int, gate: Gate) -> int:
 
 def run_hierarchy(
     inputs: Inputs, gate: Gate, reguide: Callable[[str, str], Any], *, negative: str,
-    refiner: Refiner | None, injection: InjectionSettings | None, observer: Observer = SILENT,
+    reworder: Reworder | None, injection: InjectionSettings | None, observer: Observer = SILENT,
 ) -> HierarchyResult:
     """Runs the trial plan to its end, for the clip of gate.prompt.
 
-    reguide(prompt, negative) gives a guider with a refined prompt. refiner, injection: None leaves that trial out; with
-    both left out the run is watched and reported, never stopped. observer: sees each trial.
+    reguide(prompt, negative) gives a guider with a reworded prompt. reworder, injection: None leaves that trial out;
+    with both left out the run is watched and reported, never stopped. observer: sees each trial.
     """
-    plan = TrialPlan(injection=injection is not None, refinement=refiner is not None)
+    plan = TrialPlan(injection=injection is not None, rewording=reworder is not None)
     settings = {"negative": negative, "worst_case": worst_case(inputs.whole, gate)}
-    stop = "rejected" if plan.injection or plan.refinement else "never"
+    stop = "rejected" if plan.injection or plan.rewording else "never"
     base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, observer=observer)
     verdict, anchor = base.verdict, None
     step = plan.next(verdict.accepted or stop == "never")
@@ -88,12 +86,12 @@ def run_hierarchy(
             case Action.PROBE:
                 anchor, probed = single_frame_probe(inputs, gate, verdict, observer)
                 verdict, succeeded = probed, probed.accepted
-            case Action.REFINE:
-                request = RefinementRequest(
+            case Action.REWORD:
+                request = RewordingRequest(
                     gate.prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
                     base.verdict.settings["model"],
                 )
-                verdict = refine(request, refiner, verdict, observer)
+                verdict = reword(request, reworder, verdict, observer)
                 succeeded = verdict.record.accepted
                 if succeeded:
                     noise = reseeded(inputs.noise, verdict.record.details["seed"])
@@ -103,8 +101,8 @@ def run_hierarchy(
                 result = monitored_sample(inputs, injection=Injection(anchor, injection), observer=observer)
                 verdict = result.verdict
             case Action.SAMPLE | Action.PLAIN:
-                checked = gate if step.action is Action.SAMPLE else None
-                result = monitored_sample(inputs, checked, previous=verdict, observer=observer)
+                judge = gate if step.action is Action.SAMPLE else None
+                result = monitored_sample(inputs, judge, previous=verdict, observer=observer)
                 verdict, succeeded = result.verdict, result.verdict.accepted
         step = plan.next(succeeded)
     if details := base.verdict.record.details:

@@ -30,11 +30,11 @@ def single_frame_probe(
     """Samples one latent frame of the same prompt up to the detector's decision (paper, section 3.2, Trial 1).
 
     The probe's noise is the first latent frame of the run's own noise. Its verdict is accepted where it beats the
-    `rejected` one by the gate's delta; on the second probe (after refinement) any anchor is. No anchor: probing failed.
+    `rejected` one by the gate's delta; on the second probe (after rewording) any anchor is. No anchor: probing failed.
     """
     latent = dict(inputs.latent)
     latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
-    trial = "2->1" if rejected.refined else "1"
+    trial = "2->1" if rejected.reworded else "1"
     noise, samples = inputs.noise.generate_noise(latent), latent["samples"]
     window = gate.single_frame.window(inputs.whole)
     observer.begin(trial, "probe", steps=inputs.steps, window=window, decidable=True)
@@ -66,9 +66,9 @@ def single_frame_probe(
         return None, concluded(replace(record, accepted=False, message=failure))
     if monitor.x0 is None or not torch.isfinite(monitor.x0).all():
         return None, concluded(replace(record, accepted=False, message="the probe gave no usable frame"))
-    found, asked = record.best.predicted_score, rejected.predicted_score
-    better = found is not None and asked is not None and found >= asked + gate.delta
-    accepted = inspector.overruled[0] if inspector.overruled else better or rejected.refined
+    still, clip = record.best.predicted_score, rejected.predicted_score
+    better = still is not None and clip is not None and still >= clip + gate.delta
+    accepted = inspector.overruled[0] if inspector.overruled else better or rejected.reworded
     verdict = concluded(replace(record, accepted=accepted, details={"better_by_delta": better}))
     return Anchor(monitor.x0.to(comfy.model_management.intermediate_device()), verdict, gate), verdict
 
@@ -83,7 +83,7 @@ def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
         return "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
     conds = getattr(inputs.guider, "original_conds", {}).get("positive", ())
     mask = inputs.latent.get("noise_mask")
-    known = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0  # Wan 2.2 5B: 0 where a frame is given
-    if known or any(cond.get("concat_latent_image") is not None for cond in conds):  # Wan I2V, CogVideoX I2V, Fun
+    begun = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0  # Wan 2.2 5B: 0 where a frame is there
+    if begun or any(cond.get("concat_latent_image") is not None for cond in conds):  # Wan I2V, CogVideoX I2V, Fun
         return "the clip starts from given frames, so one frame says nothing about the prompt: Trial 1 is left out"
     return None

@@ -11,25 +11,11 @@ import torch
 
 from ..scoring.inspector import Gate, Inspector
 from ..trials.verdict import TrialRecord
-from .enhanced import refinement
+from .enhanced import self_refinement
 from .inputs import Inputs
 from .search import SearchSampler
 
 logger = logging.getLogger("foresight")
-
-
-def enhancement(inputs: Inputs, nfe_plain: int) -> dict[str, Any]:
-    """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
-    and what a run of one candidate, and of the whole search, takes at most."""
-    refine, search = refinement(inputs.sampler), None
-    if isinstance(inputs.sampler, SearchSampler):
-        search = dict(inputs.sampler.result)
-    candidate = nfe_plain + (refine.settings.evaluations(inputs.steps) - inputs.steps if refine else 0)
-    return {
-        "nfe_plain": nfe_plain, "nfe_candidate_most": candidate,
-        "nfe_most": search["nfe_most"] if search else candidate,
-        "search": search, "self_refine": refine and refine.result.report(),
-    }  # fmt: skip
 
 
 def trial_record(
@@ -37,19 +23,13 @@ def trial_record(
     single_frame: bool = False,
 ) -> TrialRecord:
     """The record of one guider call: `evaluations` of the model in `steps` steps, inspection included in `seconds`."""
-    items = inspector.items() if inspector else ()
-    sampling = seconds - (inspector.seconds if inspector else 0.0)
-    record = TrialRecord(
-        trial=trial, kind=kind, items=items,
-        accepted=not items or any(item.accepted for item in items),
-        nfe_video=0 if single_frame else evaluations,
-        nfe_single_frame=evaluations if single_frame else 0,
-        steps=steps,
-        seconds={"sampling": sampling, "inspection": 0.0},
-        message=inspector.message if inspector else None,
-    )
+    nfe = {"nfe_single_frame" if single_frame else "nfe_video": evaluations}
+    record = TrialRecord(trial, kind, steps=steps, seconds={"sampling": seconds, "inspection": 0.0}, **nfe)
     if inspector is None:
         return record
+    items, sampling = inspector.items(), seconds - inspector.seconds
+    accepted = not items or any(item.accepted for item in items)
+    record = replace(record, items=items, accepted=accepted, message=inspector.message)
     if inspector.last is not None:
         try:
             record = replace(record, preview=inspector.preview(items.index(record.best)))
@@ -62,8 +42,21 @@ def trial_record(
     return replace(record, seconds={"sampling": sampling, "inspection": inspector.seconds})
 
 
+def enhancement(inputs: Inputs, nfe_plain: int) -> dict[str, Any]:
+    """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
+    and what a run of one candidate, and of the whole search, takes at most."""
+    refining = self_refinement(inputs.sampler)
+    search = dict(inputs.sampler.result) if isinstance(inputs.sampler, SearchSampler) else None
+    candidate = nfe_plain + (refining.settings.evaluations(inputs.steps) - inputs.steps if refining else 0)
+    return {
+        "nfe_plain": nfe_plain, "nfe_candidate_most": candidate,
+        "nfe_most": search["nfe_most"] if search else candidate,
+        "search": search, "self_refine": refining and refining.result.report(),
+    }  # fmt: skip
+
+
 def model_family(patcher) -> str:
-    """The video model's class in core, e.g. "WAN21": for the report, and for whoever refines prompts for it."""
+    """The video model's class in core, e.g. "WAN21": for the report, and for whoever rewords prompts for it."""
     return type(patcher.model).__name__
 
 

@@ -23,7 +23,7 @@ from .records import enhancement, gate_settings, model_family, partial_schedule,
 class Result:
     """latent: the finished latent, or the x0 prediction at the stop; x0: the last x0 prediction; both for VAE.decode.
 
-    steps_x0: the x0 predictions of all steps along the batch dimension, when asked for.
+    steps_x0: the x0 predictions of all steps along the batch dimension, where keep_steps is on.
     """
 
     latent: Latent
@@ -39,22 +39,22 @@ def monitored_sample(
 ) -> Result:
     """Samples, inspected by `gate` where there is one, from `injection` where there is one.
 
-    previous: the verdict this run answers, whose history goes into the report. A run that follows a failed refinement
+    previous: the verdict this run answers, whose history goes into the report. A run that follows a failed rewording
     is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report;
     `observer` sees each step.
     """
     shown_by = gate
     if injection is not None:
         previous, shown_by = injection.anchor.verdict or previous, gate or injection.anchor.gate
-    if previous is not None and previous.refinement_failed:
+    if previous is not None and previous.rewording_failed:
         gate = None
-    refined = previous is not None and previous.refined
+    reworded = previous is not None and previous.reworded
     inspector = gate.inspector(inputs.whole, inputs.steps, picture=observer.to_picture) if gate else None
     sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
     if injection:
-        kind, trial = "inject", "2->1" if refined else "1"
+        kind, trial = "inject", "2->1" if reworded else "1"
     else:
-        kind, trial = "sample" if gate else "plain", "2" if refined else "0"
+        kind, trial = "sample" if gate else "plain", "2" if reworded else "0"
     settings = {
         **gate_settings(gate, inputs.whole), "model": model_family(inputs.guider.model_patcher), "steps": inputs.steps,
         "seed": inputs.noise.seed,
@@ -64,12 +64,12 @@ def monitored_sample(
         trial, kind, steps=inputs.steps, window=gate and gate.video.window(inputs.whole), decidable=bool(gate),
         settings=settings,
     )  # fmt: skip
-    kept: list[torch.Tensor] = []
+    steps: list[torch.Tensor] = []
     simple = plain(inputs.sampler)
     monitor = MonitorSampler(
         sampler, inspector, stop=stop, observer=observer, look=shown_by and shown_by.look,
         compare=simple if simple is not inputs.sampler else None,
-        on_step=(lambda _, x0: kept.append(x0.to("cpu", copy=True))) if keep_steps else None,
+        on_step=(lambda _, x0: steps.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
     guider = attached(inputs.guider, gate and gate.scorer, getattr(inputs.sampler, "reward", None))
@@ -83,7 +83,7 @@ def monitored_sample(
     observer.conclude(record)
     verdict = Verdict((*(previous.history if previous else ()), record), settings, observer.id)
     steps_x0 = None
-    if kept:
+    if steps:
         process_out = inputs.guider.model_patcher.model.process_latent_out
-        steps_x0 = {"samples": torch.cat([process_out(step) for step in kept])}
+        steps_x0 = {"samples": torch.cat([process_out(step) for step in steps])}
     return Result(latent, x0, verdict, steps_x0)

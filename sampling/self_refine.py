@@ -21,8 +21,8 @@ from .segments import Segments, require_ksampler
 
 CERTAIN = 0.999  # share of certain places at which a step's passes end early (authors' code)
 THRESHOLDS = ("absolute", "quantile")
-# Their single step is one evaluation and needs no history. In refined steps all other samplers take Euler's step, as
-# with the authors, who use UniPC's schedule and Euler's steps.
+# Their single step is one evaluation and needs no history. Where passes are made, all other samplers take Euler's step,
+# as with the authors, who use UniPC's schedule and Euler's steps.
 FIRST_ORDER = (
     "sample_euler", "sample_euler_ancestral", "sample_euler_cfg_pp", "sample_euler_ancestral_cfg_pp", "sample_lcm",
     "sample_ddpm",
@@ -42,7 +42,7 @@ class Stage:
 def parse_plan(text: str, steps: int) -> tuple[Stage, ...]:
     """Stages from "2-5:3, 6-13:1": first step - last step : extra passes, 0-based and inclusive as the authors write
     them, on a schedule of `steps` steps. ValueError for what cannot be read, lies outside, or overlaps. Empty: none."""
-    stages, taken = [], set()
+    stages, steps_so_far = [], set()
     for part in filter(str.strip, re.split("[,;]", text)):
         match = _STAGE.fullmatch(part)
         if match is None:
@@ -50,9 +50,9 @@ def parse_plan(text: str, steps: int) -> tuple[Stage, ...]:
         first, last, passes = map(int, match.groups())
         if not first <= last < steps:
             raise ValueError(f"plan: {part.strip()} is not within steps 0 to {steps - 1} of its {steps}-step schedule.")
-        if not taken.isdisjoint(range(first, last + 1)):
+        if not steps_so_far.isdisjoint(range(first, last + 1)):
             raise ValueError(f"plan: {part.strip()} overlaps another stage; each step belongs to one at most.")
-        taken.update(range(first, last + 1))
+        steps_so_far.update(range(first, last + 1))
         stages.append(Stage(first / steps, (last + 1) / steps, passes))
     return tuple(stages)
 
@@ -65,8 +65,8 @@ class Preset:
     steps: int
     tau: float
 
-    def settings(self, **changes: Any) -> RefineSettings:
-        return RefineSettings(stages=parse_plan(self.plan, self.steps), **{"tau": self.tau, **changes})
+    def settings(self, **changes: Any) -> SelfRefineSettings:
+        return SelfRefineSettings(stages=parse_plan(self.plan, self.steps), **{"tau": self.tau, **changes})
 
 
 # The authors' settings (inference_pnp.py for Wan 2.2, Cosmos 2.5); "distilled" is Wan2GP's for 8-step LTX-2 ("2-6:2",
@@ -80,10 +80,10 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class RefineSettings:
+class SelfRefineSettings:
     """stages: the plan. tau: where two predictions of a step differ by less, in latent units ("absolute") or than this
     share of all places ("quantile", for latents of another scale), the clip is certain and left as it is; 0 refines
-    everywhere, infinity (quantile: 1) nothing. norm: p of the change, 1 or 2. schedule_steps: see `inputs.Inputs`."""
+    everywhere, infinity (quantile: 1) nowhere. norm: p of the change, 1 or 2. schedule_steps: see `inputs.Inputs`."""
 
     stages: tuple[Stage, ...]
     tau: float = 0.2
@@ -101,7 +101,7 @@ class RefineSettings:
 
     @property
     def off(self) -> bool:
-        """Whether no place could ever be refined, so that passes would be for nothing."""
+        """Whether no place could ever change, so that passes would be for nothing."""
         return math.isinf(self.tau) or (self.threshold == "quantile" and self.tau == 1)
 
     def passes(self, step: int, steps: int) -> int:
@@ -115,15 +115,15 @@ class RefineSettings:
 
 
 @dataclass
-class RefineResult:
-    """What the latest run did. nfe: model evaluations. passes: by refined step (0-based), extra passes that were made.
-    certain: by refined step, share of places that were certain in the end. refined: [B, F, H, W], the share of all
+class SelfRefineResult:
+    """What the latest run did. nfe: model evaluations. passes: by self-refined step (0-based), extra
+    passes. certain: by such step, share of places that were certain in the end. places: [B, F, H, W], the share of all
     extra passes that each place took (0..1), None before the first."""
 
     nfe: int = 0
     passes: dict[int, int] = field(default_factory=dict)
     certain: dict[int, float] = field(default_factory=dict)
-    refined: torch.Tensor | None = None
+    places: torch.Tensor | None = None
 
     def report(self) -> dict[str, Any]:
         return {
@@ -135,7 +135,7 @@ class RefineResult:
 class _Counted:
     """The model that a sampler function calls; `result` counts the calls."""
 
-    def __init__(self, model, result: RefineResult):
+    def __init__(self, model, result: SelfRefineResult):
         self._model, self._result = model, result
 
     def __call__(self, *args, **kwargs):
@@ -149,24 +149,24 @@ class _Counted:
 
 
 class SelfRefine:
-    """A sampler function that refines: at the plan's steps it predicts x0, adds fresh noise to it at the same level and
-    predicts again, several times; places where two predictions agree keep the first.
+    """A sampler function that self-refines: at the plan's steps it predicts x0, adds fresh noise to it at the same level
+    and predicts again, several times; places where two predictions agree keep the first.
 
     Entered in mid-run (injection) it finds its place in the schedule by the noise level.
     """
 
     __name__ = "self_refine"  # ComfyUI logs it
 
-    def __init__(self, inner: comfy.samplers.KSAMPLER, settings: RefineSettings):
+    def __init__(self, inner: comfy.samplers.KSAMPLER, settings: SelfRefineSettings):
         self.inner = inner
         self.settings = settings
-        self.result = RefineResult()
+        self.result = SelfRefineResult()
         self._model = lambda: None  # of the latest run; held weakly, because a SAMPLER outlives the models it samples
 
     def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **_):
         refuse_caches(extra_args, "Self-Refine")
         if model is not self._model():
-            self._model, self.result = weakref.ref(model), RefineResult()
+            self._model, self.result = weakref.ref(model), SelfRefineResult()
         counted, whole = _Counted(model, self.result), getattr(model, "sigmas", sigmas)
         first = _index(whole, sigmas[0])
         steps = self.settings.schedule_steps or len(whole) - 1
@@ -177,34 +177,36 @@ class SelfRefine:
             passes = self.settings.passes(first + step, steps)
             if passes and space.coefficients(sigmas[step])[0] > 0:  # else noise would leave nothing of the prediction
                 x = segments.advance(x, done, step)
-                x = self._refine(segments, space, x, step, first + step, passes)
+                x = self._predict_and_perturb(segments, space, x, step, first + step, passes)
                 done = step + 1
         return segments.advance(x, done, len(sigmas) - 1)
 
-    def _refine(self, segments: Segments, space: NoiseSpace, x: torch.Tensor, step: int, at: int, passes: int):
+    def _predict_and_perturb(
+        self, segments: Segments, space: NoiseSpace, x: torch.Tensor, step: int, at: int, passes: int
+    ) -> torch.Tensor:
         """x at step -> x at the next one. at: the step's number in the whole schedule."""
         places = _Places.of(segments, x)
         single = segments if _name(segments.inner) in FIRST_ORDER else replace(segments, inner=EULER)
         certain = done = torch.zeros_like(x, dtype=torch.bool)
-        made = torch.zeros_like(x)
+        extra = torch.zeros_like(x)
         x0 = following = info = None
         for n in range(passes + 1):
             if n:
                 x = space.renoise(x0, self._noise(segments, x, at, n), segments.sigmas[step])
-            seen = []
-            advanced = replace(single, callback=seen.append, disable=True).advance(x, step, step + 1)
-            new, info = seen[0]["denoised"], seen[0]
+            infos = []
+            advanced = replace(single, callback=infos.append, disable=True).advance(x, step, step + 1)
+            new, info = infos[0]["denoised"], infos[0]
             if n:
                 certain = certain | done | self._agree(new, x0, places)  # once certain, certain for the step
                 new, advanced = torch.where(certain, x0, new), torch.where(certain, following, advanced)
-                made += ~certain
+                extra += ~certain
             x0, following = new, advanced
             shares = places.share(certain)
             done = _like(shares > CERTAIN, x)
             if done.all():
                 break
         self.result.passes[at], self.result.certain[at] = n, float(shares.mean())
-        self._remember(places.video(made), n)
+        self._remember(places.video(extra), n)
         if segments.callback is not None:
             segments.callback({**info, "i": step, "denoised": x0})
         return following
@@ -223,16 +225,16 @@ class SelfRefine:
         seed = segments.extra_args.get("seed") or 0
         items = []
         for item in range(x.shape[0]):
-            mixed = np.random.SeedSequence(((seed + item) % 2**64, step, n)).generate_state(1, np.uint64)
-            generator = torch.Generator("cpu").manual_seed(int(mixed[0]))
+            (state,) = np.random.SeedSequence(((seed + item) % 2**64, step, n)).generate_state(1, np.uint64)
+            generator = torch.Generator("cpu").manual_seed(int(state))
             items.append(torch.randn(x.shape[1:], generator=generator, dtype=torch.float32))
         return torch.stack(items).to(x)
 
-    def _remember(self, made: torch.Tensor, passes: int) -> None:
-        """made: [B, F, H, W], extra passes of a step by place."""
+    def _remember(self, extra: torch.Tensor, passes: int) -> None:
+        """extra: [B, F, H, W], extra passes of a step by place."""
         result, total = self.result, sum(self.result.passes.values())
-        before = 0 if result.refined is None else result.refined * (total - passes)
-        result.refined = (before + made.cpu()) / total
+        before = 0 if result.places is None else result.places * (total - passes)
+        result.places = (before + extra.cpu()) / total
 
 
 @dataclass(frozen=True)
@@ -270,11 +272,11 @@ class _Places:
 
     def quantile(self, change: torch.Tensor, q: float) -> torch.Tensor:
         """The q-quantile of each item's change over its free places, which broadcasts against the latent."""
-        found = []
+        levels = []
         for item, row in enumerate(change):
             values = (row if self.free is None else row[self.free[item]]).flatten().sort().values
-            found.append(values[int(q * (len(values) - 1))] if len(values) else row.new_zeros(()))
-        return _like(torch.stack(found), change)
+            levels.append(values[int(q * (len(values) - 1))] if len(values) else row.new_zeros(()))
+        return _like(torch.stack(levels), change)
 
     def video(self, places: torch.Tensor) -> torch.Tensor:
         """[B, F, H, W] of a map that is the same for all channels."""
@@ -285,8 +287,8 @@ class _Places:
 EULER = comfy.samplers.ksampler("euler")
 
 
-def self_refining(inner: comfy.samplers.Sampler, settings: RefineSettings) -> comfy.samplers.KSAMPLER:
-    """The sampler with refinement; its sampler_function is the SelfRefine. ValueError for what is no KSAMPLER."""
+def self_refining(inner: comfy.samplers.Sampler, settings: SelfRefineSettings) -> comfy.samplers.KSAMPLER:
+    """The sampler with self-refinement; its sampler_function is the SelfRefine. ValueError for what is no KSAMPLER."""
     refining = copy.copy(require_ksampler(inner, "Self-Refine"))
     refining.sampler_function = SelfRefine(inner, settings)
     return refining
@@ -313,5 +315,5 @@ def _name(sampler: comfy.samplers.KSAMPLER) -> str:
 
 def _index(sigmas: torch.Tensor, sigma: torch.Tensor) -> int:
     """The step that begins at sigma; a part of the schedule is a slice of it, so levels are equal exactly."""
-    found = (sigmas == sigma).nonzero()
-    return int(found[0]) if len(found) else 0
+    places = (sigmas == sigma).nonzero()
+    return int(places[0]) if len(places) else 0

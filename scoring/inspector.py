@@ -39,8 +39,8 @@ def video(x0: torch.Tensor) -> torch.Tensor:
 class Gate:
     """Everything that inspection needs; makes a fresh Inspector for every run.
 
-    prompt is what the previews are scored against: always the user's own words, also after refinement, so that a
-    refined prompt cannot lower the bar (paper, A.1, scores the original prompt as well). delta is the margin by which
+    prompt is what the previews are scored against: always the user's own words, also after rewording, so that a
+    reworded prompt cannot lower the bar (paper, A.1, scores the original prompt as well). delta is the margin by which
     a single frame must beat the rejected video (section 3.2). every: inspect each n-th step of the schedule.
     """
 

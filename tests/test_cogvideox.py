@@ -12,7 +12,7 @@ from tiny_wan import Conditioned, ScriptedScorer, conditioning, gate
 from foresight.evaluation.convert import converted
 from foresight.nodes.cogvideox import CogVideoXSampler
 from foresight.nodes.hierarchy import ForesightSampler
-from foresight.refiner.base import Refinement
+from foresight.refiner.base import Rewording
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import Anchor, Injection, InjectionSettings
 from foresight.sampling.inputs import Inputs
@@ -132,11 +132,11 @@ def test_all_trials_run(patcher):
     class Rewriter:
         name = "rewriter"
 
-        def refine(self, request):
-            return Refinement(f"clearly {request.prompt}", request.negative, "", ())
+        def reword(self, request):
+            return Rewording(f"clearly {request.prompt}", request.negative, "", ())
 
     result = run_hierarchy(
-        inputs(patcher), gate(0.01), Conditioned(patcher), negative="", refiner=Rewriter(),
+        inputs(patcher), gate(0.01), Conditioned(patcher), negative="", reworder=Rewriter(),
         injection=InjectionSettings(),
     )
     kinds = [record.kind for record in result.verdict.history]

@@ -110,7 +110,7 @@ def test_a_rejected_run_goes_through_the_trials(family, sampler, record_property
 
     result = run_hierarchy(
         family.inputs(sampler), gate(0.1), reguide, negative="",
-        refiner=Rewriter(), injection=InjectionSettings(),
+        reworder=Rewriter(), injection=InjectionSettings(),
     )  # fmt: skip
     kinds = [(record.trial, record.kind) for record in result.verdict.history]
     assert kinds[:-1] == [("0", "sample"), ("1", "probe"), ("2", "refine"), ("2", "sample"), ("2->1", "probe")]

@@ -8,17 +8,17 @@ import pytest
 import torch
 from tiny_wan import Conditioned, ScriptedScorer, gate, inputs, model
 
-from foresight.nodes.back_ends import ABLATION, CORE, make_refiner
-from foresight.nodes.core_vlm import CoreRefiner
+from foresight.nodes.back_ends import ABLATION, CORE, make_reworder
+from foresight.nodes.core_vlm import CoreReworder
 from foresight.nodes.demo import DemoTextEncoder
-from foresight.refiner.base import RefinementError, RefinementRequest
+from foresight.refiner.base import RewordingError, RewordingRequest
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.trials.report import run_report
 
 NEWER = hasattr(comfy.sd.CLIP, "generate")
 newer_only = pytest.mark.skipif(not NEWER, reason="CLIP.generate came after ComfyUI 0.3.75")
 ANSWER = '{"refined_prompt":"a clearly visible red circle moves left"}'
-REQUEST = RefinementRequest("a red circle moves left", "blur", torch.rand(5, 32, 32, 3), 0.1)
+REQUEST = RewordingRequest("a red circle moves left", "blur", torch.rand(5, 32, 32, 3), 0.1)
 TINY = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1,
         "num_key_value_heads": 1}  # fmt: skip
 END = 151645
@@ -59,7 +59,7 @@ def test_a_refinement_by_cores_own_generation(vlm, monkeypatch):
     asked = []
     tokenize = vlm.tokenize
     monkeypatch.setattr(vlm, "tokenize", lambda *given, **named: asked.append(tokenize(*given, **named)) or asked[-1])
-    found = CoreRefiner(vlm, None).refine(REQUEST)
+    found = CoreReworder(vlm, None).reword(REQUEST)
     assert found.prompt == "a clearly visible red circle moves left" and found.negative == "blur"
     assert found.usage["completion_tokens"] == len(vlm.tokenize(ANSWER, skip_template=True)["qwen3vl_8b"][0]) + 1
     (row,) = asked[0]["qwen3vl_8b"]
@@ -76,7 +76,7 @@ def test_a_rejected_run_is_finished_with_or_without_an_answer(vlm, led):
     patcher = model()
     result = run_hierarchy(
         inputs(patcher, steps=8), gate(*[0.1] * 6, 0.3, prompt=REQUEST.prompt), Conditioned(patcher), negative="",
-        refiner=CoreRefiner(vlm, lambda a, b: 1.0), injection=None,
+        reworder=CoreReworder(vlm, lambda a, b: 1.0), injection=None,
     )  # fmt: skip
     report = run_report(result.verdict)
     assert torch.isfinite(result.latent["samples"]).all()
@@ -87,18 +87,18 @@ def test_a_rejected_run_is_finished_with_or_without_an_answer(vlm, led):
 @newer_only
 def test_an_encoder_that_generates_nothing_is_named():
     (clip,) = DemoTextEncoder.execute().result
-    with pytest.raises(RefinementError, match="at vlm cannot generate text"):
-        CoreRefiner(clip, None).refine(REQUEST)
+    with pytest.raises(RewordingError, match="at vlm cannot generate text"):
+        CoreReworder(clip, None).reword(REQUEST)
 
 
 @pytest.mark.skipif(NEWER, reason="this ComfyUI has CLIP.generate")
 def test_an_older_core_says_what_it_needs():
     (clip,) = DemoTextEncoder.execute().result
     with pytest.raises(ValueError, match="needs a newer ComfyUI"):
-        make_refiner(CORE, ScriptedScorer(0.1), vlm=clip)
+        make_reworder(CORE, ScriptedScorer(0.1), vlm=clip)
 
 
 def test_a_missing_model_is_said_before_anything_is_sampled():
     with pytest.raises(ValueError, match="vlm is not connected"):
-        make_refiner(CORE, ScriptedScorer(0.1))
-    assert make_refiner(ABLATION, ScriptedScorer(0.1)).name == "ablation"
+        make_reworder(CORE, ScriptedScorer(0.1))
+    assert make_reworder(ABLATION, ScriptedScorer(0.1)).name == "ablation"

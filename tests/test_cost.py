@@ -59,14 +59,14 @@ def test_worst_case_is_the_whole_hierarchy_at_its_budgets():
     assert worst_case_nfe(50, 14, 30) == Evaluations(video=78, single_frame=60)
 
 
-@pytest.mark.parametrize("injection, refinement", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("injection, rewording", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("steps, injection_start", [(1, 1), (2, 2), (8, 1), (20, 5), (50, 2), (50, 40)])
-def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_start, injection, refinement):
+def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_start, injection, rewording):
     video_budget, single_frame_budget = max(1, round(0.28 * steps)), max(1, round(0.6 * steps))
     bound = worst_case_nfe(steps, video_budget, single_frame_budget)
 
     def spend(outcomes):
-        plan, video, single_frame = TrialPlan(injection=injection, refinement=refinement), 0, 0
+        plan, video, single_frame = TrialPlan(injection=injection, rewording=rewording), 0, 0
         for succeeded in outcomes:
             match plan.current.action:
                 case Action.SAMPLE:
@@ -84,5 +84,5 @@ def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_sta
 
     courses = [spend(outcomes) for outcomes in itertools.product((True, False), repeat=8)]
     assert all(video <= bound.video and single <= bound.single_frame for video, single in courses)
-    if refinement:
+    if rewording:
         assert max(video for video, _ in courses) == bound.video  # and the bound is tight

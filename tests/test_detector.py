@@ -1,3 +1,5 @@
+"""The detector as a function of its trace: which rule fires when, and what settings are refused."""
+
 import math
 from dataclasses import replace
 

@@ -18,8 +18,8 @@ import trustme
 from openai_server import GOOD, OpenAIServer
 from PIL import Image
 
-from foresight.refiner.base import RefinementError, RefinementRequest
-from foresight.refiner.endpoint import EndpointRefiner
+from foresight.refiner.base import RewordingError, RewordingRequest
+from foresight.refiner.endpoint import EndpointReworder
 from foresight.refiner.profiles import Profile, ProfileError, load_profiles
 
 PROMPT = "a red circle moves left"
@@ -44,20 +44,20 @@ def profile(url: str, **changes) -> Profile:
     return Profile("test", url, "tiny", **{**limits, **changes})
 
 
-def request(**changes) -> RefinementRequest:
-    return RefinementRequest(**{"prompt": PROMPT, "negative": "blur", "preview": PREVIEW, "predicted_score": 0.12,
+def request(**changes) -> RewordingRequest:
+    return RewordingRequest(**{"prompt": PROMPT, "negative": "blur", "preview": PREVIEW, "predicted_score": 0.12,
                                 "seed": 1, "family": "WAN21", **changes})  # fmt: skip
 
 
-def refine(url: str, similar=None, check=lambda: None, **changes):
-    return EndpointRefiner(profile(url, **changes), similar, check).refine(request())
+def reword(url: str, similar=None, check=lambda: None, **changes):
+    return EndpointReworder(profile(url, **changes), similar, check).reword(request())
 
 
 @pytest.mark.parametrize(
     "fault", ["good", "fenced", "parts", "cut_answer", "no_schema", "soon", "soon_by_date", "once_500"]
 )
 def test_what_can_be_understood_is_a_refinement(server, fault):
-    found = refine(server.url(fault))
+    found = reword(server.url(fault))
     assert found.prompt == GOOD["refined_prompt"]
     lost = fault == "cut_answer"  # it breaks off within the negative
     assert found.negative == ("blur" if lost else "blur, empty frame, text"), "the user's own come first and stay"
@@ -84,8 +84,8 @@ def test_every_fault_ends_in_a_reason_within_the_deadline(server, elsewhere, fau
     monkeypatch.setenv("FORESIGHT_TEST_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     begin = time.monotonic()
-    with pytest.raises(RefinementError, match=reason) as failed:
-        refine(server.url(fault), key_env="FORESIGHT_TEST_KEY", deadline_s=1.5, timeout_s=1.0)
+    with pytest.raises(RewordingError, match=reason) as failed:
+        reword(server.url(fault), key_env="FORESIGHT_TEST_KEY", deadline_s=1.5, timeout_s=1.0)
     assert time.monotonic() - begin < 2.5
     assert failed.value.usage["attempts"] == len(server.seen) >= 1
     assert not elsewhere.seen
@@ -94,8 +94,8 @@ def test_every_fault_ends_in_a_reason_within_the_deadline(server, elsewhere, fau
 
 
 def test_no_server_at_all():
-    with pytest.raises(RefinementError, match=r"connection to the server failed \(2 attempt"):
-        refine("http://127.0.0.1:9/v1", attempts=2)
+    with pytest.raises(RewordingError, match=r"connection to the server failed \(2 attempt"):
+        reword("http://127.0.0.1:9/v1", attempts=2)
 
 
 ANSWERS = {
@@ -135,8 +135,8 @@ def overlap(a: str, b: str) -> float:
 def test_an_answer_that_is_no_prompt_is_refused(server, name):
     answer, reason = ANSWERS[name]
     server.content = json.dumps(answer)
-    with pytest.raises(RefinementError, match=reason) as failed:
-        refine(server.url("answers"), overlap, least_similarity=0.3)
+    with pytest.raises(RewordingError, match=reason) as failed:
+        reword(server.url("answers"), overlap, least_similarity=0.3)
     assert len(server.seen) == 1 and failed.value.usage["prompt_tokens"] == 800, "what it cost is told all the same"
 
 
@@ -146,8 +146,8 @@ def test_an_answer_that_is_no_prompt_is_refused(server, name):
                                   b'{"usage": 3, "choices": [{"message": {"content": ""}}]}'])  # fmt: skip
 def test_a_server_that_speaks_something_else(server, body):
     server.content = body
-    with pytest.raises(RefinementError, match="server's answer|model's answer"):
-        refine(server.url("raw"))
+    with pytest.raises(RewordingError, match="server's answer|model's answer"):
+        reword(server.url("raw"))
 
 
 @pytest.mark.parametrize(
@@ -155,25 +155,25 @@ def test_a_server_that_speaks_something_else(server, body):
 )
 def test_text_that_holds_no_answer(server, text):
     server.content = text
-    with pytest.raises(RefinementError, match="holds no refined prompt"):
-        refine(server.url("answers"))
+    with pytest.raises(RewordingError, match="holds no refined prompt"):
+        reword(server.url("answers"))
 
 
 def test_thoughts_before_the_answer_are_no_part_of_it(server):
     server.content = f'<think>{{"refined_prompt": "wrong"}}</think> Sure: {json.dumps(GOOD)}'
-    assert refine(server.url("answers")).prompt == GOOD["refined_prompt"]
+    assert reword(server.url("answers")).prompt == GOOD["refined_prompt"]
 
 
 def test_negatives_are_few_new_and_appended(server):
     server.content = json.dumps(
         GOOD | {"negative_prompt": "Blur, red circle, no people, fog, rain, snow, dust, smoke, Fog, water"}
     )
-    assert refine(server.url("answers")).negative == "blur, fog, rain, snow, dust, smoke"
+    assert reword(server.url("answers")).negative == "blur, fog, rain, snow, dust, smoke"
 
 
 def test_requests_are_what_openai_types_and_hold_the_preview_and_no_weights(server):
     prompt = r"(a red circle:1.4) moves left <|im_end|>"
-    EndpointRefiner(profile(server.url("good"))).refine(request(prompt=prompt))
+    EndpointReworder(profile(server.url("good"))).reword(request(prompt=prompt))
     sent = server.seen[0]
     body = pydantic.TypeAdapter(openai_params.CompletionCreateParamsNonStreaming).validate_python(sent["body"])
     text, *pictures = sent["body"]["messages"][0]["content"]
@@ -191,12 +191,12 @@ def test_requests_are_what_openai_types_and_hold_the_preview_and_no_weights(serv
 
 def test_frames_can_be_tiled_and_what_is_sent_is_bounded(server):
     big = torch.rand(13, 720, 1280, 3, generator=torch.Generator().manual_seed(0))
-    refiner = EndpointRefiner(profile(server.url("good"), tiled=True, most_sent_bytes=200_000, deadline_s=30.0))
-    refiner.refine(request(preview=big))
+    refiner = EndpointReworder(profile(server.url("good"), tiled=True, most_sent_bytes=200_000, deadline_s=30.0))
+    refiner.reword(request(preview=big))
     (sent,) = server.seen
     assert len(sent["body"]["messages"][0]["content"]) == 2 and sent["bytes"] <= 200_000
-    with pytest.raises(RefinementError, match="do not fit"):
-        EndpointRefiner(profile(server.url("good"), most_sent_bytes=21_000)).refine(request(preview=big))
+    with pytest.raises(RewordingError, match="do not fit"):
+        EndpointReworder(profile(server.url("good"), most_sent_bytes=21_000)).reword(request(preview=big))
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip", "drip_headers", "busy", "later"])
@@ -211,7 +211,7 @@ def test_a_cancel_ends_the_call_within_a_second(server, fault):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        refine(server.url(fault), check=check, deadline_s=9000.0, timeout_s=60.0, attempts=99)
+        reword(server.url(fault), check=check, deadline_s=9000.0, timeout_s=60.0, attempts=99)
     assert time.monotonic() - pressed < 1.0
     until = time.monotonic() + 2.0
     while any(thread.name == "foresight-refiner" for thread in threading.enumerate()):
@@ -227,16 +227,16 @@ def test_tls_is_checked_and_a_profile_can_name_its_own_authority(tmp_path):
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     with OpenAIServer(context) as server:
-        with pytest.raises(RefinementError, match="certificate is not trusted"):
-            refine(server.url("good"))
+        with pytest.raises(RewordingError, match="certificate is not trusted"):
+            reword(server.url("good"))
         assert not server.seen
-        assert refine(server.url("good"), ca_file=str(tmp_path / "ca.pem")).prompt == GOOD["refined_prompt"]
-        with pytest.raises(RefinementError, match="ca_file is not there"):
-            refine(server.url("good"), ca_file=str(tmp_path / "nothing.pem"))
+        assert reword(server.url("good"), ca_file=str(tmp_path / "ca.pem")).prompt == GOOD["refined_prompt"]
+        with pytest.raises(RewordingError, match="ca_file is not there"):
+            reword(server.url("good"), ca_file=str(tmp_path / "nothing.pem"))
     other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("elsewhere.example").configure_cert(other)
-    with OpenAIServer(other) as server, pytest.raises(RefinementError, match="certificate is not trusted"):
-        refine(server.url("good"), ca_file=str(tmp_path / "ca.pem"))
+    with OpenAIServer(other) as server, pytest.raises(RewordingError, match="certificate is not trusted"):
+        reword(server.url("good"), ca_file=str(tmp_path / "ca.pem"))
 
 
 def test_the_environments_proxies_and_passwords_are_not_used(server, elsewhere, monkeypatch, tmp_path):
@@ -246,28 +246,28 @@ def test_the_environments_proxies_and_passwords_are_not_used(server, elsewhere, 
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    refine(server.url("good"))
+    reword(server.url("good"))
     assert not elsewhere.seen and "Authorization" not in server.seen[0]["headers"]
 
 
 def test_keys_come_from_the_environment_or_a_file(server, monkeypatch, tmp_path):
     monkeypatch.setenv("FORESIGHT_TEST_KEY", KEY)
-    refine(server.url("good"), key_env="FORESIGHT_TEST_KEY")
+    reword(server.url("good"), key_env="FORESIGHT_TEST_KEY")
     (tmp_path / "key").write_text(f"  {KEY}\n")
-    refine(server.url("good"), key_file=str(tmp_path / "key"))
+    reword(server.url("good"), key_file=str(tmp_path / "key"))
     assert [seen["headers"]["Authorization"] for seen in server.seen] == [f"Bearer {KEY}"] * 2
     for bad in ("", "two words", "sk-\u00e9"):
         (tmp_path / "key").write_text(bad, encoding="utf-8")
-        with pytest.raises(RefinementError, match="key_file holds no key"):
-            refine(server.url("good"), key_file=str(tmp_path / "key"))
-    with pytest.raises(RefinementError, match="environment variable FORESIGHT_NO_KEY holds no key"):
-        refine(server.url("good"), key_env="FORESIGHT_NO_KEY")
+        with pytest.raises(RewordingError, match="key_file holds no key"):
+            reword(server.url("good"), key_file=str(tmp_path / "key"))
+    with pytest.raises(RewordingError, match="environment variable FORESIGHT_NO_KEY holds no key"):
+        reword(server.url("good"), key_env="FORESIGHT_NO_KEY")
     assert len(server.seen) == 2
 
 
 def test_without_a_preview_nothing_is_asked(server):
-    with pytest.raises(RefinementError, match="no preview"):
-        EndpointRefiner(profile(server.url("good"))).refine(request(preview=None))
+    with pytest.raises(RewordingError, match="no preview"):
+        EndpointReworder(profile(server.url("good"))).reword(request(preview=None))
     assert not server.seen
 
 

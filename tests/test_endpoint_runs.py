@@ -10,7 +10,7 @@ import torch
 from openai_server import GOOD, Faults, OpenAIServer
 from tiny_wan import Conditioned, gate, inputs, model
 
-from foresight.refiner.endpoint import EndpointRefiner
+from foresight.refiner.endpoint import EndpointReworder
 from foresight.refiner.profiles import Profile
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.run import monitored_sample
@@ -43,7 +43,7 @@ def test_the_clip_is_finished_whatever_the_server_does(patcher, plain, fault):
         begin = time.monotonic()
         result = run_hierarchy(
             inputs(patcher, steps=STEPS), watched, Conditioned(patcher), negative="blur",
-            refiner=EndpointRefiner(profile, lambda a, b: 1.0), injection=None,
+            reworder=EndpointReworder(profile, lambda a, b: 1.0), injection=None,
         )  # fmt: skip
     report = run_report(result.verdict)
     asked = next(trial for trial in report["trials"] if trial["kind"] == "refine")

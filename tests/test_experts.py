@@ -106,7 +106,7 @@ def test_a_passing_run_is_untouched_and_a_rejected_one_goes_through_the_trials(h
         return experts(high, low, prompt=len(prompt))
 
     result = run_hierarchy(
-        given, gate(0.1), reguide, negative="", refiner=Rewriter(), injection=InjectionSettings()
+        given, gate(0.1), reguide, negative="", reworder=Rewriter(), injection=InjectionSettings()
     )
     assert [(record.trial, record.kind) for record in result.verdict.history] == [
         ("0", "sample"), ("1", "probe"), ("2", "refine"), ("2", "sample"), ("2->1", "probe"), ("2->1", "inject")

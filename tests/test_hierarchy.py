@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_wan import CancellingScorer, Conditioned, gate, guided, inputs, model
 
-from foresight.refiner.base import Refinement, RefinementError
-from foresight.refiner.restart import SEED_STEP, RestartRefiner
+from foresight.refiner.base import Rewording, RewordingError
+from foresight.refiner.restart import SEED_STEP, RestartReworder
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.run import monitored_sample
@@ -27,11 +27,11 @@ class Rewriter:
     def __init__(self, error=None):
         self.requests, self.error = [], error
 
-    def refine(self, request):
+    def reword(self, request):
         self.requests.append(request)
         if self.error:
             raise self.error
-        return Refinement(prompt="a clearly red circle", negative=request.negative, reasoning="colour", evidence=())
+        return Rewording(prompt="a clearly red circle", negative=request.negative, reasoning="colour", evidence=())
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,11 @@ def patcher():
     return model()
 
 
-def run(patcher, *scores, refiner=None, injection=InjectionSettings(), steps=STEPS, clip=None, **changes):  # noqa: B008
+def run(patcher, *scores, reworder=None, injection=InjectionSettings(), steps=STEPS, clip=None, **changes):  # noqa: B008
     clip = clip or Conditioned(patcher)
     watched = gate(*scores, **changes)
     result = run_hierarchy(
-        inputs(patcher, steps=steps), watched, clip, negative="blur", refiner=refiner, injection=injection
+        inputs(patcher, steps=steps), watched, clip, negative="blur", reworder=reworder, injection=injection
     )
     return result, run_report(result.verdict), watched
 
@@ -54,14 +54,14 @@ def kinds(report):
 
 def test_trial_0_is_the_plain_run(patcher):
     plain = monitored_sample(inputs(patcher, steps=STEPS)).latent["samples"]
-    result, report, _ = run(patcher, GOOD, refiner=Rewriter())
+    result, report, _ = run(patcher, GOOD, reworder=Rewriter())
     assert torch.equal(result.latent["samples"], plain)
     assert kinds(report) == [("0", "sample")]
     assert report["accepted"] and report["nfe"] == report["nfe_plain"] == STEPS
 
 
 def test_trial_1_injects_a_frame_that_is_better_by_delta(patcher):
-    result, report, _ = run(patcher, *REJECTED, FAIL + 0.05, refiner=Rewriter())
+    result, report, _ = run(patcher, *REJECTED, FAIL + 0.05, reworder=Rewriter())
     assert kinds(report) == [("0", "sample"), ("1", "probe"), ("1", "inject")]
     assert report["trial"] == "1" and not report["accepted"]
     assert (report["nfe_video"], report["nfe_single_frame"]) == (11 + STEPS - 1, PROBE_DONE)
@@ -69,30 +69,30 @@ def test_trial_1_injects_a_frame_that_is_better_by_delta(patcher):
 
 
 def test_trial_2_refines_when_the_frame_is_not_better_by_delta(patcher):
-    refiner = Rewriter()
-    result, report, watched = run(patcher, *REJECTED, *[FAIL + 0.049] * PROBE_DONE, GOOD, refiner=refiner)
+    reworder = Rewriter()
+    result, report, watched = run(patcher, *REJECTED, *[FAIL + 0.049] * PROBE_DONE, GOOD, reworder=reworder)
     assert kinds(report) == [("0", "sample"), ("1", "probe"), ("2", "refine"), ("2", "sample")]
     assert report["trial"] == "2" and report["accepted"]
     assert report["refined_prompt"] == "a clearly red circle" and report["prompt"] == "a red circle"
     assert report["nfe_video"] == 11 + STEPS
-    request = refiner.requests[0]
+    request = reworder.requests[0]
     assert request.predicted_score == pytest.approx(FAIL) and request.preview.shape == (3, 4, 4, 3)
     assert request.negative == "blur"
     assert set(watched.scorer.prompts) == {"a red circle"}, "the user's own words are what is scored"
 
 
 def test_what_is_scored_reworded_and_reported_is_the_gates_prompt(patcher):
-    refiner = Rewriter()
-    _, report, watched = run(patcher, FAIL, refiner=refiner, injection=None, prompt="two dogs")
-    assert report["prompt"] == refiner.requests[0].prompt == "two dogs" and set(watched.scorer.prompts) == {"two dogs"}
+    reworder = Rewriter()
+    _, report, watched = run(patcher, FAIL, reworder=reworder, injection=None, prompt="two dogs")
+    assert report["prompt"] == reworder.requests[0].prompt == "two dogs" and set(watched.scorer.prompts) == {"two dogs"}
     with pytest.raises(TypeError, match="prompt"):  # there is no second place to say it
         run_hierarchy(
-            inputs(patcher), watched, Conditioned(patcher), prompt="a cat", negative="", refiner=None, injection=None
+            inputs(patcher), watched, Conditioned(patcher), prompt="a cat", negative="", reworder=None, injection=None
         )
 
 
 def test_trial_2_to_1_injects_without_a_margin_test_and_ends(patcher):
-    result, report, _ = run(patcher, FAIL, refiner=Rewriter())
+    result, report, _ = run(patcher, FAIL, reworder=Rewriter())
     assert kinds(report)[-2:] == [("2->1", "probe"), ("2->1", "inject")]
     assert (report["nfe_video"], report["nfe_single_frame"]) == (2 * 11 + STEPS - 1, 2 * PROBE_DONE)
     assert report["nfe"] <= report["nfe_worst_case"]
@@ -105,16 +105,16 @@ def test_no_sequence_of_scores_costs_more_than_the_stated_worst_case(patcher, sa
         scores = (0.12 + wobble * torch.rand(200, generator=generator)).tolist()
         result = run_hierarchy(
             inputs(patcher, sampler, steps=20), gate(*scores), Conditioned(patcher),
-            negative="", refiner=Rewriter(), injection=InjectionSettings(),
+            negative="", reworder=Rewriter(), injection=InjectionSettings(),
         )  # fmt: skip
         report = run_report(result.verdict)
         assert report["nfe_plain"] < report["nfe"] <= report["nfe_worst_case"]
 
 
-@pytest.mark.parametrize("error", [RefinementError("the server is down"), OSError("the server is down")])
+@pytest.mark.parametrize("error", [RewordingError("the server is down"), OSError("the server is down")])
 def test_a_refiner_that_fails_leaves_the_plain_run_and_says_why(patcher, error):
     plain = monitored_sample(inputs(patcher, steps=STEPS)).latent["samples"]
-    result, report, _ = run(patcher, FAIL, refiner=Rewriter(error))
+    result, report, _ = run(patcher, FAIL, reworder=Rewriter(error))
     assert torch.equal(result.latent["samples"], plain)
     assert kinds(report)[-2:] == [("2", "refine"), ("0", "plain")]
     assert any("the server is down" in note for note in report["notes"])
@@ -123,18 +123,18 @@ def test_a_refiner_that_fails_leaves_the_plain_run_and_says_why(patcher, error):
 def test_a_restart_draws_the_noise_of_another_seed(patcher):
     other = monitored_sample(inputs(patcher, steps=STEPS, seed=3 + SEED_STEP)).latent["samples"]
     scores = [*REJECTED, *[FAIL] * PROBE_DONE, GOOD]
-    result, report, _ = run(patcher, *scores, refiner=RestartRefiner(), clip=lambda *_: guided(patcher))
+    result, report, _ = run(patcher, *scores, reworder=RestartReworder(), clip=lambda *_: guided(patcher))
     assert torch.equal(result.latent["samples"], other)
     assert kinds(report)[-2:] == [("2", "refine"), ("2", "sample")]
     assert (report["seed"], report["final_seed"]) == (3, 3 + SEED_STEP)
     assert report["refined_prompt"] == report["prompt"]
     assert report_text(report).startswith("Rejected, then redone by Trial 2 with other noise\n")
-    _, report, _ = run(patcher, *REJECTED, FAIL + 0.05, refiner=RestartRefiner())
+    _, report, _ = run(patcher, *REJECTED, FAIL + 0.05, reworder=RestartReworder())
     assert report["final_seed"] == report["seed"] == 3, "an injected run keeps the noise"
 
 
 def test_a_probe_that_cannot_be_judged_is_not_injected(patcher):
-    result, report, _ = run(patcher, *REJECTED, float("nan"), refiner=Rewriter())
+    result, report, _ = run(patcher, *REJECTED, float("nan"), reworder=Rewriter())
     assert ("1", "inject") not in kinds(report)
 
 
@@ -149,7 +149,7 @@ def test_without_refiner_and_injection_runs_are_only_watched(patcher):
 def test_cancel_works_in_every_phase(patcher, at):
     scorer = CancellingScorer(at, FAIL)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        run(patcher, FAIL, refiner=Rewriter(), scorer=scorer)
+        run(patcher, FAIL, reworder=Rewriter(), scorer=scorer)
     assert scorer.calls == at
     assert not comfy.model_management.processing_interrupted()
 
@@ -166,14 +166,14 @@ def test_cancel_while_injecting(patcher):
 
     model_options.set_model_sampler_post_cfg_function(count)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        run(model_options, *REJECTED, GOOD, refiner=Rewriter())
+        run(model_options, *REJECTED, GOOD, reworder=Rewriter())
     assert len(seen) == 11 + PROBE_DONE + 5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_short_schedules_run_through_all_trials(patcher, steps):
     settings = InjectionSettings(start=1) if steps == 1 else InjectionSettings()
-    result, report, _ = run(patcher, FAIL, refiner=Rewriter(), steps=steps, injection=settings)
+    result, report, _ = run(patcher, FAIL, reworder=Rewriter(), steps=steps, injection=settings)
     assert torch.isfinite(result.latent["samples"]).all()
     assert report["nfe"] <= report["nfe_worst_case"]
 

@@ -25,7 +25,7 @@ def run_of(name):
 def test_a_rejected_clip_goes_to_trial_2_without_a_probe(name):
     run, reguide = run_of(name)
     result = run_hierarchy(
-        run, gate(0.1), reguide, negative="", refiner=Rewriter(),
+        run, gate(0.1), reguide, negative="", reworder=Rewriter(),
         injection=InjectionSettings(),
     )
     history = result.verdict.history
@@ -54,7 +54,7 @@ def test_a_probe_that_the_model_refuses_costs_the_trial_and_not_the_run():
 
     run.guider.model_patcher.add_wrapper_with_key("outer_sample", "test", refuse)
     result = run_hierarchy(
-        run, gate(0.1), reguide, negative="", refiner=None,
+        run, gate(0.1), reguide, negative="", reworder=None,
         injection=InjectionSettings(),
     )
     assert [record.kind for record in result.verdict.history] == ["sample", "probe", "plain"]

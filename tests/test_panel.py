@@ -90,7 +90,7 @@ def test_a_page_can_follow_by_events_alone(page, patcher):
     given = inputs(patcher, steps=50)
     with page.running() as run:
         result = run_hierarchy(
-            given, gate(*FAIL), lambda *_: given.guider, negative="", refiner=Rewriter(),
+            given, gate(*FAIL), lambda *_: given.guider, negative="", reworder=Rewriter(),
             injection=InjectionSettings(), observer=run,
         )
         run.finish(result.verdict)
@@ -158,7 +158,7 @@ def test_reject_now_goes_to_the_next_trial(page, patcher):
     with page.running() as run:
         scorer = Deciding(run, Decision.REJECT, 3, *PASS)
         result = run_hierarchy(
-            given, gate(scorer=scorer), lambda *_: given.guider, negative="", refiner=Rewriter(),
+            given, gate(scorer=scorer), lambda *_: given.guider, negative="", reworder=Rewriter(),
             injection=InjectionSettings(), observer=run,
         )
     first, second, *_ = result.verdict.history

@@ -1,3 +1,5 @@
+"""The run report as a picture, drawn without a display."""
+
 import subprocess
 import sys
 

@@ -46,11 +46,11 @@ def test_a_second_probe_without_an_anchor_leaves_the_refined_run():
 def test_trials_can_be_left_out():
     assert walk([False, True, True], injection=False) == [("0", "sample"), ("2", "refine"), ("2", "sample")]
     assert walk([False, True, False, True], injection=False)[-1] == ("2", "plain")
-    assert walk([False, False, True], refinement=False) == [("0", "sample"), ("1", "probe"), ("0", "plain")]
-    assert walk([False, True], injection=False, refinement=False) == [("0", "sample"), ("0", "plain")]
+    assert walk([False, False, True], rewording=False) == [("0", "sample"), ("1", "probe"), ("0", "plain")]
+    assert walk([False, True], injection=False, rewording=False) == [("0", "sample"), ("0", "plain")]
 
 
-@pytest.mark.parametrize("switches", [{}, {"injection": False}, {"refinement": False}])
+@pytest.mark.parametrize("switches", [{}, {"injection": False}, {"rewording": False}])
 def test_it_ends_whatever_happens_with_at_most_two_monitored_runs_and_one_full_one(switches):
     for outcomes in itertools.product([True, False], repeat=8):
         steps = [action for _, action in walk(outcomes, **switches)]

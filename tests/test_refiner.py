@@ -1,3 +1,5 @@
+"""Rewording without a model: phrases, ablation by the scorer, restart with other noise."""
+
 import re
 
 import pytest
@@ -6,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foresight.demo.captions import prompts
-from foresight.refiner.ablation import AblationRefiner, AblationSettings
-from foresight.refiner.base import RefinementError, RefinementRequest
+from foresight.refiner.ablation import AblationReworder, AblationSettings
+from foresight.refiner.base import RewordingError, RewordingRequest
 from foresight.refiner.phrases import emphasise, join, plain, split_phrases, weighted_parts, without
-from foresight.refiner.restart import SEED_STEP, RestartRefiner
+from foresight.refiner.restart import SEED_STEP, RestartReworder
 
 PREVIEW = torch.zeros(5, 8, 8, 3)
 DEMO = "a red circle moves left above a small blue square on a grey background"
@@ -32,9 +34,9 @@ class WordBag:
         return self.offset + sum(word in self.seen for word in words) / len(words)
 
 
-def refine(prompt, scorer, negative="", **changes):
-    refiner = AblationRefiner(scorer, AblationSettings(**changes))
-    return refiner.refine(RefinementRequest(prompt, negative, PREVIEW, 0.1))
+def reword(prompt, scorer, negative="", **changes):
+    refiner = AblationReworder(scorer, AblationSettings(**changes))
+    return refiner.reword(RewordingRequest(prompt, negative, PREVIEW, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def refine(prompt, scorer, negative="", **changes):
 )
 def test_the_phrase_that_the_preview_lacks_is_emphasised(missing, expected):
     seen = " ".join(word for word in DEMO.split() if word not in missing.split())
-    found = refine(DEMO, WordBag(seen))
+    found = reword(DEMO, WordBag(seen))
     assert found.prompt == expected
     assert found.evidence[0]["difference"] > 0
     assert set(missing.split()) <= set(found.evidence[0]["phrase"].split())
@@ -59,7 +61,7 @@ def test_the_phrase_that_the_preview_lacks_is_emphasised(missing, expected):
 def test_evidence_lists_every_phrase_by_difference():
     scorer = WordBag("a red circle on grey background")
     whole = scorer.score(PREVIEW, DEMO)
-    evidence = refine(DEMO, scorer).evidence
+    evidence = reword(DEMO, scorer).evidence
     assert sorted(item["phrase"] for item in evidence) == sorted(
         ["a red circle", "moves left", "above a small blue square", "on a grey background"]
     )
@@ -76,7 +78,7 @@ def test_when_nothing_is_missing_the_least_visible_phrase_is_emphasised():
         def score(self, frames, text):
             return {"a dog on grass": 0.30, "a dog": 0.28, "on grass": 0.20}[text]
 
-    found = refine("a dog on grass", Everything(""))
+    found = reword("a dog on grass", Everything(""))
     assert found.prompt == "(on grass:1.3), a dog"
     assert found.reasoning.startswith("No phrase is clearly missing")
 
@@ -84,7 +86,7 @@ def test_when_nothing_is_missing_the_least_visible_phrase_is_emphasised():
 def test_deterministic_and_bounded():
     prompt = ", ".join(f"thing{i} of kind{i}" for i in range(40))
     first, second = WordBag("thing3"), WordBag("thing3")
-    assert refine(prompt, first, max_phrases=6) == refine(prompt, second, max_phrases=6)
+    assert reword(prompt, first, max_phrases=6) == reword(prompt, second, max_phrases=6)
     assert len(first.texts) == 7
     scored = " ".join(first.texts[1:])
     assert all(f"thing{i}" in scored for i in range(40))  # no part of the prompt is left out of the comparison
@@ -95,28 +97,28 @@ def test_ties_go_to_the_earlier_phrase():
         def score(self, frames, text):
             return 0.2
 
-    assert refine("a dog, a cat, a cow", Same("")).prompt == "(a dog:1.3), a cat, a cow"
+    assert reword("a dog, a cat, a cow", Same("")).prompt == "(a dog:1.3), a cat, a cow"
 
 
 def test_negative_is_kept_as_given():
-    assert refine(DEMO, WordBag("a"), negative="blurry, (text:1.2)").negative == "blurry, (text:1.2)"
+    assert reword(DEMO, WordBag("a"), negative="blurry, (text:1.2)").negative == "blurry, (text:1.2)"
 
 
 @pytest.mark.parametrize(
     "prompt, reason", [("", "empty"), ("  \n", "empty"), ("...", "empty"), ("dog", "cannot be parted")]
 )
 def test_prompts_without_parts_are_refused_with_the_reason(prompt, reason):
-    with pytest.raises(RefinementError, match=reason):
-        refine(prompt, WordBag("a"))
+    with pytest.raises(RewordingError, match=reason):
+        reword(prompt, WordBag("a"))
 
 
 def test_unusable_scores_and_previews_are_refused_with_the_reason():
-    with pytest.raises(RefinementError, match="word bag scored the preview nan"):
-        refine(DEMO, WordBag("a", offset=float("nan")))
-    with pytest.raises(RefinementError, match="no preview"):
-        AblationRefiner(WordBag("a")).refine(RefinementRequest(DEMO, "", None, None))
-    with pytest.raises(RefinementError, match="highest weight"):
-        refine("(a dog:1.5), a cat", WordBag("a cat"))
+    with pytest.raises(RewordingError, match="word bag scored the preview nan"):
+        reword(DEMO, WordBag("a", offset=float("nan")))
+    with pytest.raises(RewordingError, match="no preview"):
+        AblationReworder(WordBag("a")).reword(RewordingRequest(DEMO, "", None, None))
+    with pytest.raises(RewordingError, match="highest weight"):
+        reword("(a dog:1.5), a cat", WordBag("a cat"))
 
 
 @pytest.mark.parametrize("changes", [{"max_phrases": 1}, {"weight": 1.0}, {"weight": 1.6}, {"weight": float("nan")}])
@@ -127,7 +129,7 @@ def test_settings_out_of_range_are_named(changes):
 
 def test_scorer_sees_words_without_weights_and_escapes():
     scorer = WordBag("grass")
-    found = refine(r"(a red ball:1.2) rolling over grass, toy \(plastic\)", scorer)
+    found = reword(r"(a red ball:1.2) rolling over grass, toy \(plastic\)", scorer)
     assert scorer.texts[0] == "a red ball rolling over grass, toy (plastic)"
     assert not any(":" in text or "\\" in text for text in scorer.texts)
     assert found.prompt == r"(a red ball:1.5) (rolling:1.3) over grass, toy \(plastic\)"
@@ -213,8 +215,8 @@ def test_any_text_is_parted_without_loss(text):
 
 
 def test_a_restart_asks_for_the_noise_of_a_far_seed():
-    found = RestartRefiner().refine(RefinementRequest(DEMO, "blur", None, 0.1, seed=5))
+    found = RestartReworder().reword(RewordingRequest(DEMO, "blur", None, 0.1, seed=5))
     assert (found.prompt, found.negative, found.seed) == (DEMO, "blur", 5 + SEED_STEP)
-    assert RestartRefiner().refine(RefinementRequest(DEMO, "", None, 0.1, seed=2**64 - 1)).seed == SEED_STEP - 1
-    with pytest.raises(RefinementError, match="connect NOISE"):
-        RestartRefiner().refine(RefinementRequest(DEMO, "", None, 0.1))
+    assert RestartReworder().reword(RewordingRequest(DEMO, "", None, 0.1, seed=2**64 - 1)).seed == SEED_STEP - 1
+    with pytest.raises(RewordingError, match="connect NOISE"):
+        RestartReworder().reword(RewordingRequest(DEMO, "", None, 0.1))

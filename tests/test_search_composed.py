@@ -21,7 +21,7 @@ from foresight.sampling.search import (
     SearchSampler,
     SearchSettings,
 )
-from foresight.sampling.self_refine import RefineSettings, parse_plan, self_refining
+from foresight.sampling.self_refine import SelfRefineSettings, parse_plan, self_refining
 from foresight.sampling.watch import Watch
 from foresight.scoring.reward import AlignmentReward
 from foresight.trials.report import run_report
@@ -67,7 +67,7 @@ def test_every_family_is_searched(name):
 
 def test_self_refinement_is_searched_and_counted_in_the_same_budget(patcher):
     given = inputs(patcher)
-    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    refine = self_refining(given.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
     search = searching(Mean(), refine, budget=25, candidates=5)
     found = monitored_sample(replace(given, sampler=search))
     assert search.result["nfe_plain"] == 14
@@ -99,12 +99,12 @@ def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patche
     given = inputs(patcher)
     sampler, plain = given.sampler, 10
     if method != "search":
-        sampler = self_refining(sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+        sampler = self_refining(sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
     if method != "refine":
         sampler = searching(Mean(), sampler, candidates=3, budget=24)
     guiders = Conditioned(patcher)
     result = run_hierarchy(
-        replace(given, sampler=sampler), gate(0.1), guiders, negative="", refiner=Rewriter(),
+        replace(given, sampler=sampler), gate(0.1), guiders, negative="", reworder=Rewriter(),
         injection=InjectionSettings(),
     )  # fmt: skip
     records = result.verdict.history
@@ -122,7 +122,7 @@ def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patche
 
 def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
     given = inputs(patcher)
-    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.0))
+    refine = self_refining(given.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
     for sampler in (refine, searching(Told([0.0, 0.0, 0.0, 0.0]), refine, method="beam")):
         scorer = gate(0.1, 0.3)
         found = hold_audition(
@@ -137,7 +137,7 @@ def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
 def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
     """Promise 1 for the enhanced samplers: watching changes nothing."""
     given = inputs(patcher)
-    refine = self_refining(given.sampler, RefineSettings(parse_plan("1-2:2", 10), 0.2))
+    refine = self_refining(given.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.2))
     for sampler in (refine, searching(Mean()), searching(Mean(), refine)):
         core = SamplerCustomAdvanced.execute(given.noise, given.guider, sampler, given.sigmas, given.latent).result[0]
         watched = monitored_sample(replace(given, sampler=sampler), gate(0.3))

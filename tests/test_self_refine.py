@@ -20,7 +20,8 @@ from tiny_wan import gate, inputs, model
 from foresight.sampling.injection import Anchor, Injection
 from foresight.sampling.noise import FixedNoise
 from foresight.sampling.run import monitored_sample
-from foresight.sampling.self_refine import PRESETS, RefineSettings, parse_plan, self_refining
+from foresight.sampling.self_refine import PRESETS, parse_plan, self_refining
+from foresight.sampling.self_refine import SelfRefineSettings as Settings
 
 EULER = comfy.samplers.ksampler("euler")
 SHORT = parse_plan("1-3:2", 10)
@@ -70,7 +71,7 @@ def test_a_plan_that_cannot_be_is_refused(plan, said):
 )  # fmt: skip
 def test_bad_settings_are_named(change, said):
     with pytest.raises(ValueError, match=said):
-        RefineSettings(SHORT, **change)
+        Settings(SHORT, **change)
 
 
 def authors_loop(guider, settings, steps, noise, seed, sigmas_of):
@@ -120,8 +121,8 @@ def test_it_is_the_authors_loop(tau):
 
 @pytest.mark.parametrize(
     "settings, evaluations",
-    [(RefineSettings(SHORT, tau=1e9), 13), (RefineSettings(SHORT, tau=math.inf), 10), (RefineSettings(()), 10),
-     (RefineSettings(parse_plan("1-3:0", 10)), 10), (RefineSettings(SHORT, 1.0, "quantile"), 10)],
+    [(Settings(SHORT, tau=1e9), 13), (Settings(SHORT, tau=math.inf), 10), (Settings(()), 10),
+     (Settings(parse_plan("1-3:0", 10)), 10), (Settings(SHORT, 1.0, "quantile"), 10)],
 )  # fmt: skip
 def test_what_refines_nothing_is_the_plain_sampler_bit_for_bit(patcher, settings, evaluations):
     plain = monitored_sample(inputs(patcher)).latent["samples"]
@@ -134,14 +135,14 @@ def test_what_refines_nothing_is_the_plain_sampler_bit_for_bit(patcher, settings
 @pytest.mark.parametrize("inner", ["dpmpp_2m", "uni_pc", "heun", "dpmpp_2m_sde"])
 def test_infinity_and_no_passes_are_every_plain_sampler(patcher, inner):
     plain = monitored_sample(inputs(patcher, inner)).latent["samples"]
-    for settings in (RefineSettings(SHORT, tau=math.inf), RefineSettings(())):
+    for settings in (Settings(SHORT, tau=math.inf), Settings(())):
         given = inputs(patcher, inner)
         result = monitored_sample(replace(given, sampler=self_refining(given.sampler, settings)))
         assert torch.equal(result.latent["samples"], plain)
 
 
 @pytest.mark.parametrize(
-    "settings", [RefineSettings(SHORT, 0.0), RefineSettings(SHORT, 0.5), RefineSettings(SHORT, 0.4, "quantile")]
+    "settings", [Settings(SHORT, 0.0), Settings(SHORT, 0.5), Settings(SHORT, 0.4, "quantile")]
 )
 def test_a_batch_of_two_is_two_single_runs(settings):
     noise = torch.cat([draw(1), draw(2)])
@@ -155,7 +156,7 @@ def test_an_item_that_is_certain_waits_for_the_other():
     """One item agrees with itself at once (a narrow mode), the other never: as in single runs, each at its own pass."""
     centre = torch.tensor([0.0, 3.0]).view(2, 1, 1, 1, 1)
     spread = torch.tensor([0.01, 0.3]).view(2, 1, 1, 1, 1)
-    settings, noise = RefineSettings(SHORT, 0.2), torch.cat([draw(1), draw(2)])
+    settings, noise = Settings(SHORT, 0.2), torch.cat([draw(1), draw(2)])
     sampler, refine = refining(settings)
     both = sample(sampler, Mixture(centre, spread), 10, seed=20, noise=noise)
     assert refine.result.passes == {1: 2, 2: 2, 3: 2}
@@ -174,7 +175,7 @@ def ends(sampler, steps, **mixture):
 def test_it_moves_samples_towards_the_modes():
     """Below the level where the two modes part (sigma 0.3 to 0.1 here), passes pull samples into one of them. It is not
     the evaluations: as many plain steps do not do it."""
-    settings = RefineSettings(parse_plan("28-35:3", 40), 0.0)
+    settings = Settings(parse_plan("28-35:3", 40), 0.0)
 
     def distance(sampler, steps):
         return float((ends(sampler, steps, centre=1.0, spread=0.3).abs() - 1).square().mean().sqrt())
@@ -189,7 +190,7 @@ def test_it_moves_samples_towards_the_modes():
 def test_the_spread_of_one_gaussian_is_what_theory_says(passes):
     """For N(0, s^2) every part is linear in Gaussian noise, so the variance of the samples has a closed form."""
     spread, steps = 0.5, 40
-    settings = RefineSettings(parse_plan(f"20-27:{passes}", steps), 0.0)
+    settings = Settings(parse_plan(f"20-27:{passes}", steps), 0.0)
     variance, sigmas = 1.0, torch.linspace(1, 0, steps + 1).tolist()
     for step, (sigma, following) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
         signal = 1 - sigma
@@ -207,11 +208,11 @@ def test_certain_places_are_left_as_they_are():
     centre = torch.zeros(1, 1, 1, 1, 4)
     centre[..., 2:] = 3.0
     spread = torch.full((1, 1, 1, 1, 4), 0.01)
-    sampler, refine = refining(RefineSettings(parse_plan("2-5:3, 6-13:1", 40), 0.2))
+    sampler, refine = refining(Settings(parse_plan("2-5:3, 6-13:1", 40), 0.2))
     ours, plain = sample(sampler, Mixture(centre, spread)), sample(EULER, Mixture(centre, spread))
     assert torch.equal(ours[..., :2], plain[..., :2])
     assert not torch.allclose(ours[..., 2:], plain[..., 2:], atol=0.1)
-    refined = refine.result.refined
+    refined = refine.result.places
     assert refined.shape == (1, *SHAPE[1:])
     assert refined[..., :2].max() == 0 and 0 < refined[..., 2:].mean() <= 1
     assert all(share >= 0.5 for share in refine.result.certain.values())
@@ -220,7 +221,7 @@ def test_certain_places_are_left_as_they_are():
 
 def test_the_quantile_is_a_share_of_the_places_whatever_the_scale():
     for scale in (1.0, 50.0):
-        sampler, refine = refining(RefineSettings(parse_plan("3-3:1", 10), 0.5, "quantile"))
+        sampler, refine = refining(Settings(parse_plan("3-3:1", 10), 0.5, "quantile"))
         sample(sampler, Mixture(scale, 0.3 * scale), 10)
         assert refine.result.certain[3] == pytest.approx(0.5, abs=0.05)
 
@@ -234,7 +235,7 @@ def test_in_a_ve_space_fresh_noise_is_at_the_steps_own_level(kind):
         seen.append((float(sigmas[0]), x))
         return EULER.sampler_function(model, x, sigmas, **rest)
 
-    sample(refining(RefineSettings(parse_plan("2-2:1", 10), 0.0), comfy.samplers.KSAMPLER(sample_euler))[0], guider, 10)
+    sample(refining(Settings(parse_plan("2-2:1", 10), 0.0), comfy.samplers.KSAMPLER(sample_euler))[0], guider, 10)
     (first_level, first), (level, second) = seen[1:3]
     x0 = Mixture(2.0, 0.1, guider.model_sampling)(first, torch.tensor([first_level]))
     assert level == first_level
@@ -245,7 +246,7 @@ def test_in_a_ve_space_fresh_noise_is_at_the_steps_own_level(kind):
 def test_a_mask_keeps_what_is_known_and_does_not_count_it():
     known, mask = draw(9), torch.ones(1, *SHAPE)
     mask[..., 1:] = 0
-    sampler, refine = refining(RefineSettings(SHORT, 0.0))
+    sampler, refine = refining(Settings(SHORT, 0.0))
     made = sample(sampler, Mixture(), 10, mask=mask, latent=known)
     torch.testing.assert_close(made[..., 1:], known[..., 1:], rtol=1e-5, atol=1e-5)
     assert set(refine.result.certain.values()) == {0.0}, "what the mask keeps is no certain place"
@@ -255,7 +256,7 @@ def test_a_mask_keeps_what_is_known_and_does_not_count_it():
 def test_every_family_is_refined(name):
     given = FAMILIES[name].inputs("euler")
     for case in (given, with_mask(given)):
-        result = monitored_sample(replace(case, sampler=self_refining(case.sampler, RefineSettings(SHORT, 0.0))))
+        result = monitored_sample(replace(case, sampler=self_refining(case.sampler, Settings(SHORT, 0.0))))
         assert torch.isfinite(result.latent["samples"]).all()
         assert result.verdict.record.nfe_video == 16 and result.verdict.record.steps == 10
 
@@ -263,7 +264,7 @@ def test_every_family_is_refined(name):
 @pytest.mark.parametrize("inner", ["euler_ancestral", "lcm", "dpmpp_2m", "uni_pc", "heun", "euler_cfg_pp"])
 def test_other_samplers_take_their_own_steps_where_nothing_is_refined(patcher, inner):
     given = inputs(patcher, inner)
-    sampler = self_refining(given.sampler, RefineSettings(parse_plan("1-2:1", 10), 0.0))
+    sampler = self_refining(given.sampler, Settings(parse_plan("1-2:1", 10), 0.0))
     result = monitored_sample(replace(given, sampler=sampler), gate(0.3), keep_steps=True)
     assert torch.isfinite(result.latent["samples"]).all()
     assert result.verdict.record.steps == len(result.steps_x0["samples"]) == 10
@@ -283,10 +284,10 @@ def test_audio_and_video_are_refined_apart():
         return made
 
     noise = torch.randn(1, 1, 104, generator=torch.Generator().manual_seed(1))
-    sampler, refine = refining(RefineSettings(SHORT, 0.2))
+    sampler, refine = refining(Settings(SHORT, 0.2))
     ours, plain = sample(sampler, guider(), 10, noise=noise), sample(EULER, guider(), 10, noise=noise)
     assert torch.equal(ours[..., :96], plain[..., :96]) and not torch.allclose(ours[..., 96:], plain[..., 96:])
-    assert refine.result.refined.shape == (1, 3, 4, 4) and refine.result.refined.max() == 0
+    assert refine.result.places.shape == (1, 3, 4, 4) and refine.result.places.max() == 0
 
 
 def test_a_cancel_is_heard_within_one_evaluation():
@@ -298,12 +299,12 @@ def test_a_cancel_is_heard_within_one_evaluation():
 
     guider.on_call = cancel
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sample(refining(RefineSettings(SHORT, 0.0))[0], guider, 10)
+        sample(refining(Settings(SHORT, 0.0))[0], guider, 10)
     assert len(guider.calls) == 3
 
 
 def test_the_same_seed_gives_the_same_clip_and_another_seed_another():
-    noise, settings = draw(1), RefineSettings(SHORT, 0.0)
+    noise, settings = draw(1), Settings(SHORT, 0.0)
     state = torch.get_rng_state()
     one, same, other = (sample(refining(settings)[0], Mixture(), 10, seed, noise) for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -312,14 +313,14 @@ def test_the_same_seed_gives_the_same_clip_and_another_seed_another():
 
 def test_progress_counts_the_schedules_steps_and_shows_the_blended_prediction(patcher):
     seen = []
-    sampler, _ = refining(RefineSettings(parse_plan("9-9:2", 10), 0.0))
+    sampler, _ = refining(Settings(parse_plan("9-9:2", 10), 0.0))
     made = sample(sampler, Mixture(), 10, callback=lambda step, x0, x, total: seen.append((step, total, x0)))
     assert [(step, total) for step, total, _ in seen] == [(step, 10) for step in range(10)]
     torch.testing.assert_close(seen[-1][2], made)
 
 
 def test_an_injected_run_is_refined_at_the_same_levels(patcher):
-    sampler, refine = refining(RefineSettings(parse_plan("4-5:2", 10), 0.0))
+    sampler, refine = refining(Settings(parse_plan("4-5:2", 10), 0.0))
     anchor = Anchor(torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(5)))
     result = monitored_sample(replace(inputs(patcher), sampler=sampler), injection=Injection(anchor))
     assert refine.result.passes == {4: 2, 5: 2}
@@ -327,7 +328,7 @@ def test_an_injected_run_is_refined_at_the_same_levels(patcher):
 
 
 def test_a_sampler_does_not_keep_the_model_it_has_sampled():
-    sampler, guider = refining(RefineSettings(SHORT, 0.0))[0], Mixture()
+    sampler, guider = refining(Settings(SHORT, 0.0))[0], Mixture()
     known = weakref.ref(guider)
     sample(sampler, guider, 10)
     guider.inner_model = guider.model_patcher = guider.on_call = None  # the stand-in's own circle
@@ -337,23 +338,23 @@ def test_a_sampler_does_not_keep_the_model_it_has_sampled():
 
 
 def test_pure_noise_is_not_refined():
-    sampler, refine = refining(RefineSettings(parse_plan("0-1:2", 10), 0.0))
+    sampler, refine = refining(Settings(parse_plan("0-1:2", 10), 0.0))
     sample(sampler, Mixture(), 10)
     assert refine.result.passes == {1: 2}, "at sigma 1 fresh noise would leave nothing of the prediction"
 
 
 def test_what_cannot_be_refined_is_refused(patcher):
     with pytest.raises(ValueError, match="Self-Refine has to enter the sampler in mid-run"):
-        self_refining(comfy.samplers.Sampler(), RefineSettings(SHORT))
+        self_refining(comfy.samplers.Sampler(), Settings(SHORT))
     from comfy_extras.nodes_easycache import EasyCacheNode
 
     cached = EasyCacheNode.execute(patcher, 0.5, 0.1, 0.9, False).args[0]
     with pytest.raises(ValueError, match="EasyCache"):
-        monitored_sample(replace(inputs(cached), sampler=refining(RefineSettings(SHORT))[0]))
+        monitored_sample(replace(inputs(cached), sampler=refining(Settings(SHORT))[0]))
 
 
 def test_a_monitored_batch_matches_single_runs_of_a_real_network(patcher):
-    settings = RefineSettings(SHORT, 0.0)
+    settings = Settings(SHORT, 0.0)
     given = inputs(patcher, batch=2)
     noise = given.noise.generate_noise(given.latent)
     both = monitored_sample(replace(given, sampler=refining(settings)[0])).latent["samples"]

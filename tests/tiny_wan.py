@@ -10,7 +10,7 @@ import comfy.samplers
 import comfy.sd
 import torch
 
-from foresight.refiner.base import Refinement
+from foresight.refiner.base import Rewording
 from foresight.sampling.inputs import Inputs
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.inspector import Gate
@@ -130,8 +130,8 @@ class Rewriter:
 
     name = "rewriter"
 
-    def refine(self, request):
-        return Refinement("a clearly red circle", request.negative, "", ())
+    def reword(self, request):
+        return Rewording("a clearly red circle", request.negative, "", ())
 
 
 class Conditioned:

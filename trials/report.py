@@ -19,14 +19,14 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     trial, accepted, predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain, nfe_worst_case, seconds,
     seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected run is not judged again
     (paper, section 3.2), so after it `accepted` still tells of the run that it replaced. `final_seed`: of the finished
-    clip's noise, which a refiner may have drawn anew.
+    clip's noise, which Trial 2 may have drawn anew.
     """
     records, settings = verdict.history, dict(verdict.settings)
     worst_case = settings.pop("worst_case", None)
     judged = [record for record in records if record.kind == "sample" and record.best is not None]
-    refinements = [record for record in records if record.kind == "refine" and record.accepted]
-    refined = refinements[-1] if refinements else None
-    seed, reseeded = settings.pop("seed", None), refined and refined.details.get("seed")
+    rewordings = [record for record in records if record.kind == "refine" and record.accepted]
+    reworded = rewordings[-1] if rewordings else None
+    seed, other_seed = settings.pop("seed", None), reworded and reworded.details.get("seed")
     steps = settings.get("steps")
     per_step = _evaluations_per_step(records)
     nfe_plain = next((record.details["nfe_plain"] for record in records if "nfe_plain" in record.details), None)
@@ -39,10 +39,10 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "version": VERSION,
             "prompt": settings.pop("prompt", None),
             "negative": settings.pop("negative", None),
-            "refined_prompt": refined and refined.prompt,
-            "refined_negative": refined and refined.negative,
+            "refined_prompt": reworded and reworded.prompt,
+            "refined_negative": reworded and reworded.negative,
             "seed": seed,
-            "final_seed": seed if reseeded is None else reseeded,
+            "final_seed": seed if other_seed is None else other_seed,
             "final_score": None,
             "settings": settings,
             "trials": [_trial(record) for record in records],

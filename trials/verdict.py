@@ -12,7 +12,7 @@ class ItemVerdict:
     """The detector's conclusion on one item of the batch.
 
     predicted_score is on the scorer's scale, stop_step is 1-based, trace holds (step, score) of every inspection.
-    rule is one of the detector's rules, or "not_inspected" (then accepted is True: see DESIGN, promise 2).
+    rule is one of the detector's rules, or "not_inspected" (then accepted is True: docs/architecture.md, promise 2).
     """
 
     accepted: bool
@@ -89,10 +89,10 @@ class Verdict:
         return self.record.preview
 
     @property
-    def refined(self) -> bool:
-        """True once the prompt was refined on the way here, so that what follows belongs to Trial 2."""
+    def reworded(self) -> bool:
+        """True once the prompt was reworded on the way here, so that what follows belongs to Trial 2."""
         return any(record.kind == "refine" and record.accepted for record in self.history)
 
     @property
-    def refinement_failed(self) -> bool:
+    def rewording_failed(self) -> bool:
         return self.record.kind == "refine" and not self.record.accepted

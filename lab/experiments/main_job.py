@@ -41,7 +41,7 @@ def evaluate_one(family: DemoFamily, prompt: str, scene: Scene, seed: int) -> di
     The base clip comes from the watched run, which is the plain one to the last bit (promise 1, tested); a run that the
     detector accepts is therefore its own hierarchy and its own rival.
     """
-    from ...nodes.back_ends import DEFAULT, make_refiner
+    from ...nodes.back_ends import DEFAULT, make_reworder
     from ...sampling.hierarchy import run_hierarchy
     from ...sampling.injection import InjectionSettings
     from ...sampling.run import monitored_sample
@@ -67,7 +67,7 @@ def evaluate_one(family: DemoFamily, prompt: str, scene: Scene, seed: int) -> di
         }  # fmt: skip
     result = run_hierarchy(
         family.inputs(prompt, seed), gate, family.guider, negative="",
-        refiner=make_refiner(DEFAULT, family.scorer), injection=InjectionSettings(),
+        reworder=make_reworder(DEFAULT, family.scorer), injection=InjectionSettings(),
     )  # fmt: skip
     report = run_report(result.verdict)
     probes = [trial["verdict"] for trial in report["trials"] if trial["kind"] == "probe"]

@@ -1,13 +1,13 @@
-"""VLM Prompt Refiner: Trial 2's better prompt."""
+"""VLM Prompt Refiner, the node: Trial 2's better prompt."""
 
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..refiner.base import RefinementRequest
-from ..sampling.hierarchy import refine
+from ..refiner.base import RewordingRequest
+from ..sampling.hierarchy import reword
 from ..sampling.noise import reseeded
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, make_refiner, refiner_widgets, validated
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, back_end_widgets, make_reworder, validated
 from .panel import running
 
 
@@ -34,7 +34,7 @@ class PromptRefiner(io.ComfyNode):
                 types.Scorer.Input("scorer", tooltip="Says how well the preview fits each wording."),
                 io.Combo.Input("back_end", options=list(BACK_ENDS), default=DEFAULT, tooltip=BACK_END_TIP),
                 io.Noise.Input("noise", optional=True, tooltip="Of the rejected run, for back ends that draw it anew."),
-                *refiner_widgets(),
+                *back_end_widgets(),
             ],
             outputs=[
                 io.String.Output(display_name="prompt"),
@@ -56,19 +56,19 @@ class PromptRefiner(io.ComfyNode):
         cls, clip, prompt, negative, preview, verdict, scorer, back_end=DEFAULT, noise=None, vlm=None, endpoint=NONE,
         manual_prompt="",
     ):  # fmt: skip
-        refiner = make_refiner(back_end, scorer, vlm, endpoint, manual_prompt)
+        reworder = make_reworder(back_end, scorer, vlm, endpoint, manual_prompt)
         rejected = verdict.history[0].best
-        request = RefinementRequest(
+        request = RewordingRequest(
             prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed,
             verdict.settings.get("model"),
         )  # fmt: skip
         with running(verdict) as run:
-            refined = refine(request, refiner, verdict, run)
-            run.finish(refined)
-        record = refined.record
+            following = reword(request, reworder, verdict, run)
+            run.finish(following)
+        record = following.record
         report = record.message or record.details["reasoning"]
         noise = reseeded(noise, record.details.get("seed")) or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
         positive, negative_conditioning = encode(clip, record.prompt), encode(clip, record.negative)
         return io.NodeOutput(
-            record.prompt, record.negative, positive, negative_conditioning, report, refined, noise
+            record.prompt, record.negative, positive, negative_conditioning, report, following, noise
         )
