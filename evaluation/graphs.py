@@ -16,7 +16,7 @@ ObjectInfo = Mapping[str, Mapping[str, Any]]
 
 
 def one_node(family: str, object_info: ObjectInfo, **widgets: Any) -> Prompt:
-    """workflows/FAMILY_one_node.json with these widgets of its Foresight Sampler.
+    """The family's one-node graph in workflows/ with these widgets of its Foresight Sampler.
 
     object_info: the server's; widgets that its ComfyUI has and the file has not stand at their defaults.
     """

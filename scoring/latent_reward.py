@@ -4,7 +4,7 @@ LatSearch reads noisy latents with a vision-language model of two billion parame
 Here the vision tower of an alignment scorer reads the x0 prediction, which a search has at hand anyway: latents pooled
 to a small grid stand for the pictures, so that nothing is decoded. As there, heads stand for visual quality, motion
 quality and text alignment; the first two do not see the text. How far apart rewards lie depends on the noise level.
-Trained by `python -m foresight.lab.training.train_reward`, from the scorer's own weights on.
+Trained from the scorer's own weights on; docs/enhancers.md has the recipe.
 
 A reward that is no better than chance makes a search a waste of compute that nobody notices. So a file carries how
 often the reward was right on pairs of clips of one prompt that training had not seen, and one below BARS is refused.
@@ -32,7 +32,7 @@ HEADS = ("visual_quality", "motion_quality", "text_alignment")
 # Share of the schedule -> pairwise accuracy within prompt that is asked for there. Chance is 0.5. A search prunes
 # between these two, and at lower accuracies more of it is spent on noise than on choice.
 BARS = {0.2: 0.6, 0.4: 0.7}
-RETRAIN = "Train it on more clips (python -m foresight.lab.training.train_reward), or search with the alignment reward."
+RETRAIN = "Train it on more clips (docs/enhancers.md says how), or search with the alignment reward."
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def load_reward(path: str | Path) -> RewardModel:
     if not isinstance(described, dict):
         raise ValueError(
             f"{path.name} is no latent reward (it lacks the metadata '{KEY}'): rewards come with this pack or from its "
-            "training command, python -m foresight.lab.training.train_reward."
+            "training command (docs/enhancers.md)."
         )
     try:
         config = RewardConfig(**described.pop("config"))

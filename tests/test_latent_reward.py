@@ -90,7 +90,7 @@ def test_a_reward_survives_its_file(tmp_path):
 ])
 def test_a_reward_below_the_bar_is_refused(tmp_path, accuracies, problem):
     save_reward(tiny(), tmp_path / "poor.safetensors", figures(*accuracies))
-    with pytest.raises(ValueError, match=f"poor.safetensors is not good enough.*{problem}.*train_reward"):
+    with pytest.raises(ValueError, match=f"poor.safetensors is not good enough.*{problem}.*docs/enhancers.md"):
         load_reward(tmp_path / "poor.safetensors")
 
 
