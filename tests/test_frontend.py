@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 from foresight.evaluation.graph_settings import FAMILIES
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph
-from foresight.lab.release.thumbnails import CHROMIUM, FLAGS, READY
+from foresight.lab.release.pictures import CHROMIUM, FLAGS, READY
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")

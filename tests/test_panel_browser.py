@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from foresight.evaluation.server import ComfyServer
-from foresight.lab.release.thumbnails import CHROMIUM, FLAGS, NO_DIALOGS, READY
+from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS, READY
 
 ROOT = Path(__file__).resolve().parent.parent
 PANEL = ".foresight-panel"

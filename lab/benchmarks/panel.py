@@ -13,34 +13,18 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from ...evaluation.comfyui import comfyui_path, load_comfyui
+from ...evaluation.comfyui import load_comfyui
 from ...evaluation.graphs import node_of, one_node
 from ...evaluation.results import environment
 from ...evaluation.server import ComfyServer
-from ..release.thumbnails import CHROMIUM, FLAGS, NO_DIALOGS, READY
+from ..release.pictures import frontend
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextmanager
-def frontend(server: ComfyServer) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page()
-        page.request.post(f"{server.url}/settings", data=NO_DIALOGS)
-        page.goto(server.url)
-        page.wait_for_function(READY)
-        page.keyboard.press("Escape")
-        yield page
-        browser.close()
 
 
 def measure(server: ComfyServer, page: Page, pairs: int) -> dict[str, Any]:
@@ -78,17 +62,11 @@ def main() -> None:
     pairs = parser.parse_args().pairs
     load_comfyui()
     threads = max(1, (os.cpu_count() or 2) - 1)
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        server = ComfyServer(comfyui_path(), base, ROOT, log=base / "server.log",
-                             variables={"OMP_NUM_THREADS": str(threads)})  # fmt: skip
-        with server, frontend(server) as page:
-            found = {"sampling_threads": threads, **measure(server, page, pairs)}
-    ran = environment(f"python -m foresight.lab.benchmarks.panel --pairs {pairs}")
-    (ROOT / "docs" / "results" / "panel.json").write_text(
-        json.dumps({"environment": ran, **found}, indent=1) + "\n", encoding="utf-8"
-    )
-    print(json.dumps(found, indent=1))
+    with frontend(variables={"OMP_NUM_THREADS": str(threads)}) as (server, page):
+        result = {"sampling_threads": threads, **measure(server, page, pairs)}
+    content = {"environment": environment(f"python -m foresight.lab.benchmarks.panel --pairs {pairs}"), **result}
+    (ROOT / "docs" / "results" / "panel.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
