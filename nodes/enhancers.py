@@ -9,7 +9,7 @@ from comfy_execution.graph import ExecutionBlocker
 from ..sampling.enhanced import self_refinement
 from ..sampling.noise import MixedNoise
 from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, parse_schedule
-from ..sampling.self_refine import PRESETS, THRESHOLDS, SelfRefineSettings, parse_plan, self_refining
+from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
 from . import types
 from .compat import advanced, check_choice
@@ -67,12 +67,9 @@ class SelfRefineSampler(io.ComfyNode):
         check_choice("preset", preset, (*PRESETS, CUSTOM))
         if tau == OWN and threshold == "quantile":
             raise ValueError("Self-Refine Sampler: tau is -1, but no preset has a quantile: enter a share from 0 to 1.")
-        published = PRESETS.get(preset)
-        settings = SelfRefineSettings(
-            parse_plan(published.plan, published.steps) if published else parse_plan(plan, plan_steps),
-            tau=tau if tau != OWN else (published or PRESETS["T2V"]).tau,
-            threshold=threshold, norm=norm, schedule_steps=schedule_steps,
-        )  # fmt: skip
+        published = PRESETS.get(preset, Preset(plan, plan_steps, PRESETS["T2V"].tau))
+        own = {} if tau == OWN else {"tau": tau}
+        settings = published.settings(threshold=threshold, norm=norm, schedule_steps=schedule_steps, **own)
         return io.NodeOutput(self_refining(sampler, settings))
 
 

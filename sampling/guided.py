@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 
 import comfy.model_management
@@ -14,11 +13,10 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 
 from ..scoring.inspector import Gate
+from .guard import harmless
 from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
 from .vp import require_fitting
-
-logger = logging.getLogger("foresight")
 
 
 def guided_sample(
@@ -54,13 +52,9 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
     def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
         x0_output["x0"] = x0
         preview = None
-        try:
+        with harmless(f"step {step + 1} has no preview"):
             image = latent_preview.preview_to_image(shown_by.still(x0), do_scale=False)
             preview = ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception as error:  # promise 2
-            logger.warning("Foresight: step %d has no preview: %s: %s", step + 1, type(error).__name__, error)
         bar.update_absolute(step + 1, total_steps, preview)
 
     return callback

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
-
-import comfy.model_management
 
 from ..refiner.base import Reworder, RewordingError, RewordingRequest
 from ..scoring.inspector import Gate
@@ -16,13 +13,12 @@ from ..trials.cost import worst_case_enhanced, worst_case_nfe
 from ..trials.observer import SILENT, Observer
 from ..trials.plan import Action, TrialPlan
 from ..trials.verdict import TrialRecord, Verdict
+from .guard import harmless
 from .injection import Injection, InjectionSettings
 from .inputs import Inputs, Latent
 from .noise import reseeded
 from .probe import single_frame_probe
 from .run import Result, monitored_sample
-
-logger = logging.getLogger("foresight")
 
 
 @dataclass(frozen=True)
@@ -39,21 +35,17 @@ def reword(request: RewordingRequest, reworder: Reworder, rejected: Verdict, obs
     observer.begin("2", "refine")
     begin = time.perf_counter()
     record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
-    try:
+    with harmless("the prompt was not reworded") as failure:
         answer = reworder.reword(request)
-    except comfy.model_management.InterruptProcessingException:
-        raise
-    except Exception as error:  # promise 2: whatever breaks a reworder (or the scorer it asks) must not break the run
-        reason = str(error) if isinstance(error, RewordingError) else f"{type(error).__name__}: {error}"
-        logger.warning("Foresight: the prompt was not reworded: %s", reason)
-        details = {"refiner": reworder.name, "usage": getattr(error, "usage", {})}
-        record = replace(record, accepted=False, message=reason, details=details)
-    else:
         details = {
             "refiner": reworder.name, "reasoning": answer.reasoning, "evidence": list(answer.evidence),
             "seed": answer.seed, "usage": answer.usage,
         }  # fmt: skip
         record = replace(record, prompt=answer.prompt, negative=answer.negative, details=details)
+    if error := failure.error:
+        reason = str(error) if isinstance(error, RewordingError) else f"{type(error).__name__}: {error}"
+        details = {"refiner": reworder.name, "usage": getattr(error, "usage", {})}
+        record = replace(record, accepted=False, message=reason, details=details)
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
     observer.conclude(record)
     return rejected.followed_by(record)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import comfy.model_management
 import comfy.samplers
@@ -14,8 +14,7 @@ import torch
 from ..scoring.inspector import Inspector
 from ..trials.observer import SILENT, Decision, Observer
 from .candidates import CandidateEngine
-
-logger = logging.getLogger("foresight")
+from .guard import harmless
 
 STOPS = ("rejected", "decided", "never")
 Look = Callable[[torch.Tensor], torch.Tensor]  # Gate.look
@@ -62,42 +61,25 @@ def attend(
     decided. Their decision to stop is the user's own cancel. look: decodes x0 predictions that are not inspected."""
     inspected = inspector is not None and inspector.wants(step)
     if inspected:
-        _inspect(inspector, step, sigma, x0)
-    _show(observer, inspector if inspected else None, step, x0, look)
+        with harmless(f"step {step} was not inspected") as failure:
+            inspector.observe(step, sigma, x0)
+        if failure.message:
+            inspector.skip(step, failure.message, x0.shape[0])
+    with harmless(f"step {step} was not shown"):
+        score, picture = None, None
+        if inspected:
+            last = inspector.last
+            score, picture = (max(last.scores), last.picture) if last and last.step == step else (math.nan, None)
+        elif look is not None and observer.wants_picture():
+            picture = observer.to_picture(look(x0))
+        observer.step(step, score, picture)
     decision = observer.take()
     if decision is Decision.STOP:
         raise comfy.model_management.InterruptProcessingException()
     return decision
 
 
-def _inspect(inspector: Inspector, step: int, sigma: float, x0: torch.Tensor) -> None:
-    """Whatever breaks inspection must not break the run (promise 2): it goes into the inspector's message, and only the
-    user's own cancel gets out."""
-    try:
-        inspector.observe(step, sigma, x0)
-    except comfy.model_management.InterruptProcessingException:
-        raise
-    except Exception as error:  # promise 2
-        logger.warning("Foresight: step %d was not inspected: %s: %s", step, type(error).__name__, error)
-        inspector.skip(step, f"step {step} was not inspected: {type(error).__name__}: {error}", x0.shape[0])
-
-
-def _show(observer: Observer, inspector: Inspector | None, step: int, x0: torch.Tensor, look: Look | None) -> None:
-    """Shows a step, which must not break the run either. inspector: None where the step was not inspected."""
-    score, picture = None, None
-    try:
-        if inspector is not None:
-            last = inspector.last
-            score, picture = (max(last.scores), last.picture) if last and last.step == step else (math.nan, None)
-        elif look is not None and observer.wants_picture():
-            picture = observer.to_picture(look(x0))
-        observer.step(step, score, picture)
-    except comfy.model_management.InterruptProcessingException:
-        raise
-    except Exception as error:  # promise 2
-        logger.warning("Foresight: step %d was not shown: %s: %s", step, type(error).__name__, error)
-
-
+@dataclass(eq=False)
 class MonitorSampler(comfy.samplers.Sampler):
     """Wraps a SAMPLER; the wrapped run is the same to the last bit for as long as it is not stopped.
 
@@ -110,24 +92,22 @@ class MonitorSampler(comfy.samplers.Sampler):
     A stopped run returns its x0 prediction, in model space like any sampler's result.
     """
 
-    def __init__(
-        self, inner: comfy.samplers.Sampler, inspector: Inspector | None = None, *, stop: str = "rejected",
-        on_step: Callable[[int, torch.Tensor], None] | None = None, observer: Observer = SILENT,
-        look: Look | None = None, compare: comfy.samplers.Sampler | None = None,
-    ):
-        if stop not in STOPS:
-            raise ValueError(f"stop is {stop!r}: choose one of {', '.join(STOPS)}.")
-        self.inner = inner
-        self.compare = compare
-        self.compared: int | None = None
-        self.inspector = inspector
-        self.stop = stop
-        self.on_step = on_step
-        self.observer = observer
-        self.look = look
-        self.evaluations = 0
-        self.steps = 0
-        self.x0: torch.Tensor | None = None
+    inner: comfy.samplers.Sampler
+    inspector: Inspector | None = None
+    _: KW_ONLY
+    stop: str = "rejected"
+    on_step: Callable[[int, torch.Tensor], None] | None = None
+    observer: Observer = SILENT
+    look: Look | None = None
+    compare: comfy.samplers.Sampler | None = None
+    evaluations: int = field(default=0, init=False)
+    compared: int | None = field(default=None, init=False)
+    steps: int = field(default=0, init=False)
+    x0: torch.Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self):
+        if self.stop not in STOPS:
+            raise ValueError(f"stop is {self.stop!r}: choose one of {', '.join(STOPS)}.")
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,

@@ -49,19 +49,6 @@ class NoiseSpace:
         signal, noise = self.coefficients(sigma)
         return noise * eps + signal * x0
 
-    def to_x0(self, x: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The x0 that `renoise` mixed with eps into x; undefined where no signal is left (flow at sigma 1)."""
-        signal, noise = self.coefficients(sigma)
-        return (x - noise * eps) / signal
-
-    def to_eps(self, x: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        signal, noise = self.coefficients(sigma)
-        return (x - signal * x0) / noise
-
-    def step(self, x: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-        """One deterministic first-order step: keep the predicted noise, lower its share (Euler / DDIM)."""
-        return self.renoise(x0, self.to_eps(x, x0, sigma), sigma_next)
-
 
 class FlowSpace(NoiseSpace):
     """Rectified flow (ComfyUI's CONST): (1 - sigma) x0 + sigma eps."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 
@@ -14,14 +13,13 @@ from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
 from .enhanced import unsearched
+from .guard import harmless
 from .guided import attached, guided_sample
 from .injection import Anchor
 from .inputs import Inputs
 from .monitor import MonitorSampler
 from .noise import FixedNoise
 from .records import trial_record
-
-logger = logging.getLogger("foresight")
 
 
 def single_frame_probe(
@@ -50,20 +48,14 @@ def single_frame_probe(
     monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", observer=observer, look=gate.look)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
-    failure = None
-    try:
+    with harmless("the single frame could not be sampled") as failure:  # e.g. a control video does not fit one frame
         guided_sample(single, monitor, attached(inputs.guider, gate.scorer), gate)
-    except comfy.model_management.InterruptProcessingException:
-        raise
-    except Exception as error:  # promise 2: e.g. a control video of full length that does not fit one frame
-        failure = f"the single frame could not be sampled: {type(error).__name__}: {error}"
-        logger.warning("Foresight: %s", failure)
     seconds = time.perf_counter() - begin
     record = trial_record(
         trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True
     )
-    if failure:
-        return None, concluded(replace(record, accepted=False, message=failure))
+    if failure.message:
+        return None, concluded(replace(record, accepted=False, message=failure.message))
     if monitor.x0 is None or not torch.isfinite(monitor.x0).all():
         return None, concluded(replace(record, accepted=False, message="the probe gave no usable frame"))
     still, clip = record.best.predicted_score, rejected.predicted_score

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
-import comfy.model_management
 import torch
 
 from ..scoring.inspector import Gate, Inspector
 from ..trials.verdict import TrialRecord
 from .enhanced import self_refinement
+from .guard import harmless
 from .inputs import Inputs
 from .search import SearchSampler
-
-logger = logging.getLogger("foresight")
 
 
 def trial_record(
@@ -31,14 +28,9 @@ def trial_record(
     accepted = not items or any(item.accepted for item in items)
     record = replace(record, items=items, accepted=accepted, message=inspector.message)
     if inspector.last is not None:
-        try:
+        with harmless("no preview could be made") as failure:
             record = replace(record, preview=inspector.preview(items.index(record.best)))
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception as error:  # promise 2
-            logger.warning("Foresight: no preview: %s: %s", type(error).__name__, error)
-            message = f"no preview could be made: {type(error).__name__}: {error}"
-            record = replace(record, message=record.message or message)
+        record = replace(record, message=record.message or failure.message)
     return replace(record, seconds={"sampling": sampling, "inspection": inspector.seconds})
 
 

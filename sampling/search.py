@@ -3,13 +3,11 @@ Reward-Guided Resampling and Pruning), with beam search and best-of-N to compare
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import numpy as np
@@ -17,12 +15,11 @@ import torch
 
 from ..scoring.reward import Reward
 from .candidates import Candidate, CandidateEngine
+from .guard import harmless
 from .monitor import video_latent
 from .noise import mixed_noise
 from .self_refine import refuse_caches
 from .vp import require_fitting
-
-logger = logging.getLogger("foresight")
 
 METHODS = ("resampling", "beam", "best of N")
 SCALES = ("spread", "raw")
@@ -88,6 +85,7 @@ class SearchSettings:
         return [step for step in checks if step <= available]
 
 
+@dataclass(eq=False)
 class SearchSampler(comfy.samplers.Sampler):
     """Samples candidates of one clip with `inner` (any SAMPLER), drops those of low reward, and finishes the best.
 
@@ -100,25 +98,23 @@ class SearchSampler(comfy.samplers.Sampler):
     result: the report of the latest run, empty before the first.
     """
 
-    def __init__(
-        self, inner: comfy.samplers.Sampler, reward: Reward, settings: SearchSettings,
-        result: dict[str, Any] | None = None,
-    ):
-        if getattr(getattr(inner, "sampler_function", None), "__name__", "") in NO_STEPS:
+    inner: comfy.samplers.Sampler
+    reward: Reward
+    settings: SearchSettings
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if getattr(getattr(self.inner, "sampler_function", None), "__name__", "") in NO_STEPS:
             raise ValueError(
                 "Latent Search scores at steps of the schedule, but dpm_fast and dpm_adaptive choose their own: "
                 "connect another SAMPLER."
             )
-        if isinstance(inner, SearchSampler):
+        if isinstance(self.inner, SearchSampler):
             raise ValueError("a Latent Search cannot search within another: connect a SAMPLER that is none.")
-        self.inner = inner
-        self.reward = reward
-        self.settings = settings
-        self.result = {} if result is None else result
 
     def around(self, inner: comfy.samplers.Sampler) -> SearchSampler:
-        """The same search with another inner sampler."""
-        return SearchSampler(inner, self.reward, self.settings, self.result)
+        """The same search with another inner sampler; both report to one `result`."""
+        return replace(self, inner=inner)
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
@@ -266,16 +262,14 @@ class _Search:
         sound = [i for i, each in enumerate(live) if torch.isfinite(each.x0).all()]
         if len(sound) < len(live):
             self.notes.append(f"step {check}: the predictions of {len(live) - len(sound)} candidate(s) are not finite")
-        try:
-            if sound:
-                x0 = torch.cat([video_latent(live[i].x0, self.shapes) for i in sound])
-                scores = self.reward.score(x0, float(self.engine.sigmas[check - 1]), check)
-                rewards[sound] = scores.detach().float().cpu().reshape(len(sound))
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception as error:  # promise 2
-            logger.warning("Foresight: step %d has no rewards: %s: %s", check, type(error).__name__, error)
-            self.notes.append(f"step {check} has no rewards: {type(error).__name__}: {error}")
+        if not sound:
+            return rewards
+        with harmless(f"step {check} has no rewards") as failure:
+            x0 = torch.cat([video_latent(live[i].x0, self.shapes) for i in sound])
+            scores = self.reward.score(x0, float(self.engine.sigmas[check - 1]), check)
+            rewards[sound] = scores.detach().float().cpu().reshape(len(sound))
+        if failure.message:
+            self.notes.append(failure.message)
         return rewards
 
     def report(self) -> dict[str, Any]:

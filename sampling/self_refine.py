@@ -149,8 +149,8 @@ class _Counted:
 
 
 class SelfRefine:
-    """A sampler function that self-refines: at the plan's steps it predicts x0, adds fresh noise to it at the same level
-    and predicts again, several times; places where two predictions agree keep the first.
+    """A sampler function that self-refines: at the plan's steps it predicts x0, adds fresh noise at the same level and
+    predicts again, several times; places where two predictions agree keep the first.
 
     Entered in mid-run (injection) it finds its place in the schedule by the noise level.
     """

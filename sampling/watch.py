@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import comfy.model_management
 import comfy.patcher_extension
 from comfy_execution.utils import get_executing_context
 
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
+from .guard import harmless
 from .monitor import attend, video_latent
 from .records import gate_settings, model_family, partial_schedule, trial_record
-
-logger = logging.getLogger("foresight")
 
 KEY = "foresight_watch"
 
@@ -101,9 +98,5 @@ class Watch:
         before = self.verdict.history if self.verdict and prompt is not None and prompt == self._prompt else ()
         self._prompt, self.verdict = prompt, Verdict((*before, record), settings, observer.id)
         observer.finish(self.verdict)
-        try:
+        with harmless("the verdict could not be shown"):
             self.on_verdict(self.verdict)
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception as error:  # promise 2
-            logger.warning("Foresight: the verdict could not be shown: %s: %s", type(error).__name__, error)
