@@ -23,10 +23,18 @@ from ..demo import preset
 from ..demo.captions import parse_caption, prompt
 from ..demo.judge import judge
 from ..demo.world import DIFFICULTIES, Scene
-from .demo_graph import FORESIGHT, PLAIN, PREVIEW, REPORT, demo_graph
-from .graphs import node_of
+from .graphs import ObjectInfo, node_of, one_node
 from .media import contact_sheet, write_clip
 from .server import ComfyClient, Prompt, seconds
+
+# Output nodes to run one at a time: the others' nodes stay in the prompt, so that ComfyUI keeps what they have loaded.
+PLAIN, FORESIGHT, PREVIEW = "save_plain", "save", "save_preview"
+SHARED = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "latent_image")
+WORDS = {True: "right", False: "wrong", None: "-"}
+HEADER = (
+    f"{'':>5} {'prompt':<52} {'score':>6} {'step':>4} {'rule':<13} {'trial':<5} {'final':>6}  "
+    f"{'judge: before, after':<20} {'NFE':>5} {'plain':>5}"
+)
 
 
 @dataclass(frozen=True)
@@ -53,18 +61,36 @@ def fixed_pair(index: int, first_seed: int) -> tuple[str, Scene, int]:
     return *prompt("test", difficulty, index // len(DIFFICULTIES)), first_seed + index
 
 
+def demo_graph(object_info: ObjectInfo, prompt: str, seed: int, **widgets: Any) -> Prompt:
+    """workflows/demo_one_node.json with these widgets of Foresight Sampler, and the same clip by core's KSampler."""
+    graph = one_node("demo", object_info, prompt=prompt, seed=seed, **widgets)
+    sampler, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
+    inputs = graph[sampler]["inputs"]
+
+    def add(id: str, class_type: str, **inputs: Any) -> None:
+        graph[id] = {"class_type": class_type, "inputs": inputs}
+
+    add("positive", "CLIPTextEncode", clip=inputs["clip"], text=inputs["prompt"])
+    add("negative", "CLIPTextEncode", clip=inputs["clip"], text=inputs["negative"])
+    add("plain", "KSampler", **{name: inputs[name] for name in SHARED}, positive=["positive", 0],
+        negative=["negative", 0], denoise=1.0)  # fmt: skip
+    add("frames", "VAEDecode", samples=["plain", 0], vae=graph[decoded]["inputs"]["vae"])
+    for id, images in ((PLAIN, ["frames", 0]), (FORESIGHT, [decoded, 0]), (PREVIEW, [sampler, 2])):
+        add(id, "SaveImage", images=images, filename_prefix=f"foresight_demo{id.removeprefix('save')}")
+    return graph
+
+
 def generate(client: ComfyClient, graph: Prompt) -> Pair:
-    plain = clip_of(client, client.queue(graph, targets=[PLAIN]), PLAIN)
-    final = clip_of(client, client.queue(graph, targets=[FORESIGHT]), FORESIGHT)
+    def clip(node: str) -> Clip:
+        entry = client.queue(graph, targets=[node])
+        return Clip(read_frames(client, entry["outputs"][node]["images"]), seconds(entry))
+
+    plain, final = clip(PLAIN), clip(FORESIGHT)
     # Drawing the report is no part of the run's time; the sampler's results are still there.
-    report = node_of(graph, REPORT)
+    report = node_of(graph, "ForesightRunReport")
     outputs = client.queue(graph, targets=[report, PREVIEW])["outputs"]
     preview = read_frames(client, outputs[PREVIEW]["images"]) if PREVIEW in outputs else None
     return Pair(plain, final, preview, outputs[report]["foresight_report"][0])
-
-
-def clip_of(client: ComfyClient, entry: dict[str, Any], node: str) -> Clip:
-    return Clip(read_frames(client, entry["outputs"][node]["images"]), seconds(entry))
 
 
 def read_frames(client: ComfyClient, files: list[dict[str, str]]) -> np.ndarray:
@@ -126,13 +152,6 @@ def environment(client: ComfyClient) -> dict[str, Any]:
     }  # fmt: skip
 
 
-WORDS = {True: "right", False: "wrong", None: "-"}
-HEADER = (
-    f"{'':>5} {'prompt':<52} {'score':>6} {'step':>4} {'rule':<13} {'trial':<5} {'final':>6}  "
-    f"{'judge: before, after':<20} {'NFE':>5} {'plain':>5}"
-)
-
-
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -158,7 +177,10 @@ def total(summary: dict[str, Any]) -> str:
     )
 
 
-def write_sheet(run: dict[str, Any], pair: Pair, path: Path) -> None:
+def write_files(run: dict[str, Any], pair: Pair, stem: Path) -> None:
+    """The clips and the contact sheet of an entry of report.json."""
+    write_clip(pair.plain.frames, stem.with_name(f"{stem.name}_plain"))
+    write_clip(pair.final.frames, stem.with_name(f"{stem.name}_foresight"))
     rows = [(f"plain:\n{WORDS[run['judge_base']]}", pair.plain.frames)]
     if pair.preview is not None:
         rows.append((f"preview at\nstep {run['stop_step']}", pair.preview))
@@ -170,7 +192,7 @@ def write_sheet(run: dict[str, Any], pair: Pair, path: Path) -> None:
         f"by {run['rule'] or '-'}; trial {run['trial']}, final score {number(run['final_score'])}; "
         f"{run['nfe']} model evaluations, plain {run['nfe_plain']}",
     ]
-    contact_sheet(rows, text, path)
+    contact_sheet(rows, text, stem.with_name(f"{stem.name}_sheet.png"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -204,9 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         run = run_entry(text, seed, scene, pair)
         runs.append(run)
         print(line(index, run), flush=True)
-        write_clip(pair.plain.frames, options.out / f"{index + 1:02}_plain")
-        write_clip(pair.final.frames, options.out / f"{index + 1:02}_foresight")
-        write_sheet(run, pair, options.out / f"{index + 1:02}_sheet.png")
+        write_files(run, pair, options.out / f"{index + 1:02}")
 
     summary = summarise(runs)
     report = {"runs": runs, "summary": summary, "environment": environment(client)}

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from socket import socket
-from types import TracebackType
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
@@ -29,8 +28,8 @@ class PromptRejected(ValueError):
     def __init__(self, body: dict[str, Any]):
         self.node_errors: dict[str, Any] = body.get("node_errors") or {}
         lines = [body.get("error", {}).get("message", "prompt refused")]
-        for node, found in self.node_errors.items():
-            lines += [f"node {node} ({found['class_type']}): {e['message']}: {e['details']}" for e in found["errors"]]
+        for id, node in self.node_errors.items():
+            lines += [f"node {id} ({node['class_type']}): {e['message']}: {e['details']}" for e in node["errors"]]
         super().__init__("\n".join(lines))
 
 
@@ -40,9 +39,8 @@ class ExecutionFailed(RuntimeError):
     def __init__(self, report: dict[str, Any]):
         self.report = report
         trace = "".join(report.get("traceback", []))
-        super().__init__(
-            f"node {report.get('node_id')} ({report.get('node_type')}): {report.get('exception_message')}\n{trace}"
-        )
+        where = f"node {report.get('node_id')} ({report.get('node_type')})"
+        super().__init__(f"{where}: {report.get('exception_message')}\n{trace}")
 
 
 class Interrupted(RuntimeError):
@@ -55,17 +53,15 @@ class ComfyClient:
     def __init__(self, url: str):
         self.url = url.rstrip("/")
 
-    def get(self, path: str, **query: str) -> bytes:
-        address = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        with urllib.request.urlopen(address, timeout=60) as answer:
+    def _ask(self, path: str, *content: Any) -> bytes:
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, *content), timeout=60) as answer:
             return answer.read()
 
+    def get(self, path: str, **query: str) -> bytes:
+        return self._ask(path + (f"?{urllib.parse.urlencode(query)}" if query else ""))
+
     def post(self, path: str, body: dict[str, Any]) -> bytes:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.read()
+        return self._ask(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def system_stats(self) -> dict[str, Any]:
         return json.loads(self.get("/system_stats"))
@@ -131,23 +127,15 @@ class ComfyServer(ComfyClient):
     """
 
     def __init__(
-        self,
-        comfyui: Path,
-        base: Path,
-        pack: Path,
-        python: str = sys.executable,
-        port: int = 0,
-        log: Path | None = None,
-        cpu: bool | None = None,
-        arguments: tuple[str, ...] = (),
+        self, comfyui: Path, base: Path, pack: Path, python: str = sys.executable, port: int = 0,
+        log: Path | None = None, cpu: bool | None = None, arguments: tuple[str, ...] = (),
         variables: Mapping[str, str] | None = None,
-    ):
+    ):  # fmt: skip
         self.base, self.log = base, log
         self.environment = os.environ | dict(variables or {})
         port = port or free_port()
         super().__init__(f"http://127.0.0.1:{port}")
-        if cpu is None:
-            cpu = not has_cuda(python)
+        cpu = not has_cuda(python) if cpu is None else cpu
         self.command = [
             python, "-u", str(comfyui / "main.py"), "--base-directory", str(base), "--port", str(port),
             "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}", "--disable-auto-launch",
@@ -178,10 +166,10 @@ class ComfyServer(ComfyClient):
                 self.system_stats()
                 return self
             except (urllib.error.URLError, ConnectionError):
-                ended = self.process.poll()
-                if ended is not None or time.monotonic() > deadline:
+                code = self.process.poll()
+                if code is not None or time.monotonic() > deadline:
                     self.stop()
-                    what = f"ended with code {ended}" if ended is not None else f"gave no answer in {timeout:.0f} s"
+                    what = f"gave no answer in {timeout:.0f} s" if code is None else f"ended with code {code}"
                     raise RuntimeError(f"ComfyUI {what}\n{self.log_tail()}") from None
             time.sleep(0.1)
 
@@ -204,9 +192,7 @@ class ComfyServer(ComfyClient):
     def __enter__(self) -> ComfyServer:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -26,26 +26,23 @@ from ...scoring.inspector import Gate
 from ...scoring.viclip import ViCLIP, ViCLIPConfig
 from ...scoring.viclip_scorer import END, START, ViCLIPScorer
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Table S3 of the paper, Wan2.1-1.3B at 480p with 49 frames: seconds, and the share of a passing run of 50 steps.
 PAPER = {"step": 1.460, "l2r": 0.0197, "score": 0.0195, "inspection": 0.0392, "overhead": 0.0055}
 CLIPS = ((832, 480, 49), (832, 480, 81), (1280, 720, 81))  # width, height, frames
 STEPS = 50
 
 
-def call_seconds(run: Callable[[], Any]) -> float:
-    """Seconds of a call; waits for the GPU."""
-    begin = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
 def seconds(run: Callable[[], Any], repeat: int) -> float:
-    """Median time of a call, after one that warms up."""
-    call_seconds(run)
-    return statistics.median(call_seconds(run) for _ in range(repeat))
+    """Median time of a call, after one that warms up; waits for the GPU."""
+    times = []
+    for _ in range(repeat + 1):
+        begin = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
 
 
 def wan(tiny: bool):
@@ -80,7 +77,8 @@ def gate(tiny: bool, device: torch.device) -> Gate:
     )  # fmt: skip
 
 
-def measure(patcher, checked: Gate, clip: tuple[int, int, int], repeat: int, whole_runs: bool) -> dict[str, Any]:
+def measure(patcher, watched: Gate, clip: tuple[int, int, int], repeat: int, whole_runs: bool) -> dict[str, Any]:
+    """Seconds of each part for a clip of that width, height and number of frames."""
     import comfy.samplers
 
     from ...sampling.inputs import Inputs
@@ -93,33 +91,25 @@ def measure(patcher, checked: Gate, clip: tuple[int, int, int], repeat: int, who
     words = [[torch.randn(1, 512, 4096), {}]]
     guider.set_conds(words, words)
     guider.set_cfg(5.0)
-    sampling = patcher.get_model_object("model_sampling")
 
-    def run(steps: int, watched: Gate | None = None) -> Any:
-        sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
-        latent = {"samples": torch.zeros_like(noise)}
-        made = Inputs(FixedNoise(noise, 0), guider, comfy.samplers.sampler_object("euler"), sigmas, latent)
-        return monitored_sample(made, watched)
+    def run(steps: int, gate: Gate | None = None) -> Any:
+        sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps)
+        sampler, latent = comfy.samplers.sampler_object("euler"), {"samples": torch.zeros_like(noise)}
+        return monitored_sample(Inputs(FixedNoise(noise, 0), guider, sampler, sigmas, latent), gate)
 
-    device = checked.scorer.device
-    x0 = noise.to(device)
-    text = checked.scorer.encode_text(checked.prompt)
-    preview = checked.l2r(x0)[0]
-
-    def inspect() -> None:
-        checked.inspector(STEPS).observe(1, 1.0, x0)
-
+    x0 = noise.to(watched.scorer.device)
+    text, preview = watched.scorer.encode_text(watched.prompt), watched.l2r(x0)[0]
     # The difference of two runs: what a run costs besides its steps (loading, text) is in both.
     step = (seconds(lambda: run(6), repeat) - seconds(lambda: run(2), repeat)) / 4
-    found: dict[str, Any] = {
-        "clip": f"{width}x{height}, {frames} frames", "step": step, "l2r": seconds(lambda: checked.l2r(x0), repeat),
-        "score": seconds(lambda: checked.scorer.score(preview, text), repeat), "inspection": seconds(inspect, repeat),
+    result: dict[str, Any] = {
+        "clip": f"{width}x{height}, {frames} frames", "step": step, "l2r": seconds(lambda: watched.l2r(x0), repeat),
+        "score": seconds(lambda: watched.scorer.score(preview, text), repeat),
+        "inspection": seconds(lambda: watched.inspector(STEPS).observe(1, 1.0, x0), repeat),
     }  # fmt: skip
-    found["overhead"] = found["inspection"] * checked.video.window(STEPS)[1] / (STEPS * step)
+    result["overhead"] = result["inspection"] * watched.video.window(STEPS)[1] / (STEPS * step)
     if whole_runs:
-        plain, watched = seconds(lambda: run(STEPS), 1), seconds(lambda: run(STEPS, checked), 1)
-        found["overhead_of_whole_runs"] = watched / plain - 1
-    return found
+        result["overhead_of_whole_runs"] = seconds(lambda: run(STEPS, watched), 1) / seconds(lambda: run(STEPS), 1) - 1
+    return result
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,29 +118,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--whole-runs", action="store_true", help="time whole runs of 50 steps too (smallest clip)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "inspection.json")
-    chosen = parser.parse_args(arguments)
-    if not (chosen.tiny or torch.cuda.is_available()):
+    options = parser.parse_args(arguments)
+    if not (options.tiny or torch.cuda.is_available()):
         raise SystemExit("the real sizes need a GPU, and torch sees none: use --tiny to try the script")
     load_comfyui()
     import comfy.model_management
 
     torch.manual_seed(0)
-    device = comfy.model_management.get_torch_device()
-    patcher, checked = wan(chosen.tiny), gate(chosen.tiny, device)
-    clips = ((64, 64, 9),) if chosen.tiny else CLIPS
-    measured = [
-        measure(patcher, checked, clip, chosen.repeat, chosen.whole_runs and clip == clips[0]) for clip in clips
-    ]
-    results = {
-        "environment": environment("python -m foresight.lab.benchmarks.inspection"), "tiny": chosen.tiny, "seed": 0,
+    patcher, watched = wan(options.tiny), gate(options.tiny, comfy.model_management.get_torch_device())
+    clips = ((64, 64, 9),) if options.tiny else CLIPS
+    rows = [measure(patcher, watched, clip, options.repeat, options.whole_runs and clip == clips[0]) for clip in clips]
+    content = {
+        "environment": environment("python -m foresight.lab.benchmarks.inspection"), "tiny": options.tiny, "seed": 0,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "paper (Wan2.1-1.3B, 480p, 49 frames)": PAPER, "measured": measured,
+        "paper (Wan2.1-1.3B, 480p, 49 frames)": PAPER, "measured": rows,
     }  # fmt: skip
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for found in ({"clip": "paper: 480p, 49 frames", **PAPER}, *measured):
-        parts = ", ".join(f"{name} {1000 * found[name]:.1f} ms" for name in ("step", "l2r", "score", "inspection"))
-        print(f"{found['clip']}: {parts}; a passing run of {STEPS} steps costs {found['overhead']:+.2%}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for row in ({"clip": "paper: 480p, 49 frames", **PAPER}, *rows):
+        parts = ", ".join(f"{name} {1000 * row[name]:.1f} ms" for name in ("step", "l2r", "score", "inspection"))
+        print(f"{row['clip']}: {parts}; a passing run of {STEPS} steps costs {row['overhead']:+.2%}")
 
 
 if __name__ == "__main__":
