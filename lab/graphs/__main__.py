@@ -15,7 +15,6 @@ from ...evaluation.graphs import ObjectInfo
 from ...evaluation.server import ComfyClient
 from .forms import GRAPHS, graph, hierarchy
 from .graph import Graph, Link
-from .notes import DOWNLOADS
 from .ui_format import blueprint, ui_workflow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +39,7 @@ def box(object_info: ObjectInfo) -> dict[str, Any]:
 
 def files(object_info: ObjectInfo) -> dict[str, str]:
     """Path below the project's root -> text, of every file that is written from here."""
-    contents = {f"workflows/{name}.json": ui_workflow(graph(name), object_info, DOWNLOADS) for name in GRAPHS}
+    contents = {f"workflows/{name}.json": ui_workflow(graph(name), object_info) for name in GRAPHS}
     contents[f"subgraphs/{BLUEPRINT}.json"] = box(object_info)
     return {path: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for path, content in contents.items()}
 

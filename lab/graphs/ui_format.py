@@ -12,6 +12,7 @@ from typing import Any
 from ...evaluation.graph_settings import PACK
 from ...evaluation.graphs import Input, ObjectInfo, inputs_of
 from .graph import Graph, Link, Node
+from .notes import DOWNLOADS
 
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.75"}  # the oldest ComfyUI that is supported
 COLOURS = {"green": ("#232", "#353"), "red": ("#322", "#533")}  # as core's templates mark their prompts
@@ -29,8 +30,8 @@ def _slots(info: Mapping[str, Any]) -> list[Input]:
 class _Writer:
     """Turns a Graph into nodes, links and groups."""
 
-    def __init__(self, graph: Graph, object_info: ObjectInfo, downloads: Mapping[str, tuple[str, str]]):
-        self.graph, self.info, self.downloads = graph, object_info, downloads
+    def __init__(self, graph: Graph, object_info: ObjectInfo):
+        self.graph, self.info = graph, object_info
         self.links: list[dict[str, Any]] = []
         self.bounding: list[dict[str, Any]] = []
         for node in graph.nodes:
@@ -56,7 +57,7 @@ class _Writer:
             return node.size[1]
         info, inputs = self.info[node.type], list(inputs_of(self.info[node.type]))
         widgets = [each for each in inputs if each.is_widget]
-        height = max(sum(not each.is_widget for each in inputs), len(info["output"])) * SLOT + 12
+        height = max(len(inputs) - len(widgets), len(info["output"])) * SLOT + 12
         height += sum(TEXT if each.options.get("multiline") else WIDGET for each in widgets)
         height += WIDGET * sum("control_after_generate" in each.options for each in widgets)
         return height + VIEWS.get(node.type, 0)
@@ -93,10 +94,9 @@ class _Writer:
                     values.append("fixed")
         source = PACK if node.type.startswith("Foresight") else CORE
         models = [
-            {"name": value, "url": self.downloads[value][1], "directory": self.downloads[value][0]}
-            for value in values
-            if value in self.downloads
-        ]
+            {"name": value, "url": DOWNLOADS[value][1], "directory": DOWNLOADS[value][0]}
+            for value in values if value in DOWNLOADS
+        ]  # fmt: skip
         entry = {
             "id": node.id, "type": node.type, "pos": position, "size": size, "flags": {}, "order": node.id - 1,
             "mode": 0,
@@ -121,28 +121,16 @@ class _Writer:
         return entry
 
 
-def ui_workflow(
-    graph: Graph, object_info: ObjectInfo, downloads: Mapping[str, tuple[str, str]] | None = None
-) -> dict[str, Any]:
-    """The workflow file. downloads: file name -> (model folder, address), offered where a widget's file is missing."""
-    writer = _Writer(graph, object_info, downloads or {})
+def ui_workflow(graph: Graph, object_info: ObjectInfo) -> dict[str, Any]:
+    """The workflow file."""
+    writer = _Writer(graph, object_info)
     note = {
         "id": len(writer.nodes) + 1, "type": "MarkdownNote", "pos": [-460, 30], "size": [400, 420], "flags": {},
         "order": len(writer.nodes), "mode": 0, "inputs": [], "outputs": [], "properties": {},
         "widgets_values": [graph.note], "color": "#432", "bgcolor": "#653",
     }  # fmt: skip
-    return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, graph.note + str(len(writer.nodes)))),
-        "revision": 0,
-        "last_node_id": note["id"],
-        "last_link_id": len(writer.links),
-        "nodes": [*writer.nodes, note],
-        "links": [list(link.values()) for link in writer.links],
-        "groups": writer.bounding,
-        "config": {},
-        "extra": {},
-        "version": 0.4,
-    }
+    links = [list(link.values()) for link in writer.links]
+    return _file(_id(graph.note + str(len(writer.nodes))), [*writer.nodes, note], links, writer.bounding)
 
 
 def blueprint(
@@ -153,7 +141,7 @@ def blueprint(
 
     Inputs of `defaults` are widgets of the box.
     """
-    writer = _Writer(graph, object_info, {})
+    writer = _Writer(graph, object_info)
     box_outputs = []
     for slot, (title, (type, source)) in enumerate(outputs.items()):
         link = writer.connect(source.node.id, source.slot, BOX_OUT, slot, type)
@@ -185,9 +173,13 @@ def blueprint(
         "outputs": [{"name": title, "type": type, "links": None} for title, (type, _) in outputs.items()],
         "properties": {**PACK}, "widgets_values": list(defaults.values()),
     }  # fmt: skip
+    return _file(_id(name, "file"), [outer], [], [], definitions={"subgraphs": [box]})
+
+
+def _file(id: str, nodes: list, links: list, groups: list, **definitions: Any) -> dict[str, Any]:
     return {
-        "id": _id(name, "file"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0, "nodes": [outer],
-        "links": [], "groups": [], "definitions": {"subgraphs": [box]}, "config": {}, "extra": {}, "version": 0.4,
+        "id": id, "revision": 0, "last_node_id": nodes[-1]["id"], "last_link_id": len(links), "nodes": nodes,
+        "links": links, "groups": groups, **definitions, "config": {}, "extra": {}, "version": 0.4,
     }  # fmt: skip
 
 
