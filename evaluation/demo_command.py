@@ -125,15 +125,15 @@ def run_entry(text: str, seed: int, scene: Scene | None, pair: Pair) -> dict[str
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    known = [run for run in runs if run["judge_base"] is not None]
+    judged_runs = [run for run in runs if run["judge_base"] is not None]
     return {
         "runs": len(runs),
-        "judged": len(known),
+        "judged": len(judged_runs),
         "rejected": sum(run["accepted"] is False for run in runs),
-        "right_base": sum(run["judge_base"] for run in known),
-        "right_final": sum(run["judge_final"] for run in known),
-        "repaired": sum(run["judge_final"] and not run["judge_base"] for run in known),
-        "spoiled": sum(run["judge_base"] and not run["judge_final"] for run in known),
+        "right_base": sum(run["judge_base"] for run in judged_runs),
+        "right_final": sum(run["judge_final"] for run in judged_runs),
+        "repaired": sum(run["judge_final"] and not run["judge_base"] for run in judged_runs),
+        "spoiled": sum(run["judge_base"] and not run["judge_final"] for run in judged_runs),
         **{key: sum(run[key] for run in runs) for key in ("nfe", "nfe_plain", "seconds", "seconds_plain")},
     }
 

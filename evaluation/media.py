@@ -40,8 +40,8 @@ def contact_sheet(rows: list[tuple[str, np.ndarray]], text: list[str], path: Pat
     for number, (label, frames) in enumerate(rows):
         y = top + number * (tile + _MARGIN)
         draw.multiline_text((_MARGIN, y), label, "black", font)
-        chosen = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
-        for column, frame in enumerate(frames[chosen]):
+        shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+        for column, frame in enumerate(frames[shown]):
             picture = Image.fromarray(frame).resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(picture, (_MARGIN + _LABEL + column * (tile + 2), y))
     sheet.save(path)

@@ -26,6 +26,7 @@ def dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     spec.loader.exec_module(module)
     for name in ("requirements.lock", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "lab").mkdir()  # a clone of the repository
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "CACHE", tmp_path / ".foresight")
     monkeypatch.setattr(module, "LOCK", tmp_path / "requirements.lock")
@@ -175,6 +176,20 @@ def test_without_a_command_it_explains_itself(arguments: list[str], code: int):
     done = subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True)
     assert done.returncode == code
     assert "dev.py demo" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["lint", "test", "train"])
+def test_development_in_an_archive_names_the_way_out(dev, command):
+    (dev.ROOT / "lab").rmdir()
+    with pytest.raises(dev.Problem, match=f"dev.py {command}` needs the folders lab and tests.*Clone the repository"):
+        getattr(dev, command)([])
+
+
+@pytest.mark.parametrize("style, dead, code", [(0, 0, 0), (1, 0, 1), (0, 3, 3)])
+def test_lint_fails_for_style_and_for_dead_code(dev, monkeypatch, style, dead, code):
+    monkeypatch.setattr(dev, "setup", lambda: (Path("comfyui"), Path("python")))
+    monkeypatch.setattr(dev, "call", lambda *command, **_: {"ruff": style, "vulture": dead}[command[2]])
+    assert dev.lint([]) == code
 
 
 def test_training_goes_through_the_recipe_and_stops_where_a_part_fails(dev, monkeypatch):
