@@ -64,7 +64,7 @@ class SeedAudition(io.ComfyNode):
         schedule_steps=0,
     ):  # fmt: skip
         check_choice("choose", choose, (BEST, BY_HAND))
-        heard = [(seed + i) % 2**64 for i in range(seeds)]
+        seed_list = [(seed + i) % 2**64 for i in range(seeds)]
 
         def make(one: int) -> Inputs:
             return Inputs(SeededNoise(one), guider, sampler, sigmas, latent_image, schedule_steps)
@@ -72,13 +72,13 @@ class SeedAudition(io.ComfyNode):
         most = budget(seeds, keep, fraction, make(seed))
         show_on_node(cls.hidden.unique_id, f"{seeds} seeds, {keep} finished: {most} steps in all")
         with running() as run:
-            found = hold_audition(
-                make, gate, heard, keep=keep, fraction=fraction, observer=run, wait=wait_seconds if choose == BY_HAND else 0
+            audition = hold_audition(
+                make, gate, seed_list, keep=keep, fraction=fraction, observer=run, wait=wait_seconds if choose == BY_HAND else 0
             )
-        sheet = found.sheet if found.sheet is not None else ExecutionBlocker("A seed's preview could not be made.")
-        report = json.dumps(found.report, indent=1)
-        text = summary(found.report)
-        return io.NodeOutput(found.latent, sheet, ", ".join(map(str, found.chosen)), report, ui={"text": [text]})
+        sheet = audition.sheet if audition.sheet is not None else ExecutionBlocker("A seed's preview could not be made.")
+        report = json.dumps(audition.report, indent=1)
+        text = summary(audition.report)
+        return io.NodeOutput(audition.latent, sheet, ", ".join(map(str, audition.chosen)), report, ui={"text": [text]})
 
 
 def summary(report: dict) -> str:

@@ -100,14 +100,14 @@ def make_reworder(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt=
 
 def profile_of(endpoint: str):
     """A configured profile by its name. ValueError where there is none."""
-    configured = profiles()
-    if str(endpoint) not in configured:
-        there = ", ".join(configured) or "none yet"
+    by_name = profiles()
+    if str(endpoint) not in by_name:
+        there = ", ".join(by_name) or "none yet"
         raise ValueError(
             f"endpoint is '{endpoint}', which is not configured on this machine (there: {there}). Profiles stand in "
             f"{os.path.join('user', '__foresight', 'endpoints.json')} of ComfyUI's folder; see docs/refiner.md."
         )
-    return configured[endpoint]
+    return by_name[endpoint]
 
 
 def validated(back_end: str, endpoint: str, options=BACK_ENDS) -> bool | str:

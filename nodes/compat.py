@@ -14,8 +14,8 @@ AnyType = io.Custom(IO.ANY)
 
 def advanced(*inputs):
     """Marks inputs as advanced: 0.3.75 has no such argument, but both versions serialise extra_dict."""
-    for given in inputs:
-        given.extra_dict = {**(getattr(given, "extra_dict", None) or {}), "advanced": True}
+    for each in inputs:
+        each.extra_dict = {**(getattr(each, "extra_dict", None) or {}), "advanced": True}
     return list(inputs)
 
 

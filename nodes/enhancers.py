@@ -216,9 +216,9 @@ def mask_images(places: torch.Tensor) -> torch.Tensor:
 def summary(report: dict) -> str:
     lines = [f"{report['nfe']} model evaluations"]
     if search := report["search"]:
-        left = ", ".join(f"step {step}: {len(who)}" for step, who in search["population"].items())
+        counts = ", ".join(f"step {step}: {len(who)}" for step, who in search["population"].items())
         lines[0] += f"; one clip alone: {search['nfe_plain']}"
-        lines += [f"candidates after {left}", f"finished: candidate {search['winner']}, seed {search['winner_seed']}"]
+        lines += [f"candidates after {counts}", f"finished: candidate {search['winner']}, seed {search['winner_seed']}"]
         lines += [f"Note: {note}" for note in search["notes"]]
     if report["self_refine"]:
         passes = report["self_refine"]["passes"]

@@ -95,12 +95,12 @@ class ForesightSampler(io.ComfyNode):
 
         def guider(positive_text, negative_text):
             if low_noise_model is not None:
-                made = two_experts(model, low_noise_model, cfg, low_noise_cfg, boundary, switch_step)
+                guide = two_experts(model, low_noise_model, cfg, low_noise_cfg, boundary, switch_step)
             else:
-                made = comfy.samplers.CFGGuider(model)
-                made.set_cfg(cfg)
-            made.set_conds(encode(clip, positive_text), encode(clip, negative_text))
-            return made
+                guide = comfy.samplers.CFGGuider(model)
+                guide.set_cfg(cfg)
+            guide.set_conds(encode(clip, positive_text), encode(clip, negative_text))
+            return guide
 
         model_sampling = model.get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu()

@@ -32,14 +32,14 @@ def load_converter(name: str, model, vae=None) -> torch.nn.Module:
             f"L2R Preview: converter is '{name}', which is chosen by the model: connect MODEL, or choose a converter file."
         )
     latent_format = model.get_model_object("latent_format")
-    if name == AUTO and (found := kept_converters(type(latent_format).__name__, vae)):
+    if name == AUTO and (converters := kept_converters(type(latent_format).__name__, vae)):
         # Colours of another VAE's converter would be wrong without a word.
-        if len({each.metadata.get("vae") for each in found.values()} - {None}) > 1:
+        if len({each.metadata.get("vae") for each in converters.values()} - {None}) > 1:
             raise ValueError(
-                f"L2R Preview: {', '.join(found)} in models/foresight_l2r are for different VAEs of "
+                f"L2R Preview: {', '.join(converters)} in models/foresight_l2r are for different VAEs of "
                 f"{type(latent_format).__name__}: connect the VAE of this model, or choose one by name."
             )
-        return next(iter(found.values()))
+        return next(iter(converters.values()))
     if latent_format.latent_rgb_factors is None:
         raise ValueError(
             f"L2R Preview: there is no preview for {type(latent_format).__name__} yet: no trained converter in "
@@ -53,13 +53,13 @@ def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:
     """By file name: what was trained for this latent format or, without any, what L2R Calibrate has fitted; with a VAE
     only what does not name another. What names its VAE comes first."""
     # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
-    found = {file: load_l2r(path_of(L2R, file)) for file in files(L2R) if not file.startswith("foresight_demo")}
+    converters = {file: load_l2r(path_of(L2R, file)) for file in files(L2R) if not file.startswith("foresight_demo")}
     own = None if vae is None else fingerprint(vae)
-    fitting = {
-        file: each for file, each in found.items()
+    candidates = {
+        file: each for file, each in converters.items()
         if each.metadata.get("latent_format") == latent_format and (own is None or each.metadata.get("vae") in (None, own))
     }  # fmt: skip
-    best = {file: each for file, each in fitting.items() if not each.metadata.get("calibrated")} or fitting
+    best = {file: each for file, each in candidates.items() if not each.metadata.get("calibrated")} or candidates
     return dict(sorted(best.items(), key=lambda item: item[1].metadata.get("vae") is None))
 
 

@@ -69,10 +69,10 @@ class RunReport(io.ComfyNode):
         text = report_text(report)
         previews = {record.trial: record.preview for record in verdict.history if record.preview is not None}
         picture = torch.from_numpy(report_figure(report, previews)).float()[None] / 255
-        shown = {"text": [text], "foresight_report": [report]}
+        on_node = {"text": [text], "foresight_report": [report]}
         if save:
-            shown["images"] = [keep(picture, to_json(report), cls)]
-        return io.NodeOutput(picture, text, to_json(report), ui=shown)
+            on_node["images"] = [keep(picture, to_json(report), cls)]
+        return io.NodeOutput(picture, text, to_json(report), ui=on_node)
 
 
 def keep(picture: torch.Tensor, text: str, node) -> ui.SavedResult:

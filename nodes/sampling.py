@@ -159,8 +159,8 @@ class TrialSwitch(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, verdict, **branches):
         # An input that nothing is connected to is missing here; one that has not run yet is None.
-        wanted = ["on_accept", "accept_verdict"] if verdict.accepted else ["on_reject", "reject_verdict"]
-        return [name for name in wanted if name in branches and branches[name] is None]
+        needs = ["on_accept", "accept_verdict"] if verdict.accepted else ["on_reject", "reject_verdict"]
+        return [name for name in needs if name in branches and branches[name] is None]
 
     @classmethod
     def execute(cls, verdict, on_accept=None, on_reject=None, accept_verdict=None, reject_verdict=None):

@@ -39,10 +39,10 @@ def add_routes(routes: web.RouteTableDef, store: RunStore) -> None:
     @routes.get(BASE + "/{id:[0-9a-f]{32}}/report")
     async def report(request: web.Request) -> web.Response:
         try:
-            found = store.run(request.match_info["id"]).report
+            document = store.run(request.match_info["id"]).report
         except KeyError:
             return _gone()
-        return web.json_response(found) if found else _error(404, "this run has no report yet")
+        return web.json_response(document) if document else _error(404, "this run has no report yet")
 
     @routes.get(BASE + r"/{id:[0-9a-f]{32}}/trials/{trial:\d{1,4}}/steps/{step:\d{1,6}}.jpg")
     async def picture(request: web.Request) -> web.Response:

@@ -116,11 +116,11 @@ class Run(Observer):
             if score is None and picture is None and now - self._last_event < EVENT_EVERY and step < trial.steps:
                 return
             self._last_event = now
-            shown = step in trial.pictures
-            size = list(trial.pictures[step].shape[:3]) if shown else None
+            has_picture = step in trial.pictures
+            size = list(trial.pictures[step].shape[:3]) if has_picture else None
             scored = trial.trace[-1][1] if score is not None else None
             self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=scored,
-                       pictured=shown, size=size)
+                       pictured=has_picture, size=size)
 
     def take(self):
         decision, self._decision = self._decision, None

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,8 @@ def rewording_of(
     if len(prompt) > min(most, max(rules.most_characters, len(original))):
         raise RewordingError(f"the refined prompt has {len(prompt)} characters; the original has {len(original)}")
     _check_language(prompt, original)
-    added = _negatives(negative or "", request, original, rules)
-    if prompt == original and not added:
+    additions = _negatives(negative or "", request, original, rules)
+    if prompt == original and not additions:
         raise RewordingError("the answer leaves the prompt as it is")
     evidence = ()
     if similar is not None and prompt != original:
@@ -78,7 +79,7 @@ def rewording_of(
         evidence = ({"similarity": similarity},)
     return Rewording(
         prompt=request.prompt if prompt == original else prompt,
-        negative=", ".join(part for part in (request.negative.strip().rstrip(","), *added) if part),
+        negative=", ".join(part for part in (request.negative.strip().rstrip(","), *additions) if part),
         reasoning=_sentence(reasoning),
         evidence=evidence,
     )
@@ -88,27 +89,25 @@ def read_object(text: str) -> dict[str, Any]:
     """The JSON object in an answer: as it is, in a code fence, after a chain of thought, or among other words. Of an
     object that breaks off, the texts that are complete. RewordingError where there is none."""
     text = _THOUGHT.sub("", text).strip().lstrip("\ufeff")
-    fenced = _FENCE.search(text)
+    fence = _FENCE.search(text)
     begin = text.find("{")
-    for candidate in (text, fenced[1] if fenced else "", text[begin : text.rfind("}") + 1] if begin >= 0 else ""):
+    for candidate in (text, fence[1] if fence else "", text[begin : text.rfind("}") + 1] if begin >= 0 else ""):
         try:
-            found = json.loads(candidate)
+            value = json.loads(candidate)
         except (ValueError, RecursionError):  # the latter from thousands of brackets
             continue
-        if not isinstance(found, dict):
-            raise RewordingError(f"the answer is {_kind(found)}, not a JSON object")
-        return found
+        if not isinstance(value, dict):
+            raise RewordingError(f"the answer is {_kind(value)}, not a JSON object")
+        return value
     # What a cut or careless answer still says completely: "key": "text".
     pairs = re.findall(r'"(refined_prompt|negative_prompt|reasoning)"\s*:\s*("(?:[^"\\\n]|\\.)*")', text)
-    found = {}
+    texts = {}
     for key, value in pairs:
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            continue
-    if "refined_prompt" not in found:
+        with suppress(ValueError):
+            texts[key] = json.loads(value)
+    if "refined_prompt" not in texts:
         raise RewordingError("the answer holds no refined prompt")
-    return found
+    return texts
 
 
 def scripts(text: str) -> Counter[str]:
@@ -141,16 +140,16 @@ def _negatives(negative: str, request: RewordingRequest, original: str, rules: A
         return []
     _checked("negative_prompt", negative, rules)
     there = {plain(item).lower() for item in request.negative.split(",")}
-    wanted = set(_words(original))
-    kept: list[str] = []
+    asked_for = set(_words(original))
+    items: list[str] = []
     for item in (" ".join(part.split()).strip(" .;") for part in re.split("[,，、;]", negative)):
-        if not item or item.lower() in there or _INSTRUCTION.match(item) or set(_words(item)) <= wanted:
+        if not item or item.lower() in there or _INSTRUCTION.match(item) or set(_words(item)) <= asked_for:
             continue
         if len(item.split()) > rules.negative_words or len(item) > 60:
             raise RewordingError("the answer's negative_prompt holds more than short phrases")
         there.add(item.lower())
-        kept.append(item)
-    return kept[:NEGATIVES]
+        items.append(item)
+    return items[:NEGATIVES]
 
 
 def _words(text: str) -> list[str]:

@@ -178,7 +178,7 @@ def _masked(prompt: str) -> str:
 
 def _leads(masked: str, begin: int, end: int) -> list[tuple[int, str, int]]:
     """Where phrases part inside one clause, why, and where the next one's text starts. Each has a content word."""
-    found = []
+    leads = []
     for match in _LEAD.finditer(masked, begin, end):
         words = [word.lower() for word in _WORD.findall(masked, begin, match.start())]
         if all(word in _FUNCTION_WORDS for word in words):
@@ -186,11 +186,11 @@ def _leads(masked: str, begin: int, end: int) -> list[tuple[int, str, int]]:
         if match.lastgroup == "verb" and words[-1] in _DETERMINERS:  # "the run", "a flying bird"
             continue
         begin = match.end() + 1 if match.lastgroup == "coordinator" else match.start()
-        found.append((match.start(), match.lastgroup, begin))
+        leads.append((match.start(), match.lastgroup, begin))
     # A phrase at the clause's end must have content as well: "moves on" is one phrase.
-    while found and all(word.lower() in _FUNCTION_WORDS for word in _WORD.findall(masked, found[-1][0], end)):
-        found.pop()
-    return found
+    while leads and all(word.lower() in _FUNCTION_WORDS for word in _WORD.findall(masked, leads[-1][0], end)):
+        leads.pop()
+    return leads
 
 
 def _words(phrase: Phrase) -> list[Phrase]:

@@ -141,12 +141,12 @@ def load_profiles(path: Path) -> dict[str, Profile]:
 def _profile(name: str, entry: Any) -> Profile:
     if not _NAME.fullmatch(name):
         raise ProfileError(f"profile name {name!r}: use letters, digits, spaces and . : - _, at most 60")
-    known = [field.name for field in fields(Profile) if field.name != "name"]
+    names = [field.name for field in fields(Profile) if field.name != "name"]
     if not isinstance(entry, dict):
-        raise ProfileError(f"profile '{name}' must be an object with {', '.join(known)}")
-    unknown = sorted(set(entry) - set(known))
+        raise ProfileError(f"profile '{name}' must be an object with {', '.join(names)}")
+    unknown = sorted(set(entry) - set(names))
     if unknown:
-        raise ProfileError(f"profile '{name}': {', '.join(unknown)} is unknown; there is {', '.join(known)}")
+        raise ProfileError(f"profile '{name}': {', '.join(unknown)} is unknown; there is {', '.join(names)}")
     missing = [key for key in ("base_url", "model") if key not in entry]
     if missing:
         raise ProfileError(f"profile '{name}': {' and '.join(missing)} is missing")

@@ -62,11 +62,11 @@ class _Adapter(HTTPAdapter):
         pool = super().get_connection_with_tls_context(*args, **kwargs)
         make = pool.ConnectionCls
 
-        def kept(*given, **named):
-            self.connections.append(make(*given, **named))
+        def make_and_keep(*positional, **named):
+            self.connections.append(make(*positional, **named))
             return self.connections[-1]
 
-        pool.ConnectionCls = kept
+        pool.ConnectionCls = make_and_keep
         return pool
 
     def cut(self) -> None:

@@ -75,7 +75,8 @@ def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
         return "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
     conds = getattr(inputs.guider, "original_conds", {}).get("positive", ())
     mask = inputs.latent.get("noise_mask")
-    begun = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0  # Wan 2.2 5B: 0 where a frame is there
-    if begun or any(cond.get("concat_latent_image") is not None for cond in conds):  # Wan I2V, CogVideoX I2V, Fun
+    # Wan 2.2 5B has 0 in the mask where a frame is there; Wan I2V, CogVideoX I2V and Fun have pictures in the conds.
+    first_is_there = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0
+    if first_is_there or any(cond.get("concat_latent_image") is not None for cond in conds):
         return "the clip starts from given frames, so one frame says nothing about the prompt: Trial 1 is left out"
     return None

@@ -144,17 +144,17 @@ class Detector:
             self.decision = self._decide(step, math.isfinite(score))
         return self.decision
 
-    def _decide(self, step: int, seen: bool) -> Decision | None:
+    def _decide(self, step: int, is_score: bool) -> Decision | None:
         if step < self.first:
             return None
-        found = None
-        if seen:
-            found = self._undercut(step) if self.settings.floors else self._trend()
-        if found is None and step >= self.last:
-            found = self._budget()
-        if found is None:
+        verdict = None
+        if is_score:
+            verdict = self._undercut(step) if self.settings.floors else self._trend()
+        if verdict is None and step >= self.last:
+            verdict = self._budget()
+        if verdict is None:
             return None
-        rule, score = found
+        rule, score = verdict
         passes = rule != "below_floor" if self.settings.floors else score >= self.settings.tau
         return Decision(rule == "not_inspected" or passes, score, step, rule)
 

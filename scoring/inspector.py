@@ -134,10 +134,10 @@ class Inspector:
                 raise ValueError(f"the x0 prediction of step {step} is not finite")
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
-            seen = self.gate.scorer.looks_at(latent.shape[2])
+            indices = self.gate.scorer.looks_at(latent.shape[2])
             scores, picture = [], None
             for item in latent.split(1):
-                frames = self.gate.decode(item, seen)
+                frames = self.gate.decode(item, indices)
                 scores.append(float(self.gate.scorer.score(frames, self._text)))
                 if self.picture and scores[-1] == max(scores):
                     picture = self.picture(frames)

@@ -85,12 +85,12 @@ class RewardModel(nn.Module):
         x = F.adaptive_avg_pool3d(x0, (self.config.frames, self.config.side, self.config.side))
         return F.normalize(self.tower(x.transpose(1, 2)), dim=-1)
 
-    def read(self, seen: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def read(self, features: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """Features [B, text_dim] of latents at noise levels [B], and of their texts -> rewards [B, HEADS]."""
         low, high = self.config.sigmas
         clean = ((high - sigma) / (high - low)).clamp(0, 1)[:, None]
-        alignment = (seen * text).sum(-1, keepdim=True) * self.alignment
-        return torch.cat([self.quality(seen), alignment], 1) * (clean * self.sharpness).exp()
+        alignment = (features * text).sum(-1, keepdim=True) * self.alignment
+        return torch.cat([self.quality(features), alignment], 1) * (clean * self.sharpness).exp()
 
     def forward(self, x0: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """[B, HEADS], higher is better; only differences within one text mean something."""
@@ -109,10 +109,10 @@ class LatentReward:
     _text: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        wanted = self.model.metadata.get("scorer")
-        if wanted != self.scorer.name:
+        scorer = self.model.metadata.get("scorer")
+        if scorer != self.scorer.name:
             raise ValueError(
-                f"latent reward '{self.model.name}' reads the text features of {wanted}, but the scorer is "
+                f"latent reward '{self.model.name}' reads the text features of {scorer}, but the scorer is "
                 f"{self.scorer.name}: connect the scorer that it was trained with."
             )
         if not self.prompt.strip():
@@ -157,9 +157,9 @@ def save_reward(model: RewardModel, path: str | Path, metadata: Mapping[str, obj
     """Writes the weights in half precision. metadata: name, latent_format, scorer (whose text features it reads),
     weights (the fingerprint of the model whose clips it learned from), steps (of the schedule), and accuracy: rows of
     step, sigma, pairs, latent_reward and training_free, on held-out prompts."""
-    described = {**metadata, "config": asdict(model.config)}
+    description = {**metadata, "config": asdict(model.config)}
     tensors = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, {KEY: json.dumps(described)})
+    save_file(tensors, path, {KEY: json.dumps(description)})
 
 
 def below_bar(metadata: Mapping[str, object]) -> str | None:
@@ -167,13 +167,13 @@ def below_bar(metadata: Mapping[str, object]) -> str | None:
     earlier one counts."""
     rows = [(row["step"] / metadata["steps"], row["latent_reward"]) for row in metadata["accuracy"]]
     for share, bar in BARS.items():
-        found = [accuracy for at, accuracy in rows if at <= share + 1e-9]
-        if not found:
+        accuracies = [accuracy for at, accuracy in rows if at <= share + 1e-9]
+        if not accuracies:
             return f"its accuracy at {share:.0%} of the schedule was not measured"
-        if not found[-1] >= bar:  # NaN is below every bar
+        if not accuracies[-1] >= bar:  # NaN is below every bar
             return (
-                f"at {share:.0%} of the schedule it ranks {found[-1]:.1%} of pairs of one prompt's clips rightly, and "
-                f"{bar:.0%} are asked for (50 % is chance)"
+                f"at {share:.0%} of the schedule it ranks {accuracies[-1]:.1%} of pairs of one prompt's clips rightly, "
+                f"and {bar:.0%} are asked for (50 % is chance)"
             )
     return None
 
@@ -184,21 +184,21 @@ def load_reward(path: str | Path) -> RewardModel:
     path = Path(path)
     try:
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {}).get(KEY, "null"))
+            description = json.loads((file.metadata() or {}).get(KEY, "null"))
             state = {name: file.get_tensor(name).float() for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path.name} is no whole safetensors file ({error}): copy or train it again.") from error
-    if not isinstance(described, dict):
+    if not isinstance(description, dict):
         raise ValueError(
             f"{path.name} is no latent reward (it lacks the metadata '{KEY}'): rewards come with this pack or from its "
             "training command (docs/enhancers.md)."
         )
     try:
-        config = RewardConfig(**described.pop("config"))
+        config = RewardConfig(**description.pop("config"))
         with torch.device("meta"):  # no global random state is read
-            model = RewardModel(replace(config, sigmas=tuple(config.sigmas)), described)
+            model = RewardModel(replace(config, sigmas=tuple(config.sigmas)), description)
         model.load_state_dict(state, assign=True)
-        problem = below_bar(described)
+        problem = below_bar(description)
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name} does not fit the layout it describes: {error}") from error
     if problem:

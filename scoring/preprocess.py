@@ -13,12 +13,12 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def middle_frames(count: int, wanted: int) -> list[int]:
-    """Middles of `wanted` equal intervals of a clip of `count` frames; a shorter clip repeats its last frame."""
-    parts = min(count, wanted)
+def middle_frames(count: int, number: int) -> list[int]:
+    """Middles of `number` equal intervals of a clip of `count` frames; a shorter clip repeats its last frame."""
+    parts = min(count, number)
     edges = [int(part * (count / parts)) for part in range(parts)] + [count]  # as numpy.linspace(0, count) floors it
-    chosen = [(left + right - 1) // 2 for left, right in zip(edges, edges[1:], strict=False)]
-    return chosen + chosen[-1:] * (wanted - parts)
+    middles = [(left + right - 1) // 2 for left, right in zip(edges, edges[1:], strict=False)]
+    return middles + middles[-1:] * (number - parts)
 
 
 def vbench_frames(frames: Tensor, size: int = 224, count: int = 8) -> Tensor:
@@ -33,8 +33,8 @@ def vbench_frames(frames: Tensor, size: int = 224, count: int = 8) -> Tensor:
     x = x.float() if x.dtype == torch.uint8 else x.float().mul(255).round().clamp(0, 255)
     height, width = x.shape[-2:]
     short, long = sorted((height, width))
-    fitted = int(size * long / short)
-    target = (size, fitted) if height <= width else (fitted, size)
+    length = int(size * long / short)
+    target = (size, length) if height <= width else (length, size)
     if target != (height, width):
         x = F.interpolate(x, target, mode="bicubic", align_corners=False, antialias=False).clamp(0, 255).round()
     top, left = (int(round((side - size) / 2)) for side in target)

@@ -154,9 +154,9 @@ class ViCLIP(nn.Module):
     def encode_vision(self, frames: Tensor) -> Tensor:
         """Preprocessed frames [B, T, 3, S, S] (see vbench_frames) to features [B, D], not normalised."""
         config = self.config
-        wanted = (config.frames, 3, config.image_size, config.image_size)
-        if tuple(frames.shape[1:]) != wanted:
-            raise ValueError(f"{config.name} takes frames {['B', *wanted]}, not {list(frames.shape)}.")
+        shape = (config.frames, 3, config.image_size, config.image_size)
+        if tuple(frames.shape[1:]) != shape:
+            raise ValueError(f"{config.name} takes frames {['B', *shape]}, not {list(frames.shape)}.")
         return self.vision_encoder(frames.to(self.dtype))
 
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -180,8 +180,8 @@ def load_viclip(path: str | Path, operations=nn, dtype: torch.dtype | None = Non
     where the right one goes.
     """
     path = Path(path)
-    tensors, described = _read(path)
-    config = _config(path, tensors, described)
+    tensors, description = _read(path)
+    config = _config(path, tensors, description)
     with torch.device("meta"):  # shapes only: no memory, no random numbers
         model = ViCLIP(config, operations)
     state = {
@@ -201,8 +201,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, object]]:
     if path.suffix in (".safetensors", ".sft"):
         try:
             with safe_open(path, "pt") as file:
-                described = json.loads((file.metadata() or {}).get(KEY, "{}"))
-                return {name: file.get_tensor(name) for name in file.keys()}, described
+                description = json.loads((file.metadata() or {}).get(KEY, "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, description
         except ValueError as error:
             raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error
         except SafetensorError as error:
@@ -225,7 +225,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, object]]:
     return dict(content), {}
 
 
-def _config(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, object]) -> ViCLIPConfig:
+def _config(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> ViCLIPConfig:
     """Sizes as the tensors have them; heads, name and thresholds as the file says, else upstream's."""
     try:
         width, _, one, patch, _ = tensors["vision_encoder.conv1.weight"].shape
@@ -248,15 +248,15 @@ def _config(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, o
     except (KeyError, ValueError, IndexError) as error:
         kind = _kind(tensors)
         raise ValueError(f"{path.name} is {kind}, not a ViCLIP. {RIGHT_FILE}") from error
-    if not described:
+    if not description:
         return sizes if (width, patch) == (1024, 14) else replace(sizes, name=f"ViCLIP ({path.stem})")
     try:
         config = replace(
             sizes,
-            **{key: int(described[key]) for key in ("vision_heads", "text_heads")},
-            **{key: float(described[key]) for key in ("tau", "delta", "scale")},
-            name=str(described["name"]),
-            tau_from=str(described.get("tau_from", "")),
+            **{key: int(description[key]) for key in ("vision_heads", "text_heads")},
+            **{key: float(description[key]) for key in ("tau", "delta", "scale")},
+            name=str(description["name"]),
+            tau_from=str(description.get("tau_from", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error

@@ -109,10 +109,10 @@ def _curve_label(trial: dict[str, Any]) -> str:
 
 def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: float, top: float) -> None:
     height = (top - bottom) / max(2, len(previews))
-    judged = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
+    sources = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
     for row, (trial, preview) in enumerate(previews.items()):
         y = top - row * height
-        source = judged.get(trial)
+        source = sources.get(trial)
         title = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
         if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
             title += f", preview at step {source['verdict']['stop_step']}"

@@ -23,7 +23,7 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     """
     records, settings = verdict.history, dict(verdict.settings)
     worst_case = settings.pop("worst_case", None)
-    judged = [record for record in records if record.kind == "sample" and record.best is not None]
+    judgements = [record for record in records if record.kind == "sample" and record.best is not None]
     rewordings = [record for record in records if record.kind == "refine" and record.accepted]
     reworded = rewordings[-1] if rewordings else None
     seed, other_seed = settings.pop("seed", None), reworded and reworded.details.get("seed")
@@ -47,8 +47,8 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "settings": settings,
             "trials": [_trial(record) for record in records],
             "trial": records[-1].trial,
-            "accepted": judged[-1].accepted if judged else True,
-            "predicted_score": judged[-1].best.predicted_score if judged else None,
+            "accepted": judgements[-1].accepted if judgements else True,
+            "predicted_score": judgements[-1].best.predicted_score if judgements else None,
             "nfe": nfe_video + nfe_single_frame,
             "nfe_video": nfe_video,
             "nfe_single_frame": nfe_single_frame,
@@ -101,9 +101,9 @@ def _plain_seconds(records: tuple[TrialRecord, ...], steps: int | None, evaluati
     """Seconds that plain sampling would have taken, from this run's own time per video step; where a step is not always
     the same evaluations, per evaluation of the `evaluations` that plain sampling takes."""
     video = [record for record in records if record.nfe_video and record.steps]
-    wanted = evaluations if evaluations is not None else steps
+    whole = evaluations if evaluations is not None else steps
     done = sum(record.nfe_video if evaluations is not None else record.steps for record in video)
-    return sum(record.seconds.get("sampling", 0.0) for record in video) / done * wanted if done and wanted else None
+    return sum(record.seconds.get("sampling", 0.0) for record in video) / done * whole if done and whole else None
 
 
 def finite(value: Any) -> Any:

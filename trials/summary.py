@@ -30,8 +30,8 @@ def headline(report: dict[str, Any]) -> str:
     if kind == "sample" and verdict and not verdict["accepted"]:
         return f"Trial {trial} was rejected: this video is predicted to fail"
     if kind == "probe":
-        found = "gives an anchor" if verdict and verdict["accepted"] else "is not better than the video by delta"
-        return f"Trial {trial}: the single frame {found}"
+        outcome = "gives an anchor" if verdict and verdict["accepted"] else "is not better than the video by delta"
+        return f"Trial {trial}: the single frame {outcome}"
     if kind == "refine":
         if report["final_seed"] != report["seed"]:
             return "Trial 2: other noise was drawn"
@@ -39,8 +39,8 @@ def headline(report: dict[str, Any]) -> str:
     if (trial, kind) == ("0", "plain") and len(report["trials"]) == 1:
         return "Sampled plainly, without inspection"
     if (trial, kind) == ("0", "sample"):
-        judged = verdict and verdict["predicted_score"] is not None
-        return "Passed: the run was not touched" if judged else "Passed without a score: the run was not touched"
+        has_score = verdict and verdict["predicted_score"] is not None
+        return "Passed: the run was not touched" if has_score else "Passed without a score: the run was not touched"
     outcome = _OUTCOMES[trial, kind]
     if report["final_seed"] != report["seed"]:
         outcome = outcome.replace("a refined prompt", "other noise").replace("the refined prompt", "other noise")
@@ -62,7 +62,7 @@ def totals(report: dict[str, Any]) -> str:
     return f"{report['nfe']} NFE{compared}, {report['seconds']:.1f} s{about}"
 
 
-def asked(usage: dict[str, Any]) -> str:
+def expense(usage: dict[str, Any]) -> str:
     """One line: what a model's answer to Trial 2 has cost."""
     parts = [f"{usage['profile']} ({usage['model']}), {usage['attempts']} attempt(s)"] if "profile" in usage else []
     tokens = [f"{usage[key]} {key.replace('_', ' ')}" for key in ("prompt_tokens", "completion_tokens") if key in usage]
@@ -84,15 +84,15 @@ def report_text(report: dict[str, Any]) -> str:
     if report["refined_negative"] and report["refined_negative"] != report["negative"]:
         lines.append(f"Refined negative: {report['refined_negative']}")
     for trial, what, verdict, predicted, stop, rule, nfe, seconds in rows(report):
-        judged = f": {verdict}" if verdict != "-" else ""
+        judgement = f": {verdict}" if verdict != "-" else ""
         if predicted != "-":
-            judged += f", predicted {predicted} at step {stop} ({rule})"
-        lines.append(f"Trial {trial}, {what}{judged}; {nfe} NFE, {seconds} s")
+            judgement += f", predicted {predicted} at step {stop} ({rule})"
+        lines.append(f"Trial {trial}, {what}{judgement}; {nfe} NFE, {seconds} s")
     if report["final_seed"] != report["seed"]:
         lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
         lines.append(f"Final score: {score(report['final_score'])}")
-    lines += [f"Asked: {asked(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
+    lines += [f"Asked: {expense(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
     lines.append(totals(report))
     lines += [f"Note: {note}" for note in report["notes"]]
     return "\n".join(lines)
@@ -100,11 +100,11 @@ def report_text(report: dict[str, Any]) -> str:
 
 def _row(trial: dict[str, Any]) -> tuple[str, ...]:
     verdict = trial["verdict"]
-    judged = ("-", "-", "-", "-")
+    judgement = ("-", "-", "-", "-")
     if verdict:
         step = verdict["stop_step"]
         accepted, rejected = ("used", "not used") if trial["kind"] == "probe" else ("accepted", "rejected")
-        judged = (
+        judgement = (
             accepted if verdict["accepted"] else rejected,
             score(verdict["predicted_score"]),
             "-" if step is None else str(step),
@@ -114,4 +114,4 @@ def _row(trial: dict[str, Any]) -> tuple[str, ...]:
     what = _KINDS[trial["kind"]]
     if trial["kind"] == "refine" and not trial.get("succeeded", True):
         what = "prompt not refined"
-    return trial["trial"], what, *judged, str(nfe), f"{sum(trial['seconds'].values()):.1f}"
+    return trial["trial"], what, *judgement, str(nfe), f"{sum(trial['seconds'].values()):.1f}"
