@@ -42,7 +42,7 @@ class Bench:
     keep_clips: bool = True
     measure: Measure | None = None
     added: list[Row] = field(default_factory=list)
-    _finished: dict[int, Sampled] = field(default_factory=dict)
+    _memory: dict[Any, Any] = field(default_factory=dict)
 
     def base(self, seed: int) -> Row:
         """The base row of a seed, sampled where it is not known yet."""
@@ -66,9 +66,13 @@ class Bench:
 
     def base_clip(self, seed: int) -> Sampled:
         """The finished base run; sampled again where only its row is known."""
-        if seed not in self._finished:
-            self._finished[seed] = self.backend.sample(self.item.prompt, seed, WATCH)
-        return self._finished[seed]
+        return self.once((BASE, seed), lambda: self.backend.sample(self.item.prompt, seed, WATCH))
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all methods that ask for `key` on this prompt."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
 
     def finished(self, seed: int, method: str, clip: Sampled) -> Row:
         """What is known of a finished clip, whatever made it."""

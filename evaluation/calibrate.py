@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,10 +24,11 @@ import numpy as np
 
 from ..scoring.detector import DetectorSettings
 from ..scoring.preset import DetectorPreset, save_preset
+from ..trials.report import finite
 from .conformal import Floors, conformal_floors
 from .evidence import Base, Evidence, Outcomes, load
 from .results import number, percent
-from .statistics import ratio
+from .statistics import mean
 from .store import StoreError
 
 # What is tried. Windows as shares of the schedule: the paper's, sooner, shorter, later, longer.
@@ -173,7 +173,7 @@ def described(base: Base, outcome: Outcomes, rival: Outcomes) -> dict[str, Any]:
     rejected, good = outcome.rejected, ~base.failed
 
     def more(among: np.ndarray) -> dict[str, float]:
-        return ratio((rejected.astype(float) - rival.rejected) * among, among, base.prompt)
+        return mean(rejected.astype(float) - rival.rejected, base.prompt, among)
 
     return {
         "mean_stop": outcome.mean_stop, "error": base.error(outcome.predicted),
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "mode": a.mode, "false_reject": a.false_reject, "date": datetime.date.today().isoformat(),
         "runs": len(evidence.base), "prompts": len(np.unique(evidence.base.prompt)),
         "failures_by": "the judge" if evidence.base.judged else f"final score below {evidence.tau:g}",
-        "held_out": {key: _finite(rows[name][key]) for key in kept},
+        "held_out": finite({key: rows[name][key] for key in kept}),
         "made_with": {key: evidence.settings.get(key) for key in
                       ("suite", "model", "sampler", "scheduler", "steps", "cfg", "shift")},
     }  # fmt: skip
@@ -243,10 +243,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     first, last = settings.window(evidence.steps)
     print(f"\n{a.out}: {a.mode}, tau {settings.tau:g}, steps {first} to {last} of {evidence.steps}, for {scorer}")
     print("Put it into models/foresight_presets and choose it in Dynamic Failure Gate.")
-
-
-def _finite(cell: Any) -> Any:
-    return json.loads(json.dumps(cell).replace("NaN", "null"))
 
 
 if __name__ == "__main__":

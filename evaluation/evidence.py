@@ -13,7 +13,7 @@ import numpy as np
 
 from ..scoring.detector import Detector, DetectorSettings
 from . import statistics
-from .statistics import bootstrap_auc, bootstrap_within, ratio
+from .statistics import bootstrap_auc, bootstrap_within
 from .store import Store, StoreError
 
 Cell = dict[str, float]
@@ -112,16 +112,7 @@ class Base:
         return float(np.nanmax(self.score) - np.nanmin(self.score)) or math.nan
 
     def mean(self, values: np.ndarray) -> Cell:
-        known = np.isfinite(values)
-        return mean(values[known], self.prompt[known])
-
-
-def mean(values: Sequence[float], groups: Sequence[int]) -> Cell:
-    """Mean with its interval; of paired differences this is the difference's interval."""
-    values = np.asarray(values, float)
-    if not len(values):
-        return {"value": math.nan, "low": math.nan, "high": math.nan}
-    return ratio(values, np.ones(len(values)), groups)
+        return statistics.mean(values, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -157,23 +148,23 @@ class Evidence:
     @cached_property
     def base(self) -> Base:
         """StoreError when there are no base runs, or none with a trace."""
-        found = [row for row in self.rows.get("base", {}).values() if row["trace"]]
-        if not found:
+        rows = [row for row in self.rows.get("base", {}).values() if row["trace"]]
+        if not rows:
             raise StoreError(
                 f"{self.path} holds no finished run of the method base with a trace, which every table is measured "
                 "against: run `python -m foresight.evaluation run` with --method base."
             )
-        steps = max(int(point[0]) for row in found for point in row["trace"])  # base runs are scored to the last step
-        traces = np.full((len(found), steps), np.nan)
-        for row, trace in zip(found, traces, strict=True):
+        steps = max(int(point[0]) for row in rows for point in row["trace"])  # base runs are scored to the last step
+        traces = np.full((len(rows), steps), np.nan)
+        for row, trace in zip(rows, traces, strict=True):
             for step, score, *_ in row["trace"]:
                 trace[int(step) - 1] = np.nan if score is None else score
-        score = column(found, "final_score")
-        judged = all(row["right"] is not None for row in found)
-        right = np.asarray([bool(row["right"]) for row in found]) if judged else ~(score < self.tau)
+        score = column(rows, "final_score")
+        judged = all(row["right"] is not None for row in rows)
+        right = np.asarray([bool(row["right"]) for row in rows]) if judged else ~(score < self.tau)
         return Base(
-            column(found, "prompt_index", int), column(found, "seed", int), [row["prompt"] for row in found],
-            np.asarray([row["difficulty"] or "" for row in found]), traces, score, column(found, "motion"),
+            column(rows, "prompt_index", int), column(rows, "seed", int), [row["prompt"] for row in rows],
+            np.asarray([row["difficulty"] or "" for row in rows]), traces, score, column(rows, "motion"),
             ~right, judged,
         )
 
@@ -193,6 +184,13 @@ def column(rows: Iterable[dict[str, Any]], name: str, kind: Callable = float) ->
     return np.asarray([math.nan if row[name] is None else row[name] for row in rows]).astype(kind)
 
 
+def metric_of(rows: Iterable[dict[str, Any]], metric: str) -> np.ndarray:
+    """The final score, motion, or a measure of the judge or a plug-in; NaN where a row lacks it."""
+    if metric in ("final_score", "motion"):
+        return column(rows, metric)
+    return np.asarray([(row["measures"] or {}).get(metric, math.nan) for row in rows], float)
+
+
 def load(path: Path, fingerprint: str | None = None) -> Evidence:
     """The database's newest settings, or those of `fingerprint`. StoreError: no such file, empty, another version."""
     path = Path(path)
@@ -205,11 +203,11 @@ def load(path: Path, fingerprint: str | None = None) -> Evidence:
         if fingerprint is not None and fingerprint not in there:
             raise StoreError(f"{path} holds no runs of settings {fingerprint}; there are {', '.join(there)}.")
         chosen = fingerprint or there[-1]
-        found = store.rows(chosen)
+        every = store.rows(chosen)
         metas = {meta["id"]: meta for meta in store.metas()}
-    meta = metas[max(row["meta"] for row in found)]
+    meta = metas[max(row["meta"] for row in every)]
     rows: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
-    for row in found:
+    for row in every:
         rows.setdefault(row["method"], {})[row["prompt_index"], row["seed"]] = row
     if meta["settings"].get("tau") is None:
         raise StoreError(f"{path} does not say with which tau its runs were made: run the command again.")

@@ -193,9 +193,7 @@ def _settings(name: str, text: str) -> dict[str, Any]:
         if not equals or widget not in (*GATE_SETTINGS, *INJECTION_SETTINGS, "refiner"):
             choices = ", ".join((*GATE_SETTINGS, *INJECTION_SETTINGS, "refiner"))
             raise MethodError(f"method {name!r}: {part!r} is no widget=value; widgets are {choices}.")
-        if re.fullmatch(r"[+-]\d*\.?\d+", value) and widget == "tau":
-            settings[widget] = value
-        elif widget in ("injection_noise", "injection_mask"):
+        if re.fullmatch(r"[+-]\d*\.?\d+", value) and widget == "tau" or widget in ("injection_noise", "injection_mask"):
             settings[widget] = value
         elif widget == "refiner":
             if value not in REFINERS:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .evidence import Base, Cell, Evidence, Outcomes, column, mean
+from .evidence import Base, Cell, Evidence, Outcomes, metric_of
 from .report_tables import INJECTED, MAIN, Paired, Table, absent, spread_within
-from .statistics import bootstrap, bootstrap_auc, of_means, ratio, text_only_scores
+from .statistics import bootstrap, bootstrap_auc, mean, of_means, ratio, text_only_scores
 
 QUANTILES = (0.1, 0.2, 0.3)  # of Figure 11
 LEAST = 20  # clips in the top and bottom group together; fewer say nothing
@@ -19,8 +19,9 @@ LEAST = 20  # clips in the top and bottom group together; fewer say nothing
 def metrics(evidence: Evidence) -> list[str]:
     """What is known of finished clips besides the verdict: the final score, motion, and the judge's or plug-ins'
     measures."""
-    rows = evidence.rows["base"].values()
-    return ["final_score", "motion", *sorted({name for row in rows for name in row["measures"] or {}})]
+    measures = [row["measures"] or {} for row in evidence.rows["base"].values()]
+    numbers = {name for each in measures for name, value in each.items() if isinstance(value, (int, float))}
+    return ["final_score", "motion", *sorted(numbers)]
 
 
 def table_s7(evidence: Evidence) -> Table:
@@ -182,8 +183,7 @@ def proxies(evidence: Evidence) -> Table:
     rows_of = [row for row in evidence.rows["base"].values() if row["trace"]]
     rows = []
     for metric in metrics(evidence)[1:]:
-        values = (column(rows_of, "motion") if metric == "motion" else
-                  np.asarray([(row["measures"] or {}).get(metric, math.nan) for row in rows_of], float))  # fmt: skip
+        values = metric_of(rows_of, metric)
         known = np.isfinite(values) & np.isfinite(base.score)
         if len(np.unique(values[known])) < 3:
             continue

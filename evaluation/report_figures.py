@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .evidence import Evidence, column
+from .evidence import Evidence, metric_of
 from .report_claims import metrics
 from .report_tables import Table, spread_within
 
-Curves = list[tuple[str, str, float, float]]  # panel, series, x, y: one CSV row each
+Curves = list[tuple[str, str, str, str]]  # panel, series, x, y: one CSV row each
+POINTS = 64  # of a curve at most, in the CSV
 PANEL = (3.4, 2.7)  # inches
 
 
@@ -33,7 +34,8 @@ class Figure:
 
     def line(self, panel: int, name: str, series: str, x, y, **style) -> None:
         self.axes[panel].plot(x, y, label=series, **style)
-        self.curves += [(name, series, float(a), float(b)) for a, b in zip(x, y, strict=True)]
+        points = np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int)
+        self.curves += [(name, series, f"{x[point]:.5g}", f"{y[point]:.5g}") for point in points]
 
     def finish(self, folder: Path, stem: str, legend: bool = True) -> str:
         """Writes both files; the picture's name."""
@@ -119,7 +121,7 @@ def figure_13(evidence: Evidence, folder: Path) -> str | None:
         for method, series in (("base", "plain"), ("efdi", "Foresight"), ("reseed", "another seed")):
             rows = [evidence.rows[method][key] for key in rejected if key in evidence.rows.get(method, {})]
             if rows:
-                figure.line(panel, name, series, *cumulative(_measured(rows, name)), drawstyle="steps-post")
+                figure.line(panel, name, series, *cumulative(metric_of(rows, name)), drawstyle="steps-post")
         figure.axes[panel].set(title=name, ylabel="share of rejected runs", ylim=(0, 1.02))
     return figure.finish(folder, "figure_13")
 
@@ -135,12 +137,6 @@ def figure_14(evidence: Evidence, folder: Path) -> str:
                 figure.line(panel, name, series, *cumulative(values[chosen]), drawstyle="steps-post")
         figure.axes[panel].set(title=name, xlabel="final score", ylabel="share of runs", ylim=(0, 1.02))
     return figure.finish(folder, "figure_14")
-
-
-def _measured(rows: list[dict], name: str) -> np.ndarray:
-    if name in ("final_score", "motion"):
-        return column(rows, name)
-    return np.asarray([(row["measures"] or {}).get(name, math.nan) for row in rows], float)
 
 
 def draw(evidence: Evidence, tables: dict[str, Table], folder: Path) -> dict[str, str]:

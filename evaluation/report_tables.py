@@ -6,7 +6,6 @@ verdict where there is one (else: a final score of at least tau), the final scor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 from ..trials.cost import BRANCHES
 from .calibrate import all_candidates, compare, folds_of
 from .cost import at_thresholds, measured
-from .evidence import Base, Cell, Evidence, Outcomes, column, mean
+from .evidence import Base, Cell, Evidence, Outcomes, column, metric_of
 from .paper_cost import table_s4 as branch_costs
-from .statistics import ratio, text_only_scores
+from .statistics import mean, ratio, text_only_scores
 from .store import StoreError
 
 MAIN = {"base": "Plain", "regenerate": "+ Regeneration (refined prompt)",
@@ -60,19 +59,13 @@ class Paired:
     def values(self, rows: Sequence[dict], metric: str) -> np.ndarray:
         if metric == "good":
             return np.asarray([self.evidence.good(row) for row in rows])
-        if metric in ("final_score", "motion"):
-            return column(rows, metric)
-        return np.asarray([(row["measures"] or {}).get(metric, math.nan) for row in rows], float)
+        return metric_of(rows, metric)
 
     def of(self, metric: str, base: bool = False) -> Cell:
-        return self._mean(self.values(self.base_rows if base else self.rows, metric))
+        return mean(self.values(self.base_rows if base else self.rows, metric), self.prompt)
 
     def change(self, metric: str) -> Cell:
-        return self._mean(self.values(self.rows, metric) - self.values(self.base_rows, metric))
-
-    def _mean(self, values: np.ndarray) -> Cell:
-        known = np.isfinite(values)
-        return mean(values[known], self.prompt[known])
+        return mean(self.values(self.rows, metric) - self.values(self.base_rows, metric), self.prompt)
 
     def overhead(self, spent: str = "nfe", plain: str = "nfe_plain") -> Cell:
         """Beyond the plain run, as a share of it; spent and plain: nfe and nfe_plain, or seconds and seconds_plain."""

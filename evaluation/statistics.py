@@ -69,6 +69,17 @@ def ratio(above: Sequence[float], below: Sequence[float], groups: Sequence[int],
     return of_means(lambda means: means[:, 0] / means[:, 1], (above, below), groups, seed, draws)
 
 
+def mean(values: Sequence[float], groups: Sequence[int], among: Sequence[bool] | None = None) -> dict[str, float]:
+    """Mean of the finite values, or of those in the rows `among`, with its interval; of paired differences this is the
+    difference's interval."""
+    values, groups = np.asarray(values, float), np.asarray(groups)
+    known = np.isfinite(values)
+    counted = np.ones(known.sum()) if among is None else np.asarray(among, float)[known]
+    if not counted.any():
+        return dict.fromkeys(("value", "low", "high"), float("nan"))
+    return ratio(values[known] * counted, counted, groups[known])
+
+
 @lru_cache(maxsize=8)
 def _times_drawn(groups: int, seed: int, draws: int) -> np.ndarray:
     """[draws, groups]: how often each group is in each draw, the same draws as `bootstrap` makes."""

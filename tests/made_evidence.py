@@ -84,6 +84,18 @@ def report(branch: str, stop: int) -> dict[str, Any]:
     return {"trial": branch, "trials": parts, "settings": {"steps": STEPS, "schedule_steps": STEPS}, "notes": []}
 
 
+class Counting:
+    """A worker whose rows say how often it was called."""
+
+    calls = 0
+
+    def __call__(self, job: Any) -> dict[str, Any]:
+        self.calls += 1
+        rows = [{"prompt_index": job.item.index, "prompt": job.item.prompt, "seed": seed, "method": method,
+                 "nfe": self.calls} for method, seed in job.wanted]  # fmt: skip
+        return {"rows": rows, "machine": "m", "versions": {}}
+
+
 def write(path: Path, prompts: int = 24, seeds: int = 4, methods=METHODS, judged: bool = True, **settings: Any) -> Path:
     """Runs of `methods` in a new database at `path`."""
     generator = np.random.default_rng(0)

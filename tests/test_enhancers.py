@@ -3,53 +3,55 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from foresight.demo.captions import prompts
-from foresight.evaluation import statistics
+from foresight.evaluation.backend import InProcess, demo_judge
+from foresight.evaluation.bench import Bench, MethodError
 from foresight.evaluation.comfyui import load_comfyui
 from foresight.evaluation.demo_family import DemoFamily
+from foresight.evaluation.methods import load_method
+from foresight.evaluation.suites import Item
 from foresight.lab.experiments import enhancers
 from foresight.lab.experiments.enhancers import (
     ARMS,
     BASE,
     REFINE,
+    RESEED_STEP,
     SEARCH,
     Arm,
     diversity,
-    given,
     markdown,
+    measures,
+    outcomes,
     rivals,
-    sampled,
+    spent_at_stop,
     summarize,
 )
-from foresight.lab.experiments.enhancers import rewards as rewards_of
 
 load_comfyui()
 PROMPT, SCENE = prompts("test", "easy", 1)[0]
 STEPS = 6
 SHORT = (
-    Arm("base", STEPS, steps=STEPS),
-    Arm("self-refine", REFINE, steps=STEPS, refine=True),
-    Arm("search, alignment", 20, steps=STEPS, method="resampling", candidates=4, beta=0.1),
-    Arm("beam, alignment", 20, steps=STEPS, method="beam", candidates=4),
-    Arm("best of 3, alignment", 18, steps=STEPS, method="best of N", candidates=3),
+    Arm("base", STEPS, "base"),
+    Arm("self-refine", REFINE, "self_refine"),
+    Arm("search, alignment", 20, "search@candidates=4,beta=0.1,budget=20"),
+    Arm("beam, alignment", 20, "search@method=beam,candidates=4,beta=1,budget=20"),
+    Arm("best of 3, alignment", 18, "search@method=best of N,candidates=3,beta=1,budget=18"),
 )
 
 
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """Intervals from fewer draws are as good here, and ten times as fast."""
-    monkeypatch.setattr(enhancers, "bootstrap", partial(statistics.bootstrap, draws=200))
-
-
 @pytest.fixture(scope="module")
-def family():
-    return DemoFamily()
+def backend():
+    return InProcess(DemoFamily(steps=STEPS))
+
+
+def bench_of(backend, measure=None) -> Bench:
+    return Bench(backend, Item(0, PROMPT, "easy", SCENE), demo_judge, {}, keep_clips=False, measure=measure)
 
 
 def test_rivals_cost_as_much():
@@ -58,6 +60,7 @@ def test_rivals_cost_as_much():
     for arm in ARMS:
         assert [known[name].budget for name in rivals(arm)] == [BASE, *[max(arm.budget, SEARCH) if arm.budget != REFINE
                                                                        else REFINE] * 2]
+        assert load_method(arm.method, BASE).name == arm.method
 
 
 def test_self_refine_takes_the_evaluations_it_is_compared_with():
@@ -66,51 +69,68 @@ def test_self_refine_takes_the_evaluations_it_is_compared_with():
     assert PRESETS["T2V"].settings().evaluations(BASE) == REFINE
 
 
-def watched(family, arm, gate, stop):
-    inputs = given(family, arm, PROMPT, 7, rewards_of(family, PROMPT, {"alignment"}))
-    result, report = sampled(*inputs, gate, stop)
-    return result.verdict.record, report
+@pytest.mark.parametrize("arm", SHORT[1:], ids=lambda arm: arm.name)
+@torch.inference_mode()
+def test_what_a_stop_costs_is_what_a_stopped_run_costs(backend, arm, monkeypatch):
+    from foresight.evaluation.enhanced import _inputs, _settings
+    from foresight.sampling.run import monitored_sample
+
+    gate = backend.family.gate(PROMPT, tau=1.0)  # nothing passes
+    monkeypatch.setattr(DemoFamily, "gate", lambda *_, **__: gate)
+    whole = load_method(arm.method, STEPS).run(bench_of(backend), 7)
+    kind, _, options = arm.method.partition("@")
+    inputs = _inputs(backend.family, PROMPT, 7, kind, _settings(arm.method, kind, options))
+    stopped = monitored_sample(inputs, gate, stop="rejected").verdict.record
+    assert not whole["accepted"] and not stopped.accepted and whole["nfe_plain"] == STEPS
+    assert spent_at_stop(whole) == stopped.nfe_video <= whole["nfe"] <= max(arm.budget, STEPS)
 
 
-@pytest.mark.parametrize("arm", SHORT, ids=lambda arm: arm.name)
-def test_what_a_stop_costs_is_what_a_stopped_run_costs(family, arm):
-    gate = family.gate(PROMPT, tau=1.0)  # nothing passes
-    whole, report = watched(family, arm, gate, "never")
-    stopped, _ = watched(family, arm, gate, "rejected")
-    assert not whole.accepted and not stopped.accepted
-    found = enhancers.spent_at_stop(arm, whole.best.stop_step, whole.nfe_video, report)
-    assert found == stopped.nfe_video <= whole.nfe_video <= max(arm.budget, STEPS)
+@pytest.mark.parametrize("name, message", [
+    ("steps@no", "number of steps"), ("self_refine@T2I", "plans are T2V"), ("search@colour=red", "options are method"),
+    ("search@reward=none", "options are"), ("search@candidates=x", "no option=value"),
+])  # fmt: skip
+def test_an_enhanced_method_that_is_none_is_named(name, message):
+    with pytest.raises(MethodError, match=message):
+        load_method(name, STEPS)
 
 
-def test_a_job_runs_all_arms_and_reseeds_what_is_rejected(family, monkeypatch):
-    monkeypatch.setattr(enhancers, "ARMS", SHORT[:3])
-    monkeypatch.setattr(enhancers, "family", lambda: family)
-    names = tuple(arm.name for arm in SHORT[:3])
-    passed = enhancers.run_job(0, "easy", PROMPT, SCENE, 7, names)
-    json.dumps(passed)
-    assert list(passed["arms"]) == list(names)
-    base = passed["arms"]["base"]
-    assert base["nfe"] == STEPS and set(base["rewards"]) == {"alignment"} and 0 <= base["motion"] <= 1
-    if base["accepted"]:
-        assert base["nfe_detected"] == STEPS and base["right_detected"] == base["right"]
-    gate = family.gate(PROMPT, tau=1.0)
-    monkeypatch.setattr(DemoFamily, "gate", lambda *_: gate)
-    rejected = enhancers.run_job(0, "easy", PROMPT, SCENE, 7, names[:1])["arms"]["base"]
-    assert rejected["right"] == base["right"] and rejected["feature"] == base["feature"]
-    assert STEPS < rejected["nfe_detected"] < 2 * STEPS
+@torch.inference_mode()
+def test_clips_are_measured_and_what_is_rejected_is_followed_by_another_seed(backend):
+    bench = bench_of(backend, partial(measures, ["alignment"]))
+    rows = {arm.method: {(0, 7): load_method(arm.method, STEPS).run(bench, 7)} for arm in SHORT[:3]}
+    json.dumps([row for each in rows.values() for row in each.values()])
+    base = rows["base"][0, 7]
+    assert base["nfe"] == STEPS and 0 <= base["measures"]["coherent_motion"] <= 1
+    assert base["measures"]["feature"] != rows["self_refine"][0, 7]["measures"]["feature"]
+    assert all("alignment reward" in row[0, 7]["measures"] for row in rows.values())
+    for row in rows.values():
+        row[0, 7].update(accepted=True)
+    passed = outcomes(rows, SHORT[:3])[0]["arms"]
+    assert passed["base"]["nfe_detected"] == STEPS and passed["base"]["right_detected"] == passed["base"]["right"]
+    base.update(accepted=False, stop_step=3)
+    rows["base"][0, 7 + RESEED_STEP] = base | {"right": not base["right"]}
+    (rejected,) = outcomes(rows, SHORT[:3])
+    assert rejected["arms"]["base"]["nfe_detected"] == 3 + STEPS
+    assert rejected["arms"]["base"]["right_detected"] != rejected["arms"]["base"]["right"]
 
 
-def run(prompt, seed, outcomes, arms=ARMS):
-    """outcomes: arm name -> (right, alignment reward); others are wrong with reward 0."""
-    made = {}
+def test_an_arm_samples_its_own_number_of_steps(backend):
+    with torch.inference_mode():
+        row = load_method("steps@9", STEPS).run(bench_of(backend), 7)
+    assert (row["nfe"], row["nfe_plain"], row["report"]["settings"]["steps"]) == (9, STEPS, 9)
+
+
+def run(prompt, seed, results, arms=ARMS):
+    """results: arm name -> (right, alignment reward); others are wrong with reward 0."""
+    arms_of = {}
     for arm in arms:
-        right, reward = outcomes.get(arm.name, (False, 0.0))
-        made[arm.name] = {
+        right, reward = results.get(arm.name, (False, 0.0))
+        arms_of[arm.name] = {
             "right": right, "right_detected": right, "nfe": arm.budget, "nfe_detected": arm.budget, "accepted": True,
             "motion": 0.5, "looks": 0.5, "rewards": {"alignment": reward, "latent": -reward},
             "feature": [1.0, 0.0] if seed % 2 or arm.name != "base" else [0.0, 1.0],
         }
-    return {"prompt_index": prompt, "seed": seed, "arms": made}
+    return {"prompt_index": prompt, "seed": seed, "arms": arms_of}
 
 
 FEW = [arm for arm in ARMS if arm.name in ("base", "self-refine", "75 steps", "150 steps", "search, alignment",
@@ -165,38 +185,47 @@ def test_without_a_latent_reward_its_arms_are_left_out():
 
 
 def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
-    given: dict = {}
+    (first, *_), jobs = FEW, []
 
-    def run_jobs(work, jobs, run, **_):
-        given.update(jobs)
-        return [made(index, seed) for index, _, _, _, seed, _ in jobs.values()]
+    class Scripted:
+        def __call__(self, job):
+            jobs.append(job)
+            rows = [row(job.item, method, seed) for method, seed in job.wanted]
+            return {"rows": rows, "machine": "m", "versions": {}}
 
-    def made(prompt, seed):
-        return run(prompt, seed // enhancers.SEED_STEP, {}, FEW)
+    def row(item, method, seed):
+        figures = {"coherent_motion": 0.5, "looks": 0.5, "feature": [1.0, float(seed % 3)],
+                   "alignment reward": 0.1, "latent reward": 0.2}  # fmt: skip
+        accepted = method != first.method
+        return {"prompt_index": item.index, "prompt": item.prompt, "seed": seed, "method": method, "right": accepted,
+                "nfe": 50, "accepted": accepted, "stop_step": 10, "measures": figures,
+                "report": {"trials": [{"details": {}}], "settings": {"tau": 0.2}}}  # fmt: skip
 
-    monkeypatch.setattr(enhancers, "run_jobs", run_jobs)
+    def complete(store, items, wanted, make, settings, command, workers):
+        from foresight.evaluation import fill
+
+        worker = Scripted()
+        jobs_of = fill.missing(items, wanted, store.rows(settings["fingerprint"]))
+        fill.keep(store, jobs_of, [(job, worker(job)) for job in jobs_of], command, settings)
+        return store.rows(settings["fingerprint"])
+
+    monkeypatch.setattr("foresight.lab.experiments.common.complete", complete)
     monkeypatch.setattr(enhancers, "ARMS", tuple(FEW))
-    monkeypatch.setattr(enhancers.usable, "__defaults__", (lambda: None,))
-    monkeypatch.setattr("sys.argv", ["enhancers", "--quick", "--out", str(tmp_path), "--work", str(tmp_path / "work")])
+    monkeypatch.setattr(enhancers.unusable, "__defaults__", (tmp_path / "none",))
+    arguments = ["enhancers", "--quick", "--out", str(tmp_path), "--work", str(tmp_path / "work.sqlite")]
+    monkeypatch.setattr("sys.argv", arguments)
     enhancers.main()
-    assert len(given) == 6 and len({key for key in given}) == 6
+    again = [cell for job in jobs for cell in job.wanted if cell[1] >= RESEED_STEP]
+    assert len(jobs) == 6 and {method for method, _ in again} == {"base"} and len(again) == 6
     document = json.loads((tmp_path / "enhancers.json").read_text())
-    assert document["summary"]["runs"] == 6 and document["settings"]["seeds"] == 2
-    assert "feature" not in document["runs"][0]["arms"]["base"]
-    assert "best of 3, latent" in (tmp_path / "enhancers.md").read_text()
+    assert document["summary"]["runs"] == 6 and document["settings"]["seeds"] == 2 and "runs" not in document
+    assert document["summary"]["arms"]["base"]["nfe_detected"]["value"] == 60
+    page = (tmp_path / "enhancers.md").read_text()
+    assert "best of 3, alignment" in page and "latent reward was not tried" in page
 
 
-def test_a_refused_or_missing_reward_is_no_error():
-    def refused():
-        raise ValueError("not good enough")
-
-    def absent():
-        raise FileNotFoundError("no such file")
-
-    assert enhancers.usable(refused) == "not good enough" and "no such file" in enhancers.usable(absent)
-    assert enhancers.usable(lambda: None) is None
-
-
-def test_an_arm_samples_its_own_number_of_steps(family):
-    inputs, report = given(family, replace(SHORT[0], steps=9), PROMPT, 7, {})
-    assert inputs.steps == 9 and report == {}
+def test_a_refused_or_missing_reward_is_no_error(tmp_path):
+    (tmp_path / "no reward").write_text("this is no file of weights")
+    assert "no such file" in enhancers.unusable(tmp_path / "none").lower()
+    assert "safetensors" in enhancers.unusable(tmp_path / "no reward")
+    assert enhancers.unusable() is None

@@ -6,26 +6,37 @@ import json
 import math
 from dataclasses import asdict
 
+import made_evidence
 import numpy as np
 import pytest
 import torch
 
 from foresight.demo.flow import sample, schedule, start_noise
 from foresight.demo.wan_dit import WanTransformer
-from foresight.evaluation.results import run_jobs
+from foresight.evaluation.backend import InProcess, demo_judge
+from foresight.evaluation.bench import Bench
+from foresight.evaluation.demo_family import DemoFamily
+from foresight.evaluation.results import environment
+from foresight.evaluation.suites import Item, load_suite
 from foresight.lab.experiments import family_figures
 from foresight.lab.experiments import trial_1 as injection_sweep
+from foresight.lab.experiments.common import experiment
 from foresight.sampling.injection import InjectionSettings
 from foresight.scoring.viclip import ViCLIPConfig
 
 
-def test_jobs_that_are_done_are_not_run_again_and_keep_their_order(tmp_path):
-    work = tmp_path / "work.jsonl"
-    work.write_text('["kept", 7]\n')
-    jobs = {"b": (-2,), "kept": (-1,), "a": (-3,)}
-    assert run_jobs(work, jobs, abs, workers=1, start=int) == [2, 7, 3]
-    assert dict(map(json.loads, work.read_text().splitlines())) == {"kept": 7, "b": 2, "a": 3}
-    assert run_jobs(work, jobs, None, workers=1, start=int) == [2, 7, 3]
+def test_results_that_are_there_are_not_made_again(tmp_path):
+    items = (Item(0, "a"), Item(1, "b"))
+
+    def filled(*wanted):
+        make, work = made_evidence.Counting, tmp_path / "work.sqlite"
+        with experiment(work, items, make, {"weights": "w"}, "command", 1) as fill:
+            return {method: {key: row["nfe"] for key, row in rows.items()}
+                    for method, rows in fill(lambda _: wanted).items()}  # fmt: skip
+
+    assert filled(("x", 1)) == {"x": {(0, 1): 1, (1, 1): 2}}
+    assert filled(("x", 1), ("y", 5)) == {"x": {(0, 1): 1, (1, 1): 2}, "y": {(0, 5): 1, (1, 5): 2}}
+    assert filled(("y", 5)) == {"y": {(0, 5): 1, (1, 5): 2}}
 
 
 def test_a_run_cut_in_two_is_the_whole_run():
@@ -63,32 +74,54 @@ def test_injection_sweep_counts_by_probe_and_verdict():
         injection_sweep.summarize(found[1:])
 
 
-def test_parts_of_a_sweep_are_joined_only_if_they_saw_the_same_clips():
-    parts = [{"prompt_index": 0, "base": [False], "probe_right": [True], "after": {name: [True]}} for name in "ab"]
-    assert list(injection_sweep.merged(parts)["after"]) == ["a", "b"]
-    with pytest.raises(RuntimeError, match="other clips"):
-        injection_sweep.merged([parts[0], parts[1] | {"base": [True]}])
+def test_injection_sweep_tries_as_many_good_clips_as_failed_ones():
+    right = {(0, 1): True, (0, 2): False, (0, 3): True, (1, 1): True}
+    plain = {key: {"right": value} for key, value in right.items()}
+    items = (Item(0, "a"), Item(1, "b"))
+    seeds = {item.index: injection_sweep.chosen(plain, item) for item in items}
+    assert seeds == {0: [2, 1], 1: []}
+    cells = injection_sweep.trials(seeds[0])
+    assert ("plain", 100_002) in cells and ("plain", 200_001) in cells and len(cells) == 2 * (12 + 2)
+    rows: dict = {}
+    for method, seed in [("plain", 1), ("plain", 2), *cells]:
+        rows.setdefault(method, {})[0, seed] = {"right": seed == 1}
+    (first, second) = injection_sweep.outcomes(rows, items, seeds)
+    assert first["base"] == first["probe_right"] == [False, True] and second["after"] == {}
+    assert list(first["after"])[-2:] == ["reseed 1", "reseed 2"] and first["after"]["reseed 1"] == [False, False]
+    assert set(map(tuple, list(first["after"].values())[:-2])) == {(False, True)}
 
 
-def made_up(prompts: int = 6, seeds: int = 8) -> list[dict]:
+def test_an_injection_is_of_the_frame_that_the_probe_saw(comfyui):
+    (item,) = load_suite("demo", 1).items
+    backend = InProcess(DemoFamily(steps=26))
+    bench = Bench(backend, item, demo_judge, {}, keep_clips=False)
+    names = ("plain", "probe", "injection@2,2,initial,linear,1.0", "injection@2,2,fresh,linear,0.5")
+    with torch.inference_mode():
+        rows = {name: injection_sweep.load(name, 26).run(bench, 3) for name in names}
+    assert len({row["final_score"] for row in rows.values()}) == 4 and not bench.known
+    assert [row["nfe"] for row in rows.values()] == [26, 24, 25, 26]  # a weaker one begins with a plain step
+
+
+def rows_of(prompts: int = 6, seeds: int = 8) -> list[dict]:
     """Half of each prompt's clips are right; their scores rise, the others' fall, and the judge sees it from step 8."""
     records = []
     for index in range(prompts):
         for seed in range(seeds):
             right = seed % 2 == 0
             trace = np.linspace(0.2, 0.3 if right else 0.1, 50) + 0.001 * index
+            measures = {"frame_right": True, "branches": [right, True], "preview": {
+                str(s): (1 if right else -1) * (s >= 8) for s in family_figures.JUDGED}}  # fmt: skip
             records.append({
                 "prompt_index": index, "difficulty": ("easy", "medium", "hard")[index % 3],
-                "prompt": f"a {'red' if index else 'blue'} circle", "seed": seed, "right": right, "attributes": {},
-                "score": float(trace[-1]), "trace": trace.tolist(), "frame_right": True,
-                "preview": {str(s): (1 if right else -1) * (s >= 8) for s in family_figures.JUDGED},
-                "branches": [right, True],
+                "prompt": f"a {'red' if index else 'blue'} circle", "seed": seed, "right": right,
+                "final_score": float(trace[-1]), "measures": measures,
+                "trace": [[step, score, None] for step, score in enumerate(trace.tolist(), 1)],
             })  # fmt: skip
     return records
 
 
 def test_family_figures_of_a_perfect_scorer():
-    table = family_figures.Table(made_up())
+    table = family_figures.Table(rows_of())
     found = family_figures.figures(table, ViCLIPConfig(tau=0.2))
     assert found["right_clips"]["value"] == 0.5
     assert found["right_single_frames"]["value"] == 1
@@ -101,7 +134,7 @@ def test_family_figures_of_a_perfect_scorer():
 
 
 def test_variance_lies_between_prompts_when_each_has_one_outcome():
-    records = [record | {"right": record["prompt_index"] < 3} for record in made_up()]
+    records = [record | {"right": record["prompt_index"] < 3} for record in rows_of()]
     assert family_figures.variance(family_figures.Table(records)) == {"by_prompt": 1, "by_noise": 0}
     same = family_figures.variance(family_figures.Table([record | {"right": False} for record in records]))
     assert math.isnan(same["by_noise"])
@@ -114,10 +147,10 @@ def test_convergence_is_the_step_after_the_last_excursion():
 
 def test_family_page_and_pictures_are_written(tmp_path):
     pytest.importorskip("comfyui_version")
-    table, config = family_figures.Table(made_up()), ViCLIPConfig(tau=0.2)
+    table, config = family_figures.Table(rows_of()), ViCLIPConfig(tau=0.2)
     found = family_figures.figures(table, config)
     base = {"vae_psnr_db": 30.9, "judge_on_renders": 1.0, "judge_on_reconstructions": 0.99, "family_megabytes": 15.0}
-    made = {"environment": family_figures.environment("the command"),
+    made = {"environment": environment("the command"),
             "settings": {"seeds": 8, "steps": 50, "cfg": 4.0, "shift": 0.4}}  # fmt: skip
     page = family_figures.markdown(made | base | found)
     assert "| right clips | 50.0 %" in page

@@ -39,7 +39,7 @@ def test_two_objects_that_move_apart_have_a_phrase_each():
 
 def made_up(prompt: int, base: bool, **right: bool) -> dict:
     return {
-        "prompt_index": prompt, "accepted": False, "right": {"base": base, **right}, "found": "a red circle",
+        "prompt_index": prompt, "accepted": False, "right": {"base": base, **right}, "emphasised": "a red circle",
         "failed": None if base else "a red circle" if right["ablation"] else "moves left",
     }  # fmt: skip
 

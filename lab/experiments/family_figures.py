@@ -3,14 +3,13 @@
     python -m foresight.lab.experiments.family_figures --prompts 126 --seeds 8 --branches 2
 
 Writes docs/results/demo_family.json, a page beside it and one picture for each premise. Finished prompts are kept in a
-JSON-lines file, so an interrupted command goes on where it stopped. Intervals are 95 %, from a bootstrap over prompts.
+database, so an interrupted command goes on where it stopped. Intervals are 95 %, from a bootstrap over prompts.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,19 @@ from ...demo.preset import CFG, SHIFT, STEPS
 from ...demo.wan_vae import load_vae
 from ...demo.world import DIFFICULTIES, render_batch
 from ...evaluation import statistics
-from ...evaluation.comfyui import ROOT, load_comfyui
+from ...evaluation.bench import Row
+from ...evaluation.comfyui import ROOT
 from ...evaluation.demo_family import fingerprint
-from ...evaluation.results import environment, number, percent, publish, run_jobs
-from ...evaluation.statistics import auc, bootstrap, bootstrap_within, text_only_scores
+from ...evaluation.evidence import column
+from ...evaluation.fill import cells
+from ...evaluation.results import number, percent
+from ...evaluation.statistics import bootstrap_auc, bootstrap_within, text_only_scores
+from ...evaluation.suites import load_suite
 from ...scoring.detector import Detector, DetectorSettings
 from ...scoring.viclip import ViCLIPConfig, load_viclip
-from ..training.common import WEIGHTS, psnr, random_clips, to_network
-from ..training.train_l2r import VAE
-from .family_data import BRANCHED, JUDGED, SCORER, look_at, start_worker
+from ..training.common import SCORER, VAE, WEIGHTS, random_clips, to_network, to_pixels
+from .common import experiment, made_by, parser, write
+from .family_data import BRANCHED, JUDGED, FamilyWorker
 
 FIRST_SEED = 5000
 HELD_OUT_SEED = 990_005
@@ -50,29 +53,29 @@ def foundations(count: int = 384) -> dict[str, Any]:
             right += [judge(clip, scene).right for clip, scene in zip(clips[part], scenes[part], strict=True)]
             rebuilt_right += [judge(clip, scene).right for clip, scene in zip(rebuilt, scenes[part], strict=True)]
         others = random_clips(torch.Generator().manual_seed(HELD_OUT_SEED), 96)
-        decibels = torch.cat([psnr(vae.decode(vae.encode(x)), x) for x in map(to_network, others.split(16))])
+        parts = map(to_network, others.split(16))
+        decibels = torch.cat([psnr(to_pixels(vae.decode(vae.encode(x))), to_pixels(x)) for x in parts])
     weights = [*WEIGHTS.rglob("*.safetensors"), *(ROOT / "weights" / "l2r").glob("*.safetensors")]
     return {
-        "vae_psnr_db": round(decibels.mean().item(), 2),
+        "vae_psnr_db": round(decibels, 2),
         "judge_on_renders": float(np.mean(right)), "judge_on_reconstructions": float(np.mean(rebuilt_right)),
         "judged_renders": len(scenes), "family_megabytes": round(sum(f.stat().st_size for f in weights) / MIB, 2),
     }  # fmt: skip
 
 
 class Table:
-    """The records of all clips as columns."""
+    """The rows of all clips as columns."""
 
-    def __init__(self, records: list[dict[str, Any]]):
-        def column(name: str, kind=float) -> np.ndarray:
-            return np.asarray([record[name] for record in records], kind)
-
-        self.prompt, self.right, self.frame_right = (
-            column("prompt_index", int), column("right", bool), column("frame_right", bool))
-        self.score, self.trace = column("score"), np.asarray([record["trace"] for record in records])
-        self.captions = [record["prompt"] for record in records]
-        self.difficulty = column("difficulty", str)
-        self.preview = {step: np.asarray([r["preview"][str(step)] for r in records]) for step in JUDGED}
-        self.branches = np.asarray([np.mean(r["branches"]) if r["branches"] else np.nan for r in records])
+    def __init__(self, rows: list[Row]):
+        measures = [row["measures"] for row in rows]
+        self.prompt, self.right, self.score = (
+            column(rows, "prompt_index", int), column(rows, "right", bool), column(rows, "final_score"))
+        self.trace = np.asarray([[score for _, score, _ in row["trace"]] for row in rows])
+        self.captions = [row["prompt"] for row in rows]
+        self.difficulty = np.asarray([row["difficulty"] for row in rows])
+        self.frame_right = np.asarray([each["frame_right"] for each in measures], bool)
+        self.preview = {step: np.asarray([each["preview"][str(step)] for each in measures]) for step in JUDGED}
+        self.branches = np.asarray([np.mean(each["branches"]) if each["branches"] else np.nan for each in measures])
 
     def rates(self, of: np.ndarray) -> np.ndarray:
         """The share of `of` among each prompt's clips."""
@@ -82,7 +85,7 @@ class Table:
         return statistics.share(of, np.ones(len(of), bool) if among is None else among, self.prompt)
 
     def over_all(self, values: np.ndarray) -> dict[str, float]:
-        return bootstrap(lambda rows: auc(values[rows], self.right[rows]), self.prompt)
+        return bootstrap_auc(values, self.right, self.prompt)
 
     def within(self, values: np.ndarray) -> dict[str, float]:
         known = np.isfinite(values)
@@ -150,8 +153,7 @@ def figures(table: Table, config: ViCLIPConfig) -> dict[str, Any]:
         "auc_text_only": table.over_all(text),
         "auc_final": table.over_all(table.score), "auc_final_within_prompt": table.within(table.score),
         "auc_step10": table.over_all(step10), "auc_step10_within_prompt": within10,
-        "auc_step10_over_text_only": bootstrap(
-            lambda rows: auc(step10[rows], table.right[rows]) - auc(text[rows], table.right[rows]), table.prompt),
+        "auc_step10_over_text_only": bootstrap_auc(step10, table.right, table.prompt, rival=text),
         "ceiling_step10_within_prompt": ceiling,
         "share_of_ceiling_step10": (within10["value"] - 0.5) / (ceiling["value"] - 0.5),
         "judge_on_previews_within_prompt": judged, "branches_within_prompt": branched,
@@ -182,11 +184,11 @@ def pictures(table: Table, found: dict[str, Any], config: ViCLIPConfig, folder: 
         axes.legend()
 
     def foresight(axes) -> None:
-        for name, cells in (("scorer", {s: table.within(table.trace[:, s - 1]) for s in JUDGED}),
+        for name, by_step in (("scorer", {s: table.within(table.trace[:, s - 1]) for s in JUDGED}),
                             ("judge on the preview", found["judge_on_previews_within_prompt"])):
-            middle, low, high = ([cell[k] for cell in cells.values()] for k in ("value", "low", "high"))
-            axes.plot(list(cells), middle, marker="o", label=name)
-            axes.fill_between(list(cells), low, high, alpha=0.2)
+            middle, low, high = ([cell[k] for cell in by_step.values()] for k in ("value", "low", "high"))
+            axes.plot(list(by_step), middle, marker="o", label=name)
+            axes.fill_between(list(by_step), low, high, alpha=0.2)
         axes.axhline(0.5, color="0.5", lw=0.8)
         axes.legend()
 
@@ -211,8 +213,7 @@ def pictures(table: Table, found: dict[str, Any], config: ViCLIPConfig, folder: 
 
 def markdown(document: dict[str, Any]) -> str:
     """The same figures as a page for people."""
-    made, settings = document["environment"], document["settings"]
-
+    settings = document["settings"]
     bars = (
         ("VAE on held-out clips", f"{document['vae_psnr_db']} dB", "33 dB"),
         ("judge passes renders", f"{100 * document['judge_on_renders']:.1f} %", "over 99 %"),
@@ -237,9 +238,8 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join([
         "# The demo family, measured", "",
         f"{document['clips']} clips: {document['prompts']} test prompts, {settings['seeds']} seeds each, "
-        f"{settings['steps']} steps, CFG {settings['cfg']}, shift {settings['shift']}. Made by `{made['command']}` on "
-        f"{made['date']}, {made['machine']}, torch {made['torch']}. In brackets: 95 % intervals from a bootstrap over "
-        "prompts.", "",
+        f"{settings['steps']} steps, CFG {settings['cfg']}, shift {settings['shift']}. "
+        f"{made_by(document)}", "",
         "| | measured | aim |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in bars), "",
         "Right clips by difficulty: " + ", ".join(f"{name} {percent(cell)}" for name, cell in by.items()) + ".", "",
         "## Scores converge early (paper, Figure 10)", "", "![](scores_converge.png)", "",
@@ -261,38 +261,22 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=126, help="test prompts, a third of each difficulty")
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--branches", type=int, default=2, help="clips branched off each clip at step 10")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one thread each")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "demo_family.jsonl", help="finished prompts")
-    a = parser.parse_args()
-    chosen = [
-        (difficulty, i * len(DIFFICULTIES) + k, *entry)
-        for k, difficulty in enumerate(DIFFICULTIES)
-        for i, entry in enumerate(prompts("test", difficulty, a.prompts // len(DIFFICULTIES)))
-    ]
-    seeds, weights = range(FIRST_SEED, FIRST_SEED + a.seeds), fingerprint()
-    jobs = {
-        f"{weights} {index} {a.seeds} {a.branches} {text}": (index, difficulty, text, scene, seeds, a.branches)
-        for difficulty, index, text, scene in chosen
-    }
-    records = sum(run_jobs(a.work, jobs, look_at, workers=a.workers, start=start_worker), [])
-    load_comfyui()
+    options = parser(__doc__, "demo_family", prompts=126, seeds=8)
+    options.add_argument("--branches", type=int, default=2, help="clips branched off each clip at step 10")
+    a = options.parse_args()
     command = f"python -m foresight.lab.experiments.family_figures --prompts {a.prompts} --seeds {a.seeds}"
-    config = load_viclip(SCORER).config
-    table = Table(records)
-    found = foundations() | figures(table, config)
-    document = {
-        "schema": "foresight.demo_family", "version": 1,
-        "settings": {"steps": STEPS, "cfg": CFG, "shift": SHIFT, "first_seed": FIRST_SEED, "seeds": a.seeds,
-                     "branches": a.branches},
-        "environment": environment(f"{command} --branches {a.branches}"), **found,
-    }  # fmt: skip
-    publish(a.out, "demo_family", document, markdown(document))
-    pictures(table, found, config, a.out)
+    command += f" --branches {a.branches}"
+    items, seeds = load_suite("demo", a.prompts).items, range(FIRST_SEED, FIRST_SEED + a.seeds)
+    method = f"looks@{a.seeds}x{a.branches}"  # a batch holds all seeds of a prompt, so their number is part of the name
+    make = partial(FamilyWorker, a.branches)
+    with experiment(a.work, items, make, {"weights": fingerprint()}, command, a.workers) as fill:
+        rows = list(fill(lambda _: cells([method], seeds))[method].values())
+    config, table = load_viclip(SCORER).config, Table(rows)
+    measured = figures(table, config)
+    settings = {"steps": STEPS, "cfg": CFG, "shift": SHIFT, "first_seed": FIRST_SEED, "seeds": a.seeds,
+                "branches": a.branches}  # fmt: skip
+    write(a.out, "demo_family", command, {"settings": settings, **foundations(), **measured}, markdown)
+    pictures(table, measured, config, a.out)
 
 
 if __name__ == "__main__":

@@ -4,139 +4,152 @@
 
 On validation prompts, because the best setting becomes the demo's preset. The judge says which clips failed, not the
 detector: what injection can do is one question, whether it is called for another. Each setting runs on the failed clips
-of a prompt and on as many good ones; the rival draws other noise. Finished prompts are kept in a JSON-lines file, so an
-interrupted command goes on where it stopped.
+of a prompt and on as many good ones; the rival draws other noise. Finished prompts are kept in a database, so an
+interrupted command goes on where it stopped. Writes injection_sweep.json and injection_sweep.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...demo.captions import prompts
 from ...demo.flow import start_noise
-from ...demo.judge import judge
-from ...demo.world import Scene
 from ...evaluation import statistics
-from ...evaluation.comfyui import ROOT, load_comfyui
-from ...evaluation.demo_family import family, fingerprint, start_worker
-from ...evaluation.results import environment, percent, publish, run_jobs
+from ...evaluation.bench import Bench, Method, Row
+from ...evaluation.demo_family import fingerprint
+from ...evaluation.fill import Cell, cells
+from ...evaluation.results import percent
+from ...evaluation.suites import Item
+from ...evaluation.workers import Spec, Worker
+from .common import Rows, experiment, made_by, parser, write
 
 FIRST_SEED = 9000
+RESEED_STEP = 100_000  # seeds of the rival: far from the ones that are evaluated
+RESEEDS = 2  # the rival's draws of noise
 PROBE_STEP = 24  # of 50, the mean stop of the paper's probes (Table S4)
 FRAMES = 5
-RESEED = "reseed"
-# start, steps, noise, mask, strength of InjectionSettings, the first is the paper's; and the rival's draws of noise.
-# The second part is what the first suggests: early starts, and noise that is not the one that failed.
-PARTS = (
-    (
-        (2, 2, "initial", "linear", 1.0),
-        (4, 2, "initial", "linear", 1.0), (4, 2, "fresh", "linear", 1.0), (4, 2, "initial", "first frame", 1.0),
-        (7, 2, "initial", "linear", 1.0), (7, 2, "fresh", "linear", 1.0),
-        (10, 2, "fresh", "linear", 1.0),
-        f"{RESEED} 1", f"{RESEED} 2",
-    ),
-    (
-        (2, 2, "fresh", "linear", 1.0), (2, 4, "fresh", "linear", 1.0), (2, 2, "fresh", "linear", 0.5),
-        (3, 2, "fresh", "linear", 1.0),
-    ),
+PLAIN, PROBE, INJECTED = "plain", "probe", "injection@"
+# start, steps, noise, mask, strength of InjectionSettings; the first is the paper's, the last four what the others
+# suggest: early starts, and noise that is not the one that failed.
+SETTINGS = (
+    (2, 2, "initial", "linear", 1.0),
+    (4, 2, "initial", "linear", 1.0), (4, 2, "fresh", "linear", 1.0), (4, 2, "initial", "first frame", 1.0),
+    (7, 2, "initial", "linear", 1.0), (7, 2, "fresh", "linear", 1.0),
+    (10, 2, "fresh", "linear", 1.0),
+    (2, 2, "fresh", "linear", 1.0), (2, 4, "fresh", "linear", 1.0), (2, 2, "fresh", "linear", 0.5),
+    (3, 2, "fresh", "linear", 1.0),
 )  # fmt: skip
+METHODS = {INJECTED + ",".join(map(str, setting)): setting for setting in SETTINGS}
 
 
-@torch.inference_mode()
-def sweep_prompt(index: int, prompt: str, scene: Scene, seeds: list[int], part: tuple) -> dict[str, Any]:
-    """Verdicts by setting of `part` on a prompt's failed clips and as many good ones; `probe_right` says whose frame is
-    right."""
+def load(name: str, _: int) -> Method:
+    """plain, probe (the single frame as it is at PROBE_STEP), or an injection of it."""
+    return Method(name, partial(try_setting, name), in_process=True)
+
+
+def try_setting(name: str, bench: Bench, seed: int) -> Row:
     from ...sampling.injection import Anchor, Injection, InjectionSettings
     from ...sampling.noise import FixedNoise
     from ...sampling.run import monitored_sample
+    from ...trials.report import run_report
 
-    def given(noise: Tensor) -> Any:
-        inputs = family().inputs(prompt, seeds[0])
-        return replace(inputs, noise=FixedNoise(noise, seeds[0]), latent={"samples": torch.zeros_like(noise)})
+    family = bench.backend.family
+    noise = start_noise(bench.item.index, [seed], FRAMES)
 
-    def verdicts(latent: dict[str, Tensor]) -> list[bool]:
-        items = [family().vae.decode(latent["samples"][i : i + 1]) for i in range(len(latent["samples"]))]
-        return [judge(clip.reshape(-1, *clip.shape[-3:]), scene).right for clip in items]
+    def inputs(noise: torch.Tensor) -> Any:
+        plain = family.inputs(bench.item.prompt, seed)
+        return replace(plain, noise=FixedNoise(noise, seed), latent={"samples": torch.zeros_like(noise)})
 
-    noise = start_noise(index, seeds, FRAMES)
-    base = verdicts(monitored_sample(given(noise)).latent)
-    failed, good = ([i for i, right in enumerate(base) if right == wanted] for wanted in (False, True))
-    chosen = failed + good[: len(failed)]
-    found = {"prompt_index": index, "base": [base[i] for i in chosen], "probe_right": [], "after": {}}
-    if not failed:
-        return found
-    noise = noise[chosen]
-    single = monitored_sample(given(noise[:, :, :1]), keep_steps=True)
-    at_stop = single.steps_x0["samples"].unflatten(0, (-1, len(chosen)))[PROBE_STEP - 1]
-    found["probe_right"] = verdicts({"samples": at_stop})
-    anchor = Anchor(family().model.model.process_latent_in(at_stop))
-    for setting in part:
-        if isinstance(setting, str):
-            again = [seeds[i] + 100_000 * int(setting.split()[-1]) for i in chosen]
-            name, result = setting, monitored_sample(given(start_noise(index, again, FRAMES)))
-        else:
-            settings = InjectionSettings(*setting)
-            name = json.dumps(asdict(settings))
-            result = monitored_sample(given(noise), injection=Injection(anchor, settings))
-        found["after"][name] = verdicts(result.latent)
-    return found
+    def probe() -> dict[str, torch.Tensor]:
+        single = inputs(noise[:, :, :1])
+        single = replace(single, sigmas=single.sigmas[: PROBE_STEP + 1])
+        return {"samples": monitored_sample(single, keep_steps=True).steps_x0["samples"][-1:]}
+
+    if name == PLAIN:
+        result = monitored_sample(inputs(noise))
+        return bench.sampled(seed, name, result.latent, run_report(result.verdict))
+    frame = bench.once((PROBE, seed), probe)
+    if name == PROBE:
+        return bench.sampled(seed, name, frame, None, nfe=PROBE_STEP, nfe_single_frame=PROBE_STEP)
+    anchor = Anchor(family.model.model.process_latent_in(frame["samples"]))
+    result = monitored_sample(inputs(noise), injection=Injection(anchor, InjectionSettings(*METHODS[name])))
+    return bench.sampled(seed, name, result.latent, run_report(result.verdict))
 
 
-def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """A prompt's parts as one; what they share came from the same noise."""
-    first = parts[0]
-    if any(part["base"] != first["base"] or part["probe_right"] != first["probe_right"] for part in parts):
-        raise RuntimeError(f"prompt {first['prompt_index']}: the same noise gave other clips in another part")
-    return first | {"after": {name: after for part in parts for name, after in part["after"].items()}}
+def chosen(plain: dict[tuple[int, int], Row], item: Item) -> list[int]:
+    """The seeds of a prompt's failed clips, and of as many good ones."""
+    right = {seed: row["right"] for (index, seed), row in plain.items() if index == item.index}
+    failed, good = ([seed for seed in right if right[seed] == outcome] for outcome in (False, True))
+    return failed + good[: len(failed)]
 
 
-def summarize(prompts_found: list[dict[str, Any]]) -> dict[str, Any]:
+def trials(seeds: Sequence[int]) -> list[Cell]:
+    """What is tried on these clips of a prompt."""
+    again = [seed + RESEED_STEP * (k + 1) for k in range(RESEEDS) for seed in seeds]
+    return cells([PROBE, *METHODS], seeds) + cells([PLAIN], again)
+
+
+def outcomes(rows: Rows, items: Sequence[Item], seeds: dict[int, list[int]]) -> list[dict[str, Any]]:
+    """By prompt: verdicts on its chosen clips as they were, `after` each setting (empty where nothing failed), and
+    whether their single frames are right."""
+    from ...sampling.injection import InjectionSettings
+
+    def right(method: str, item: Item, further: int = 0) -> list[bool]:
+        return [rows[method][item.index, seed + further]["right"] for seed in seeds[item.index]]
+
+    return [
+        {
+            "prompt_index": item.index, "base": right(PLAIN, item), "probe_right": right(PROBE, item), "after": {
+                **{json.dumps(asdict(InjectionSettings(*setting))): right(name, item)
+                   for name, setting in METHODS.items()},
+                **{f"reseed {k}": right(PLAIN, item, RESEED_STEP * k) for k in range(1, RESEEDS + 1)},
+            } if seeds[item.index] else {},
+        }
+        for item in items
+    ]  # fmt: skip
+
+
+def summarize(tried: list[dict[str, Any]]) -> dict[str, Any]:
     """For each setting the repaired share of failures, where the probe was right, wrong and over all, and the spoiled
     share of good clips, with 95 % intervals from a bootstrap over prompts."""
-    with_failures = [found for found in prompts_found if found["after"]]
+    with_failures = [one for one in tried if one["after"]]
     if not with_failures:
         raise SystemExit("no clip failed, so there is nothing to repair: use more or harder prompts")
-    group = np.concatenate([[found["prompt_index"]] * len(found["base"]) for found in with_failures])
-    base, probe = (np.concatenate([found[key] for found in with_failures]).astype(bool) for key in
+    group = np.concatenate([[one["prompt_index"]] * len(one["base"]) for one in with_failures])
+    base, probe = (np.concatenate([one[key] for one in with_failures]).astype(bool) for key in
                    ("base", "probe_right"))  # fmt: skip
 
     def share(of: np.ndarray, among: np.ndarray) -> dict[str, float]:
         return statistics.share(of, among, group)
 
     def verdicts(name: str) -> np.ndarray:
-        return np.concatenate([found["after"][name] for found in with_failures]).astype(float)
+        return np.concatenate([one["after"][name] for one in with_failures]).astype(float)
 
     names = list(with_failures[0]["after"])
-    rival = np.mean([verdicts(name) for name in names if name.startswith(RESEED)], axis=0)
-
-    def above_rival(after: np.ndarray, among: np.ndarray) -> dict[str, float]:
-        gain = np.where(among, after - rival, np.nan)
-        return statistics.bootstrap(lambda rows: np.nanmean(gain[rows]) if among[rows].any() else np.nan, group)
+    rival = np.mean([verdicts(name) for name in names if name.startswith("reseed")], axis=0)
 
     table = {}
     for name in names:
         after = verdicts(name)
         table[name] = {
-            "above_reseeding_where_probe_right": above_rival(after, ~base & probe),
+            "above_reseeding_where_probe_right": statistics.mean(after - rival, group, ~base & probe),
             "repaired": share(after > 0, ~base), "repaired_where_probe_right": share(after > 0, ~base & probe),
             "repaired_where_probe_wrong": share(after > 0, ~base & ~probe), "spoiled": share(after == 0, base),
             "spoiled_where_probe_right": share(after == 0, base & probe),
         }  # fmt: skip
-    return {"prompts": len(prompts_found), "failed_clips": int((~base).sum()),
+    return {"prompts": len(tried), "failed_clips": int((~base).sum()),
             "failed_clips_with_right_probe": int((~base & probe).sum()), "settings": table}
 
 
 def markdown(document: dict[str, Any]) -> str:
-    summary, made = document["summary"], document["environment"]
+    summary = document["summary"]
 
     def name(key: str) -> str:
         if not key.startswith("{"):
@@ -148,10 +161,8 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join([
         "# Injection on the demo family", "",
         f"{summary['failed_clips']} failed clips of {summary['prompts']} validation prompts; the probe was right on "
-        f"{summary['failed_clips_with_right_probe']}. Made by `{made['command']}` on {made['date']}, "
-        f"{made['machine']}, ComfyUI {made['comfyui']}, torch {made['torch']}. In brackets: 95 % intervals from a "
-        "bootstrap over prompts. The first row is the paper's setting; reseeding is sampling again with other noise, "
-        "and the second column is paired with the mean of its draws.", "",
+        f"{summary['failed_clips_with_right_probe']}. {made_by(document)} The first row is the paper's setting; "
+        "reseeding is sampling again with other noise, and the second column is paired with the mean of its draws.", "",
         "| setting | repaired, probe right | above reseeding | repaired, probe wrong | repaired, all | "
         "spoiled, probe right | spoiled, all |", "|---|---|---|---|---|---|---|",
         *(f"| {name(key)} | {percent(row[columns[0]])} | "
@@ -161,30 +172,19 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=86, help="validation prompts, half medium, half hard")
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one thread each")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "injection_sweep.jsonl", help="finished prompts")
-    a = parser.parse_args()
+    a = parser(__doc__, "injection_sweep", prompts=86, seeds=8).parse_args()
     by_difficulty = (prompts("validation", name, a.prompts // 2) for name in ("medium", "hard"))
-    chosen = [entry for pair in zip(*by_difficulty, strict=True) for entry in pair]
-    seeds, weights = list(range(FIRST_SEED, FIRST_SEED + a.seeds)), fingerprint("diffusion_models", "vae")
-    jobs = {
-        f"{weights} {i} {a.seeds} {entry[0]} {json.dumps(part)}": (i, *entry, seeds, part)
-        for i, entry in enumerate(chosen) for part in PARTS
-    }
-    results = run_jobs(a.work, jobs, sweep_prompt, workers=a.workers, start=start_worker)
-    found = [merged(results[i : i + len(PARTS)]) for i in range(0, len(results), len(PARTS))]
-    load_comfyui()
-    document = {
-        "schema": "foresight.injection_sweep", "version": 1,
-        "environment": environment(
-            f"python -m foresight.lab.experiments.trial_1 --prompts {a.prompts} --seeds {a.seeds}"),
-        "summary": summarize(found),
-    }  # fmt: skip
-    publish(a.out, "injection_sweep", document, markdown(document))
+    texts = [entry for pair in zip(*by_difficulty, strict=True) for entry in pair]
+    items = [Item(index, text, "", scene) for index, (text, scene) in enumerate(texts)]
+    command = f"python -m foresight.lab.experiments.trial_1 --prompts {a.prompts} --seeds {a.seeds}"
+    make = partial(Worker, Spec("demo", None, None, None, (PLAIN, PROBE, *METHODS), False), load=load)
+    settings = {"suite": "demo, validation", "weights": fingerprint("diffusion_models", "vae")}
+    first = cells([PLAIN], range(FIRST_SEED, FIRST_SEED + a.seeds))
+    with experiment(a.work, items, make, settings, command, a.workers) as fill:
+        plain = fill(lambda _: first)[PLAIN]
+        seeds = {item.index: chosen(plain, item) for item in items}
+        rows = fill(lambda item: first + trials(seeds[item.index]))
+    write(a.out, "injection_sweep", command, {"summary": summarize(outcomes(rows, items, seeds))}, markdown)
 
 
 if __name__ == "__main__":

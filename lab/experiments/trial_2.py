@@ -1,43 +1,43 @@
-"""Trial 2, measured: does a refined prompt repair what the detector rejects, and more than other noise does?
+"""Trial 2, measured: does a reworded prompt repair what the detector rejects, and more than other noise does?
 
     python -m foresight.lab.experiments.trial_2 --rejected 200
 
-On test prompts and seeds of the demo world, until so many base runs are rejected. Each of those is sampled to its end
-as it is, and again by each way of Trial 2; the judge looks at every clip. `truth` is the upper bound of emphasis: it is
-told by the judge which attribute failed worst, and emphasises the phrase that states it as `ablation` would. Finished
-runs are kept in a JSON-lines file, so an interrupted command goes on where it stopped. Writes refiner.json and
-refiner.md.
+On test prompts and seeds of the demo world, until so many base runs are rejected. Each of those is sampled again by
+each way of Trial 2; the judge looks at every clip. `truth` is the upper bound of emphasis: it reads from the judge
+which attribute failed worst, and emphasises the phrase that states it as `ablation` would. Finished prompts are kept in
+a database, so an interrupted command goes on where it stopped. Writes refiner.json and refiner.md.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...demo.captions import prompts
 from ...demo.judge import judge
 from ...demo.text import NOUNS, split_words
 from ...demo.world import RELATIONS, Scene
 from ...evaluation import statistics
-from ...evaluation.comfyui import ROOT, load_comfyui
-from ...evaluation.demo_family import DemoFamily, family, fingerprint, start_worker
-from ...evaluation.results import environment, percent, publish, run_jobs
-from ...refiner.ablation import AblationRefiner, AblationSettings
-from ...refiner.base import RefinementError, RefinementRequest
+from ...evaluation.bench import BASE, Bench, Method, Row
+from ...evaluation.demo_family import fingerprint
+from ...evaluation.fill import cells
+from ...evaluation.methods import load_method
+from ...evaluation.results import percent
+from ...evaluation.suites import Item, load_suite
+from ...evaluation.workers import Spec, Worker
+from ...refiner.ablation import AblationReworder, AblationSettings
+from ...refiner.base import RewordingError, RewordingRequest
 from ...refiner.phrases import Phrase, emphasise, plain, split_phrases
-from ...refiner.restart import SEED_STEP, RestartRefiner
-from .main_job import DIFFICULTIES, Job
+from ...refiner.restart import SEED_STEP, RestartReworder
+from .common import Rows, experiment, made_by, parser, write
 
 FIRST_SEED = 3000
 MOST_SEEDS = 50
-PROMPTS = 60  # a third of each difficulty, the same as main_job's
+PROMPTS = 60  # a third of each difficulty
 ARMS = {
     "ablation": "`ablation`: the phrase that the preview lacks is emphasised; same noise",
     "restart": "`restart`: same prompt, other noise",
@@ -75,54 +75,88 @@ def _first(indices: Iterable[int]) -> int | None:
     return next(iter(indices), None)
 
 
-def try_trials(family: DemoFamily, prompt: str, scene: Scene, seed: int) -> dict[str, Any]:
-    """The detector's verdict on a base run and, where it rejects, the judge's on the finished clip of each arm."""
-    from ...sampling.noise import reseeded
-    from ...sampling.records import model_family
+def margins(item: Item, frames: np.ndarray) -> Row:
+    """The judge with the margin of each attribute of the scene."""
+    verdict = judge(torch.from_numpy(frames), item.scene)
+    return {"right": bool(verdict.right), "measures": {name: float(value) for name, value in verdict.margins.items()}}
+
+
+def load(name: str, steps: int) -> Method:
+    """The ways of Trial 2 beside the evaluation's own methods."""
+    return Method(name, partial(try_arm, name), in_process=True) if name in ARMS else load_method(name, steps)
+
+
+def try_arm(arm: str, bench: Bench, seed: int) -> Row:
+    """A rejected run sampled again by one way of Trial 2; its notes hold the phrase that was emphasised. Where there is
+    none the run goes on as it is."""
     from ...sampling.run import monitored_sample
+    from ...trials.report import run_report
 
-    given, gate = family.inputs(prompt, seed), family.gate(prompt)
-    stopped = monitored_sample(given, gate, stop="decided").verdict
-    if stopped.accepted:
-        return {"accepted": True}
-    base = judge(family.decode(monitored_sample(given).latent), scene)
-    request = RefinementRequest(
-        prompt, "", stopped.preview, stopped.predicted_score, seed, model_family(given.guider.model_patcher)
-    )
-    run = {"accepted": False, "right": {"base": base.right}, "prompts": {}, "margins": base.margins}
+    family, prompt = bench.backend.family, bench.item.prompt
+    if arm == "truth":
+        words = emphasis_of_what_failed(bench.item, bench.base(seed))
+    elif arm == "restart":
+        words = prompt, None
+    else:
+        words = bench.once(("ablation", seed), lambda: emphasis_of_ablation(bench, seed))
+    if words is None:
+        return bench.shared(seed, arm, seed)
+    text, phrase = words
+    noise_seed = seed if arm in ("ablation", "truth") else RestartReworder().reword(request(bench, seed)).seed
+    result = monitored_sample(replace(family.inputs(prompt, noise_seed), guider=family.guider(text)))
+    row = bench.sampled(seed, arm, result.latent, run_report(result.verdict))
+    return row | {"notes": [phrase] if phrase else []}
 
-    def tried(arm: str, text: str, seed: int | None = None) -> None:
-        inputs = replace(given, guider=family.guider(text), noise=reseeded(given.noise, seed))
-        run["prompts"][arm] = text
-        run["right"][arm] = judge(family.decode(monitored_sample(inputs).latent), scene).right
 
-    restart = RestartRefiner().refine(request)
-    tried("restart", restart.prompt, restart.seed)
+def request(bench: Bench, seed: int) -> RewordingRequest:
+    """What a refiner is shown of the run when the detector rejects it."""
+
+    def stopped() -> RewordingRequest:
+        from ...sampling.records import model_family
+        from ...sampling.run import monitored_sample
+
+        family, prompt = bench.backend.family, bench.item.prompt
+        inputs = family.inputs(prompt, seed)
+        verdict = monitored_sample(inputs, family.gate(prompt), stop="decided").verdict
+        model = model_family(inputs.guider.model_patcher)
+        return RewordingRequest(prompt, "", verdict.preview, verdict.predicted_score, seed, model)
+
+    return bench.once(("request", seed), stopped)
+
+
+def emphasis_of_ablation(bench: Bench, seed: int) -> tuple[str, str] | None:
+    """The reworded prompt and the phrase that it emphasises."""
     try:
-        refined = AblationRefiner(family.scorer).refine(request)
-    except RefinementError:  # the run then goes on as it is
-        run["right"] |= {"ablation": base.right, "both": base.right}
-        run["found"] = None
-    else:
-        tried("ablation", refined.prompt)
-        tried("both", refined.prompt, restart.seed)
-        run["found"] = refined.evidence[0]["phrase"]
+        refinement = AblationReworder(bench.backend.family.scorer).reword(request(bench, seed))
+    except RewordingError:
+        return None
+    return refinement.prompt, refinement.evidence[0]["phrase"]
 
+
+def emphasis_of_what_failed(item: Item, base: Row) -> tuple[str, str] | None:
+    """The same by whoever knows the truth: nothing where the clip is right, or no phrase states what failed."""
     settings = AblationSettings()
-    phrases = split_phrases(prompt, settings.max_phrases)
-    failed = None if base.right else stating(min(base.margins, key=base.margins.get), phrases, scene)
-    run["failed"] = None if failed is None else plain(phrases[failed].text)
-    if failed is None:  # nothing has failed, so whoever knows the truth lets the run go on
-        run["right"]["truth"] = base.right
-    else:
-        tried("truth", emphasise(phrases, failed, settings.weight, settings.max_weight, settings.first))
-    return run
+    phrases, measures = split_phrases(item.prompt, settings.max_phrases), base["measures"]
+    failed = None if base["right"] else stating(min(measures, key=measures.get), phrases, item.scene)
+    if failed is None:
+        return None
+    text = emphasise(phrases, failed, settings.weight, settings.max_weight, settings.first)
+    return text, plain(phrases[failed].text)
 
 
-@torch.inference_mode()
-def run_job(job: Job) -> dict[str, Any]:
-    described = {field: getattr(job, field) for field in ("prompt_index", "difficulty", "prompt", "seed")}
-    return described | try_trials(family(), job.prompt, job.scene, job.seed)
+def outcomes(rows: Rows) -> list[Row]:
+    """What `summarize` counts: the detector's verdict on each base run and, where it rejects, the judge's on the clip
+    of each arm, the phrase that ablation emphasised, and the one that failed."""
+    runs = []
+    for key, base in rows[BASE].items():
+        run = {"prompt_index": key[0], "accepted": base["accepted"]}
+        if not base["accepted"]:
+            arms = {arm: rows[arm][key] for arm in ARMS}
+            phrase = {arm: next(iter(row["notes"]), None) for arm, row in arms.items()}
+            run |= {"right": {BASE: base["right"], **{arm: row["right"] for arm, row in arms.items()}},
+                    "emphasised": phrase["ablation"], "failed": phrase["truth"]}  # fmt: skip
+        runs.append(run)
+    return runs
 
 
 def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,17 +168,16 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     everything = np.ones(len(rejected), bool)
 
     def difference(arm: str, other: str, among: np.ndarray) -> dict[str, float]:
-        gain = np.where(among, right[arm].astype(float) - right[other], np.nan)
-        return statistics.bootstrap(lambda rows: np.nanmean(gain[rows]) if among[rows].any() else np.nan, group)
+        return statistics.mean(right[arm].astype(float) - right[other], group, among)
 
-    told = np.asarray([run["failed"] is not None for run in rejected])
-    named = np.asarray([run["found"] is not None and run["found"] == run["failed"] for run in rejected])
+    stated = np.asarray([run["failed"] is not None for run in rejected])
+    named = np.asarray([run["emphasised"] is not None and run["emphasised"] == run["failed"] for run in rejected])
     return {
         "runs": len(runs), "rejected": len(rejected), "prompts": len(set(group.tolist())),
         "right": {arm: statistics.share(values, everything, group) for arm, values in right.items()},
         "repaired": {arm: statistics.share(right[arm], failed, group) for arm in ARMS},
         "spoiled": {arm: statistics.share(~right[arm], ~failed, group) for arm in ARMS},
-        "ablation_finds_what_failed": statistics.share(named, told, group),
+        "ablation_finds_what_failed": statistics.share(named, stated, group),
         "differences": {
             f"{arm} minus {other}": {
                 "all": difference(arm, other, everything), "failed": difference(arm, other, failed)
@@ -154,12 +187,11 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(document: dict[str, Any]) -> str:
-    summary, made = document["summary"], document["environment"]
+    summary = document["summary"]
     return "\n".join([
         "# Trial 2 on the demo family", "",
-        f"{summary['rejected']} of {summary['runs']} runs were rejected, of {summary['prompts']} test prompts. Made by "
-        f"`{made['command']}` on {made['date']}, {made['machine']}, ComfyUI {made['comfyui']}, torch {made['torch']}. "
-        "In brackets: 95 % intervals from a bootstrap over prompts.", "",
+        f"{summary['rejected']} of {summary['runs']} runs were rejected, of {summary['prompts']} test prompts. "
+        f"{made_by(document)}", "",
         "| Trial 2 | right clips of all rejected | failed clips repaired | good clips spoiled |", "|---|---|---|---|",
         f"| none: the rejected run to its end | {percent(summary['right']['base'])} | | |",
         *(f"| {words} | {percent(summary['right'][arm])} | {percent(summary['repaired'][arm])} | "
@@ -174,35 +206,27 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rejected", type=int, default=200, help="go on seed by seed until so many runs are rejected")
-    parser.add_argument("--prompts", type=int, default=PROMPTS, help="test prompts, a third of each difficulty")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one thread each")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "refiner.jsonl", help="finished runs")
-    a = parser.parse_args()
-    chosen = [(name, *entry) for name in DIFFICULTIES for entry in prompts("test", name, a.prompts // 3)]
-    weights, runs, seeds = fingerprint(), [], 0
-    while sum(not run["accepted"] for run in runs) < a.rejected:
-        if seeds == MOST_SEEDS:
-            raise SystemExit(f"{seeds} seeds a prompt gave fewer than {a.rejected} rejected runs: use more --prompts")
-        jobs = [Job(i, *entry, FIRST_SEED + seeds) for i, entry in enumerate(chosen)]
-        keyed = {f"{weights} {job.seed} {job.prompt}": (job,) for job in jobs}
-        runs += run_jobs(a.work, keyed, run_job, workers=a.workers, start=start_worker)
-        seeds += 1
-    load_comfyui()
+    options = parser(__doc__, "refiner", PROMPTS)
+    options.add_argument("--rejected", type=int, default=200, help="go on seed by seed until so many runs are rejected")
+    a = options.parse_args()
     command = f"python -m foresight.lab.experiments.trial_2 --rejected {a.rejected}"
     if a.prompts != PROMPTS:
         command += f" --prompts {a.prompts}"
-    document = {
-        "schema": "foresight.refiner", "version": 1,
-        "settings": {
-            "prompts": len(chosen), "seeds": seeds, "first_seed": FIRST_SEED, "seed_step": SEED_STEP,
-            "ablation": asdict(AblationSettings()), "tau": family().gate("any").video.tau,
-        },
-        "environment": environment(command), "summary": summarize(runs), "runs": runs,
-    }  # fmt: skip
-    publish(a.out, "refiner", document, markdown(document))
+    items, seeds = load_suite("demo", a.prompts).items, []
+    make = partial(Worker, Spec("demo", None, None, None, (BASE, *ARMS), False), load=load, judge=margins)
+    with experiment(a.work, items, make, {"weights": fingerprint()}, command, a.workers) as fill:
+        base: dict = {}
+        while sum(not row["accepted"] for row in base.values()) < a.rejected:
+            if len(seeds) == MOST_SEEDS:
+                raise SystemExit(f"{MOST_SEEDS} seeds a prompt gave too few rejected runs: use more --prompts")
+            seeds.append(FIRST_SEED + len(seeds))
+            base = fill(lambda _: cells([BASE], seeds))[BASE]
+        rows = fill(lambda item: cells([BASE], seeds) + cells(
+            list(ARMS), [seed for seed in seeds if not base[item.index, seed]["accepted"]]))
+    tau = next(iter(base.values()))["report"]["settings"]["tau"]
+    settings = {"prompts": len(items), "seeds": len(seeds), "first_seed": FIRST_SEED, "seed_step": SEED_STEP,
+                "ablation": asdict(AblationSettings()), "tau": tau}  # fmt: skip
+    write(a.out, "refiner", command, {"settings": settings, "summary": summarize(outcomes(rows))}, markdown)
 
 
 if __name__ == "__main__":
