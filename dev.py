@@ -32,7 +32,7 @@ from pathlib import Path
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(f"Foresight needs Python 3.11 or newer; this is {sys.version.split()[0]}. Run dev.py with a newer python.")
 
-from evaluation.server import ComfyServer  # noqa: E402  (needs the version check above)
+from evaluation.server import ComfyServer  # needs the version check above
 
 ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".foresight"
@@ -166,7 +166,7 @@ def repository_only(command: str) -> None:
     """Raises Problem in a copy that came as an archive: tests and lab are in the repository only."""
     if not (ROOT / "lab").is_dir():
         raise Problem(
-            f"`{command}` needs the folders lab and tests, which this copy does not have: they are in the repository, not in "
+            f"`{command}` needs the folders lab and tests, which are not in this copy: they are in the repository, not in "
             "the pack that ComfyUI's manager installs. Clone the repository, or use `python dev.py demo` and `serve`."
         )
 

@@ -23,7 +23,7 @@ def motion_quality(found: Sequence[Found], frames: int) -> float:
     whole. An object that appears or vanishes is a step missed. 0 for a clip without objects."""
     kept: dict[int, list[tuple[np.ndarray, bool]]] = {}  # a track's steps, and whether the shape stayed
     broken = 0
-    before = {k: thing for k, thing in enumerate(thing for thing in found if thing.frame == 0)}
+    before = dict(enumerate(thing for thing in found if thing.frame == 0))
     tracks = len(before)
     for frame in range(1, frames):
         here = [thing for thing in found if thing.frame == frame]

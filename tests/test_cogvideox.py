@@ -22,7 +22,7 @@ from foresight.sampling.vp import VPSampler
 if not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
     pytest.skip("this ComfyUI has no native CogVideoX (it came after 0.3.75)", allow_module_level=True)
 
-from tiny_cogvideox import LATENT, inputs, model  # noqa: E402
+from tiny_cogvideox import LATENT, inputs, model
 
 
 @pytest.fixture(scope="module")

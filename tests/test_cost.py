@@ -1,3 +1,5 @@
+"""The cost model of the trials against the paper's tables, and the bound of the hierarchy."""
+
 import itertools
 
 import pytest

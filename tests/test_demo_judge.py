@@ -1,3 +1,5 @@
+"""The demo world's judge agrees with how a clip was drawn, and names what is wrong."""
+
 from dataclasses import replace
 
 import pytest

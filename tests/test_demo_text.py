@@ -1,3 +1,5 @@
+"""The demo family's text encoder: deterministic, bound to objects, and of a fixed length."""
+
 import torch
 
 from foresight.demo.text import TOKENS, WIDTH, encode_text, encode_words, split_words

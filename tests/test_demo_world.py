@@ -1,3 +1,5 @@
+"""The demo world: its scenes, how they are drawn, and that drawing repeats."""
+
 from itertools import product
 
 import pytest

@@ -1,3 +1,5 @@
+"""The latent-to-RGB converters: their layouts, causality, chunks and files."""
+
 import importlib
 import json
 import os

@@ -116,7 +116,7 @@ def test_what_another_tau_would_cost_on_ones_own_runs(tmp_path, capsys):
     evidence = load(database)
     model = cost_command.measured(evidence)
     assert model.times.video_step == pytest.approx(1.46) and model.times.refinement == pytest.approx(8.541)
-    logged = [row for row in evidence.rows["efdi"].values()]
+    logged = list(evidence.rows["efdi"].values())
     assert model.rejected == pytest.approx(sum(not row["accepted"] for row in logged) / len(logged))
     rows = cost_command.at_thresholds(evidence, model, (0.0, 0.18, 0.22, 0.26))
     assert [row["rejected"] for row in rows] == sorted(row["rejected"] for row in rows) and rows[0]["rejected"] == 0
