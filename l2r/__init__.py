@@ -1,1 +1,1 @@
-"""The latent-to-RGB converter: models, fallback, checkpoints, training."""
+"""The latent-to-RGB converter: models, fallback, checkpoints, fits to a VAE."""

@@ -1,100 +1,136 @@
-"""Clips to fit converters on that need no download: procedural pictures with the statistics of natural ones.
-
-Edges, areas and textures of all sizes, as photographs have them: dead leaves (Lee, Mumford and Huang 2001, "Occlusion
-models for natural images"), noise of spectrum 1/f, gradients and strokes, seen by a camera that moves and zooms.
-"""
+"""What L2R Calibrate does: a converter for a VAE within seconds, kept where previews find it, better with each clip."""
 
 from __future__ import annotations
 
-import math
+import datetime
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-LEAVES = 220
+from .checkpoint import load_fit, load_l2r, save_l2r
+from .clips import procedural_clips
+from .decode import decode
+from .fit import AffineFit, check_pair, key_frames, psnr, quality, refine
+from .pairs import encoded, fingerprint, spatial, temporal, whole_latents
 
+CLIPS, HELD_OUT = 24, 6  # procedural clips, and those of them that only measure
+GROUPS = 4  # latent frames a clip, beside the first
+ROWS = 20_000  # latents of a clip to learn from: about a second on two cores
+LATENTS = 8  # a side of a clip: enough to see past a neighbourhood's edges, and quick on a CPU
 
-def calibration_clips(count: int, frames: int, size: int, seed: int = 0) -> Tensor:
-    """[count, frames, size, size, 3] float in 0..1; the same seed gives the same clips on one version of torch."""
-    generator = torch.Generator().manual_seed(seed)
-    kinds = (_leaves, _pink, _gradient, _strokes)
-    clips = [
-        _camera(_mixed(kinds[i % len(kinds)], kinds[(i // len(kinds)) % len(kinds)], 2 * size, generator), frames, size,
-                generator)
-        for i in range(count)
-    ]  # fmt: skip
-    return torch.stack(clips)
+Pair = tuple[Tensor, Tensor]
 
 
-def _rand(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=generator)
+def calibrate(
+    vae: Any, latent_format: Any, images: Tensor | None, samples: Tensor | None, folder: str | Path, *,
+    seconds: float = 0, save: bool = True, learn: bool = False, device: torch.device | str = "cpu",
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> tuple[nn.Module, float]:
+    """A converter, and its PSNR in dB: on procedural clips held out, or on the images where there is no VAE.
+
+    vae: as ComfyUI loads it, or None with samples. images: a clip [T, H, W, 3] in 0..1 to learn from as well; samples:
+    the latent it was decoded from, in the VAE's space. seconds: of refinement. save: into folder, unless a better one
+    is there; learn: with samples, add the clip to all that the one there has learned. ValueError for what does not
+    belong together.
+    """
+    path = path_of(folder, latent_format, vae)
+    kept = load_kept(path)
+    own = own_pair(vae, latent_format, images, samples)
+    learn = learn and samples is not None
+    fit = load_fit(path) if kept and learn else None
+    source = iter(()) if vae is None else procedural_pairs(vae, latent_format)
+    making = 0.2 if seconds else 1.0  # share of the work
+    pairs = []
+    for pair in islice(source, 0 if fit else CLIPS):
+        pairs.append(pair)
+        on_progress(making * len(pairs) / CLIPS)
+    held_out, pairs = pairs[:HELD_OUT], pairs[HELD_OUT:] + ([own] if own else [])
+    fit = fit or AffineFit(pairs[0][0].shape[1], check_pair(*pairs[0]))
+    for pair in pairs:
+        fit.add(*pair, limit=ROWS)
+    converter = fit.solve()
+
+    def measured(candidate: nn.Module) -> float:
+        return quality(candidate, held_out) if held_out else quality_of_some(candidate, *own)
+
+    if seconds:
+        refined = refine(
+            converter, pairs, seconds, device=device, on_progress=lambda share: on_progress(making + 0.8 * share),
+            fresh=None if vae is None else torch.inference_mode()(lambda: next(source)),
+        )  # fmt: skip
+        # A few steps are worse than none, and how many there are is the machine's.
+        converter = max(converter, refined, key=measured)
+    if held_out:
+        value, measured_on = measured(converter), f"{HELD_OUT} procedural clips"
+    else:  # what the converter made of this clip before it learned it
+        value = measured(kept or converter)
+        measured_on = "each clip before it was learned" if kept else "the clip itself"
+    name = type(latent_format).__name__
+    converter.metadata = {
+        "latent_format": name, "calibrated": True, "vae": fingerprint(vae) if vae else None,
+        "name": f"{name}, calibrated", "refine_seconds": seconds, "own_images": 0 if images is None else len(images),
+        "date": datetime.date.today().isoformat(), "held_out": measured_on, "psnr": round(value, 2),
+    }  # fmt: skip
+    if learn:
+        converter.metadata["learned"] = (kept.metadata.get("learned", 0) if kept else 0) + 1
+    if save and worth_keeping(converter, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_l2r(converter, path, fit=fit)
+    return converter, value
 
 
-def _colours(count: int, generator: torch.Generator) -> Tensor:
-    """[count, 3]: mostly muted, as in photographs."""
-    grey = _rand(generator, count, 1)
-    return (grey + (_rand(generator, count, 3) - 0.5) * _rand(generator, count, 1)).clamp(0, 1)
+def own_pair(vae: Any, latent_format: Any, images: Tensor | None, samples: Tensor | None) -> Pair | None:
+    """The user's clip as latents and frames: those it was decoded from, or encoded anew."""
+    if samples is not None:
+        if images is None:
+            raise ValueError("a latent alone has no pixels to learn: connect the images it was decoded to as well.")
+        return decoded(latent_format, samples, images[..., :3])
+    if vae is None:
+        raise ValueError("connect a VAE, or a latent and the images it was decoded to.")
+    return None if images is None else encoded(vae, latent_format, whole_latents(vae, images[..., :3]))
 
 
-def _mixed(one, other, size: int, generator: torch.Generator) -> Tensor:
-    """[3, size, size]: a picture with another's texture on it."""
-    texture = other(size, generator) - 0.5
-    return (one(size, generator) + 0.3 * _rand(generator, 1) * texture).clamp(0, 1)
+def procedural_pairs(vae: Any, latent_format: Any) -> Iterator[Pair]:
+    """Pairs without end, of clips as long and as large as this VAE needs for a few latents each way."""
+    groups = GROUPS if temporal(vae) > 1 else 0
+    frames, size = groups * temporal(vae) + 1, LATENTS * spatial(vae)
+    for seed in count():
+        for clip in procedural_clips(CLIPS, frames, size, seed):
+            yield encoded(vae, latent_format, clip)
 
 
-def _leaves(size: int, generator: torch.Generator) -> Tensor:
-    """Discs and boxes that cover each other, their radii distributed as r^-3 (the scale-invariant choice)."""
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    canvas = torch.full((3, size, size), 0.5)
-    smallest, largest = 2.0, size / 3
-    for colour in _colours(LEAVES, generator):
-        u, cx, cy, box = _rand(generator, 4).tolist()
-        radius = (smallest**-2 - u * (smallest**-2 - largest**-2)) ** -0.5
-        dx, dy = (x - cx * size).abs(), (y - cy * size).abs()
-        inside = torch.maximum(dx, dy) < radius if box < 0.3 else dx.square() + dy.square() < radius**2
-        canvas = torch.where(inside, colour[:, None, None], canvas)
-    return canvas
+def decoded(latent_format: Any, samples: Tensor, images: Tensor) -> Pair:
+    """A pair of a latent in the VAE's space and what the VAE's decoder made of it."""
+    latent = latent_format.process_in(samples if samples.ndim == 5 else samples.unsqueeze(2)).float().cpu()
+    frames = images.float().cpu().unflatten(0, (len(latent), -1))
+    return latent, key_frames(frames, latent.shape[2])
 
 
-def _pink(size: int, generator: torch.Generator) -> Tensor:
-    """Amplitude 1/f, the spectrum of natural images; channels mostly alike."""
-    fy, fx = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
-    amplitude = 1 / torch.hypot(fy.expand(-1, fx.shape[1]), fx.expand(size, -1)).clamp_min(1 / size)
-    phase = torch.polar(amplitude.expand(4, -1, -1), 2 * math.pi * _rand(generator, 4, *amplitude.shape))
-    noise = torch.fft.irfft2(phase, s=(size, size))
-    noise = noise[:1] + 0.4 * noise[1:]
-    noise = noise / noise.std()
-    return (_colours(1, generator)[0][:, None, None] + 0.18 * noise).clamp(0, 1)
+def quality_of_some(converter: nn.Module, latent: Tensor, frames: Tensor) -> float:
+    """PSNR in dB of a few frames of a pair: decoding all of a long clip would take longer than learning it."""
+    some = sorted({0, latent.shape[2] // 2, latent.shape[2] - 1})
+    return psnr(decode(converter, latent, some).cpu(), frames[:, some]).mean().item()
 
 
-def _gradient(size: int, generator: torch.Generator) -> Tensor:
-    corners = _colours(4, generator).T.reshape(1, 3, 2, 2)
-    return F.interpolate(corners, size=(size, size), mode="bilinear", align_corners=True)[0]
+def path_of(folder: str | Path, latent_format: Any, vae: Any) -> Path:
+    """Where the converter for this VAE is kept; without a VAE there is one for each latent format."""
+    return Path(folder) / f"{type(latent_format).__name__}_{fingerprint(vae) if vae else 'any'}.safetensors"
 
 
-def _strokes(size: int, generator: torch.Generator) -> Tensor:
-    """Rows of small dark marks on a plain ground, as writing has them."""
-    ground, ink = _colours(2, generator)
-    cell = int(torch.randint(6, 20, (), generator=generator))
-    marks = (_rand(generator, 1, 1, size // (cell // 3), size // (cell // 3)) < 0.4).float()
-    marks = F.interpolate(marks, size=(size, size), mode="nearest")[0, 0]
-    rows = ((torch.arange(size) // cell) % 2 == 0).float()[:, None]
-    return torch.lerp(ground[:, None, None], ink[:, None, None], (marks * rows)[None])
+def load_kept(path: Path) -> nn.Module | None:
+    """The converter that is kept there, if there is a whole one."""
+    try:
+        return load_l2r(path) if path.exists() else None
+    except ValueError:
+        return None
 
 
-def _camera(canvas: Tensor, frames: int, size: int, generator: torch.Generator) -> Tensor:
-    """[frames, size, size, 3]: a window that pans and zooms over a canvas [3, 2 size, 2 size]."""
-    start, end = (_rand(generator, 2) * 0.8 - 0.4 for _ in range(2))
-    zoom = 0.5 * (0.8 + 0.4 * _rand(generator, 2))
-    speed = _rand(generator, 1)  # some cameras stand nearly still
-    time = torch.linspace(0, 1, frames)[:, None] * speed
-    centre = torch.lerp(start[None], end[None], time)
-    half = torch.lerp(zoom[:1], zoom[1:], time)[..., None]  # [frames, 1, 1]
-    line = (torch.arange(size) + 0.5) / size * 2 - 1
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    grid = torch.stack([x[None] * half + centre[:, None, None, 0], y[None] * half + centre[:, None, None, 1]], -1)
-    seen = F.grid_sample(
-        canvas[None].expand(frames, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
-    return seen.movedim(1, -1)
+def worth_keeping(converter: nn.Module, kept: nn.Module | None) -> bool:
+    """What has learned from one more clip is; a fresh fit only where nothing learned or better is kept."""
+    if kept is None or "learned" in converter.metadata:
+        return True
+    return "learned" not in kept.metadata and converter.metadata["psnr"] > kept.metadata.get("psnr", 0)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .averaging import Average
 from .decode import decode
+from .learner import Learner
 from .subpixel import SubpixelL2R
 
 NOISE = 0.1  # standard deviation of the noise that latents are taken to have; x0 predictions are never exact
@@ -30,12 +30,12 @@ def key_frames(frames: Tensor, latent_frames: int) -> Tensor:
     Causal video VAEs encode the first frame alone and then groups of frames; a latent is paired with its group's last.
     ValueError where the frames are not such groups.
     """
-    given = frames.shape[1]
+    count = frames.shape[1]
     if latent_frames == 1:
         return frames[:, :1]
-    step, rest = divmod(given - 1, latent_frames - 1)
+    step, rest = divmod(count - 1, latent_frames - 1)
     if rest or not step:
-        raise ValueError(f"{given} frames do not make {latent_frames} latent frames: give the clip that was encoded.")
+        raise ValueError(f"{count} frames do not make {latent_frames} latent frames: give the clip that was encoded.")
     return frames[:, ::step]
 
 
@@ -56,8 +56,8 @@ def check_pair(latent: Tensor, frames: Tensor) -> int:
 def neighbourhoods(latent: Tensor) -> Tensor:
     """[B, C, F, H, W] -> [B*F*H*W, C*18 + 1]: what a causal 2x3x3 convolution sees, and a one for its bias."""
     padded = F.pad(latent, (1, 1, 1, 1, 1, 0))
-    seen = padded.unfold(2, 2, 1).unfold(3, 3, 1).unfold(4, 3, 1)  # [B, C, F, H, W, 2, 3, 3]
-    rows = seen.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(-1, latent.shape[1] * 18)
+    around = padded.unfold(2, 2, 1).unfold(3, 3, 1).unfold(4, 3, 1)  # [B, C, F, H, W, 2, 3, 3]
+    rows = around.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(-1, latent.shape[1] * 18)
     return F.pad(rows, (0, 1), value=1.0)
 
 
@@ -83,11 +83,11 @@ class AffineFit:
                 f"{self.scale}: calibrate for this VAE from the start."
             )
         count, area = latent.shape[2], latent.shape[3] * latent.shape[4]
-        taken = range(count)
+        times = range(count)
         if limit is not None and count * area > limit:
-            taken = torch.linspace(0, count - 1, max(1, limit // area)).round().long().tolist()
+            times = torch.linspace(0, count - 1, max(1, limit // area)).round().long().tolist()
         for one, shown in zip(latent.split(1), frames.split(1), strict=True):
-            for t in taken:  # frame by frame: neighbourhoods are 18 times as large as the latents
+            for t in times:  # frame by frame: neighbourhoods are 18 times as large as the latents
                 x = neighbourhoods(one[:, :, max(t - 1, 0) : t + 1].float())[-area:]
                 patches = F.pixel_unshuffle(shown[:, t].float().movedim(-1, 1), self.scale)
                 y = patches.movedim(1, -1).reshape(area, -1).to(x.device)
@@ -116,33 +116,27 @@ def fit_affine(pairs: Sequence[tuple[Tensor, Tensor]], noise: float = NOISE) -> 
     return fit.solve(noise)
 
 
-class Learner:
-    """A converter in training, as `refine` and `train` share it: `model`, its `optimiser`, and `average`, whose
-    `.model` is what has come of it."""
+def learner(model: torch.nn.Module, device: torch.device | str) -> Learner:
+    """A converter, taken to a device to be trained there, by `refine` or by the training command."""
+    model = model.to(device).train().requires_grad_()
+    return Learner(model, torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4),
+                   decay=AVERAGE)  # fmt: skip
 
-    def __init__(self, model: torch.nn.Module, device: torch.device | str):
-        self.model, self.device = model.to(device).train().requires_grad_(), torch.device(device)
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
-        self.average = Average(model, AVERAGE)
 
-    def step(
-        self, latents: Tensor, frames: Tensor, generator: torch.Generator, *, noise: float = NOISE, rate: float = 1.0
-    ) -> Tensor:
-        """Learns from latents [B, C, F, h, w] and frames [B, F, sh, sw, 3]; rate: share of LR, at most 1.
-        Returns the loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = LR * min(1.0, rate, (self.average.updates + 1) / WARM_UP)
-        latents = latents + noise * torch.randn(latents.shape, generator=generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            shown = getattr(self.model, "colours", self.model)(latents.to(self.device))
-        error = shown.float() - frames.to(self.device)
-        loss = error.abs().mean() + error.square().mean()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        self.average.update(self.model)
-        return loss.detach()
+def learn(
+    learner: Learner, latents: Tensor, frames: Tensor, generator: torch.Generator, *, noise: float = NOISE,
+    rate: float = 1.0,
+) -> Tensor:
+    """One step on latents [B, C, F, h, w] and frames [B, F, sh, sw, 3]; rate: share of LR, at most 1. Gives the
+    loss."""
+    model, device = learner.network, next(learner.network.parameters()).device
+    latents = latents + noise * torch.randn(latents.shape, generator=generator)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        shown = getattr(model, "colours", model)(latents.to(device))
+    error = shown.float() - frames.to(device)
+    loss = error.abs().mean() + error.square().mean()
+    learner.step(loss, min(1.0, rate, int(learner.average.n_averaged) / WARM_UP))
+    return loss.detach()
 
 
 @torch.inference_mode(False)  # ComfyUI runs nodes in inference mode, where nothing can be trained
@@ -156,16 +150,16 @@ def refine(
     pairs are learned by heart; on_progress gets the share that is done and may raise to cancel."""
     generator = torch.Generator().manual_seed(seed)
     # Its rate does not fall: averaged steps of a high one are as exact, and learn few clips less by heart.
-    learner = Learner(copy.deepcopy(model) if model.width else model.widened(WIDTH, generator), device)
+    pupil = learner(copy.deepcopy(model) if model.width else model.widened(WIDTH, generator), device)
     pairs, making, begin = [half(pair) for pair in pairs], 0.0, time.monotonic()
     while (share := (time.monotonic() - begin) / seconds) < 1:
         on_progress(share)
         if fresh and len(pairs) < MOST and making <= share / 2:
             pairs.append(half(fresh()))
             making += (time.monotonic() - begin) / seconds - share
-        learner.step(*crops(pairs, model.scale, generator), generator, noise=noise)
+        learn(pupil, *crops(pairs, model.scale, generator), generator, noise=noise)
     on_progress(1.0)
-    return learner.average.model.cpu()
+    return pupil.result.cpu()
 
 
 def half(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -198,11 +192,13 @@ def crops(
     return tuple(torch.stack(each).float() for each in zip(*parts, strict=True))
 
 
+def psnr(shown: Tensor, frames: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each item of two batches in 0..1, [B]; at most 100."""
+    return -10 * (shown - frames).square().flatten(1).mean(1).clamp_min(1e-10).log10()
+
+
 @torch.no_grad()
-def psnr(model: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Mean over clips of the peak signal-to-noise ratio in dB."""
-    errors = [
-        (decode(model, one.float()).cpu() - shown.float().cpu()).square().mean().clamp_min(1e-10)
-        for latent, frames in pairs for one, shown in zip(latent.split(1), frames.split(1), strict=True)
-    ]
-    return float(-10 * torch.stack(errors).log10().mean())
+def quality(converter: torch.nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """PSNR in dB of a converter, the mean over the clips of pairs."""
+    values = [psnr(decode(converter, latent.float()).cpu(), frames.float().cpu()) for latent, frames in pairs]
+    return float(torch.cat(values).mean())

@@ -15,6 +15,7 @@ from ..refiner.profiles import ProfileError, load_profiles
 from ..refiner.restart import RestartReworder
 from .compat import check_choice
 from .core_vlm import CoreReworder, require_generation
+from .loaders import on_device
 
 ABLATION, RESTART, CORE, ENDPOINT, MANUAL, OFF = "ablation", "restart", "core", "endpoint", "manual", "off"
 BACK_ENDS = (RESTART, ABLATION, CORE, ENDPOINT, MANUAL)
@@ -53,13 +54,6 @@ def back_end_widgets():
             "manual_prompt", multiline=True, default="", optional=True, tooltip="manual: your own prompt for Trial 2."
         ),
     ]  # fmt: skip
-
-
-def on_device(scorer):
-    """The scorer, its weights back on the device: between sampling runs ComfyUI may have unloaded them."""
-    if hasattr(scorer, "patcher"):
-        comfy.model_management.load_model_gpu(scorer.patcher)
-    return scorer
 
 
 class ScoringReworder(AblationReworder):

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
@@ -13,7 +12,7 @@ from ..scoring.preset import load_preset
 from . import types
 from .compat import advanced, check_choice
 from .folders import L2R, PRESETS, VICLIP, files, path_of
-from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer
+from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer, on_device
 from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
 
 SCORER_HELP = (
@@ -84,10 +83,7 @@ class ViCLIPScore(io.ComfyNode):
 
 
 def score_images(scorer, images, prompt: str) -> float:
-    """Outside a sampling run nobody has loaded the scorer's weights yet."""
-    if hasattr(scorer, "patcher"):
-        comfy.model_management.load_model_gpu(scorer.patcher)
-    return scorer.score(images[..., :3], scorer.encode_text(prompt))
+    return on_device(scorer).score(images[..., :3], scorer.encode_text(prompt))
 
 
 def build_gate(l2r, scorer, prompt, tau, delta, start, end, single_start, single_end, every, **rules) -> Gate:

@@ -88,3 +88,10 @@ def scorer_from_file(path: str | Path, dtype: torch.dtype = torch.float32) -> Vi
     scorer.patcher = model_patcher(model, management.get_torch_device(), management.text_encoder_offload_device())
     scorer.device = scorer.patcher.load_device
     return scorer
+
+
+def on_device(scorer):
+    """The scorer, its weights back on the device: between sampling runs ComfyUI may have unloaded them."""
+    if hasattr(scorer, "patcher"):
+        comfy.model_management.load_model_gpu(scorer.patcher)
+    return scorer

@@ -19,7 +19,8 @@ def trial_record(
     trial: str, kind: str, inspector: Inspector | None, evaluations: int, steps: int, seconds: float, *,
     single_frame: bool = False,
 ) -> TrialRecord:
-    """The record of one guider call: `evaluations` of the model in `steps` steps, inspection included in `seconds`."""
+    """The record of one guider call: `evaluations` of the model in `steps` steps. seconds: all of them, those of
+    inspection included."""
     nfe = {"nfe_single_frame" if single_frame else "nfe_video": evaluations}
     record = TrialRecord(trial, kind, steps=steps, seconds={"sampling": seconds, "inspection": 0.0}, **nfe)
     if inspector is None:

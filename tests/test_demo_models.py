@@ -11,13 +11,11 @@ from foresight.demo.text import encode_text
 from foresight.demo.wan_dit import Attention, WanTransformer, load_transformer, rope_angles
 from foresight.demo.wan_vae import WanVAE, load_vae, to_model_space, to_vae_space
 from foresight.demo.world import Scene, Thing, render
-from foresight.l2r.averaging import Average
-from foresight.lab.training.common import WEIGHTS, Muon, orthogonalise, to_network
-from foresight.lab.training.train_dit import look_at
-from foresight.lab.training.train_vae import initialise, reconstruction_loss
-
-VAE_WEIGHTS = WEIGHTS / "vae" / "foresight_demo_wan_vae.safetensors"
-TRANSFORMER_WEIGHTS = WEIGHTS / "diffusion_models" / "foresight_demo_wan.safetensors"
+from foresight.l2r.learner import Learner
+from foresight.lab.training.common import TRANSFORMER, VAE, to_network
+from foresight.lab.training.dit import look_at
+from foresight.lab.training.muon import Muon, orthogonalise
+from foresight.lab.training.vae import initialise, reconstruction_loss
 
 
 def randomise(module: torch.nn.Module, seed: int = 0, scale: float = 0.15) -> None:
@@ -166,18 +164,14 @@ def test_muon_lowers_a_loss_and_average_follows():
     layer = torch.nn.Linear(8, 8, bias=False)
     layer.weight.data = torch.zeros(8, 8)
     x, target = torch.randn(64, 8, generator=generator), torch.randn(8, 8, generator=generator)
-    optimiser, average = Muon([layer.weight], lr=0.1), Average(layer, 0.9)
+    learner = Learner(layer, Muon([layer.weight], lr=0.1), decay=0.9)
     losses = []
     for k in range(150):
-        optimiser.param_groups[0]["lr"] = 0.1 * (1 - k / 150)
         loss = (layer(x) - x @ target).square().mean()
         losses.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        average.update(layer)
+        learner.step(loss, 1 - k / 150)
     assert losses[-1] < 0.05 * losses[0]
-    assert (average.model.weight - layer.weight).abs().max() < 0.2
+    assert (learner.result.weight - layer.weight).abs().max() < 0.2
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +185,8 @@ def test_shipped_vae_through_comfyuis_loader(comfyui, demo_clip):
     import comfy.sd
     import comfy.utils
 
-    theirs = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE_WEIGHTS)))
-    ours = load_vae(VAE_WEIGHTS)
+    theirs = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
+    ours = load_vae(VAE)
     latent = theirs.encode(demo_clip)
     torch.testing.assert_close(latent, ours.encode(to_network(demo_clip[None] * 255)), atol=0.05, rtol=0.01)
     decoded = theirs.decode(latent)[0]
@@ -206,10 +200,10 @@ def test_shipped_transformer_through_comfyuis_loader(comfyui):
     import comfy.model_management
     import comfy.sd
 
-    patcher = comfy.sd.load_diffusion_model(str(TRANSFORMER_WEIGHTS))
+    patcher = comfy.sd.load_diffusion_model(str(TRANSFORMER))
     comfy.model_management.load_models_gpu([patcher])
     model = patcher.model
-    ours = load_transformer(TRANSFORMER_WEIGHTS)
+    ours = load_transformer(TRANSFORMER)
     generator = torch.Generator().manual_seed(0)
     x, sigma = torch.randn(1, 16, 5, 8, 8, generator=generator), torch.tensor([0.6])
     context = encode_text("a red square moves right on a white background")[None]

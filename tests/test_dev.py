@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import subprocess
 import sys
 import zipfile
@@ -197,8 +198,8 @@ def test_training_goes_through_the_recipe_and_stops_where_a_part_fails(dev, monk
     monkeypatch.setattr(dev, "setup", lambda: (Path("comfyui"), Path("python")))
     monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(command) or (3 if len(calls) == 5 else 0))
     assert dev.train(["--scale", "0.01"]) == 3
-    assert [command[2].rsplit("_")[-1] for command in calls] == ["vae", "vae", "dit", "l2r", "scorer"]
-    assert calls[2][3:] == ("--steps", "188", "--data", "0.01")
+    assert [command[3] for command in calls] == ["vae", "decoder", "dit", "l2r", "scorer"]
+    assert calls[2][2:] == ("foresight.lab.training", "dit", "--scale", "0.01")
     monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(command) or 0)
     assert dev.train([]) == 0 and len(calls) == 13
 
@@ -207,14 +208,8 @@ def test_the_trainers_take_what_the_recipe_says(dev, monkeypatch):
     calls: list[list[str]] = []
     monkeypatch.setattr(dev, "setup", lambda: (Path("comfyui"), Path("python")))
     monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(list(map(str, command))) or 0)
-    dev.train([])
-    for command in calls:
-        trainer = importlib.import_module(command[2])
-        trained: list[tuple] = []
-        for name in ("train", "train_decoder"):
-            if hasattr(trainer, name):
-                monkeypatch.setattr(trainer, name, lambda *given, trained=trained, **_: trained.append(given))
-        monkeypatch.setattr(trainer, "random_clips", lambda *_: None, raising=False)
-        monkeypatch.setattr(sys, "argv", command[2:])
-        trainer.main()
-        assert len(trained) == 1 and int(command[4]) in trained[0], command
+    dev.train(["--scale", "0.5"])
+    for _, _, module, *arguments in calls:
+        make, options, steps, scale = importlib.import_module(f"{module}.__main__").read(arguments)
+        inspect.signature(make).bind(**options)
+        assert steps is None and scale == options.get("scale", 0.5) == 0.5

@@ -15,16 +15,15 @@ import torch
 from torch.nn import functional as F
 
 from foresight.demo.wan_vae import load_vae
-from foresight.l2r import fit
-from foresight.l2r.calibration import calibration_clips
+from foresight.l2r import calibration, fit
 from foresight.l2r.checkpoint import load_fit, load_l2r, save_l2r
-from foresight.l2r.fit import crops, fit_affine, key_frames, psnr, refine
+from foresight.l2r.clips import procedural_clips
+from foresight.l2r.fit import crops, fit_affine, key_frames, quality, refine
 from foresight.l2r.model import L2R
 from foresight.l2r.pairs import encoded, fingerprint
 from foresight.l2r.subpixel import SubpixelL2R
-from foresight.lab.training.common import random_clips
-from foresight.lab.training.train_l2r import VAE, pairs
-from foresight.nodes import calibration
+from foresight.lab.training.common import VAE, random_clips
+from foresight.lab.training.l2r import pairs
 from foresight.nodes.calibration import L2RCalibrate
 from foresight.nodes.loaders import load_converter
 
@@ -71,7 +70,7 @@ def test_an_affine_decoder_is_found_exactly():
 
 def test_the_closed_form_beats_the_best_linear_map_by_2_db(demo_pairs):
     fitted_on, held_out = demo_pairs
-    assert psnr(fit_affine(fitted_on), held_out) >= psnr(PerPosition(*fitted_on[0]), held_out) + 2
+    assert quality(fit_affine(fitted_on), held_out) >= quality(PerPosition(*fitted_on[0]), held_out) + 2
 
 
 @pytest.fixture
@@ -86,9 +85,9 @@ def test_refinement_goes_on_from_the_fit_and_gets_better(demo_pairs, clock):
     fitted = fit_affine(fitted_on)
     told = []
     refined = refine(fitted, fitted_on, 4, on_progress=told.append)
-    assert psnr(refined, held_out) > psnr(fitted, held_out)
+    assert quality(refined, held_out) > quality(fitted, held_out)
     assert told == sorted(told) and told[-1] == 1
-    assert psnr(refine(fitted, fitted_on, 0.2), held_out) > psnr(fitted, held_out) - 0.5, "its first steps undo nothing"
+    assert quality(refine(fitted, fitted_on, 0.2), held_out) > quality(fitted, held_out) - 0.5, "its first steps undo nothing"
 
 
 def test_a_step_learns_from_many_clips_of_one_length():
@@ -178,10 +177,10 @@ def test_files_of_both_layouts_come_back(tmp_path):
 
 
 def test_calibration_clips_are_the_same_each_time_and_move():
-    clips = calibration_clips(8, 5, 32)
+    clips = procedural_clips(8, 5, 32)
     assert clips.shape == (8, 5, 32, 32, 3) and 0 <= clips.min() and clips.max() <= 1
-    assert torch.equal(clips, calibration_clips(8, 5, 32))
-    assert not torch.equal(clips, calibration_clips(8, 5, 32, seed=1))
+    assert torch.equal(clips, procedural_clips(8, 5, 32))
+    assert not torch.equal(clips, procedural_clips(8, 5, 32, seed=1))
     assert (clips[:, 0] - clips[:, -1]).abs().flatten(1).mean(1).min() > 0
     assert clips.flatten(1).std(1).min() > 0.02
 
@@ -199,10 +198,10 @@ def folder(tmp_path, monkeypatch):
 def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
     model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     assert load_converter("auto", model).name == "linear"
-    own = calibration_clips(1, 7, 70, seed=3)[0, :, :, :66]  # neither whole groups of frames nor whole latents
-    converter, quality, passed_on = L2RCalibrate.execute(model, vae, images=own).args
+    own = procedural_clips(1, 7, 70, seed=3)[0, :, :, :66]  # neither whole groups of frames nor whole latents
+    converter, decibels, passed_on = L2RCalibrate.execute(model, vae, images=own).args
     assert passed_on is own
-    assert quality > 15 and converter.metadata["own_images"] == 7
+    assert decibels > 15 and converter.metadata["own_images"] == 7
     (kept,) = folder.iterdir()
     assert load_converter("auto", model).metadata["vae"] == converter.metadata["vae"] in kept.name
     written = kept.read_bytes()
@@ -296,7 +295,7 @@ def test_it_learns_from_every_finished_clip(folder, finished):
     (kept,) = folder.iterdir()
     assert "any" in kept.name and load_l2r(kept).metadata["learned"] == 6
     others = [calibration.decoded(comfy.latent_formats.Wan21(), *other) for other in unseen]
-    assert psnr(made[-1], others) > psnr(made[0], others) + 1, "more clips help with others"
+    assert quality(made[-1], others) > quality(made[0], others) + 1, "more clips help with others"
     # The same as all at once: nothing is forgotten.
     together = calibration.AffineFit(16, 8)
     for latent, images in finished:

@@ -13,7 +13,7 @@ pytest.importorskip("resource", reason="benchmarks measure memory as Linux does"
 
 from foresight.lab.benchmarks.l2r import Linear, cost, markdown
 from foresight.lab.training import footage
-from foresight.lab.training.train_vae import cut
+from foresight.lab.training.vae import cut
 
 
 def test_the_linear_rival_finds_an_exact_linear_map():

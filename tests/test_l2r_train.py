@@ -12,13 +12,14 @@ import torch
 from torchvision.models.optical_flow import raft_small
 
 from foresight.l2r import fit
-from foresight.l2r.averaging import Average
-from foresight.l2r.calibration import calibration_clips
 from foresight.l2r.checkpoint import load_l2r
+from foresight.l2r.clips import procedural_clips
+from foresight.l2r.learner import Learner
 from foresight.l2r.pairs import encoded
-from foresight.lab.training import train_converter as recipe
+from foresight.lab.training import converter as recipe
 from foresight.lab.training import videos
-from foresight.lab.training.train_l2r import VAE
+from foresight.lab.training.common import VAE
+from foresight.lab.training.loop import train
 
 
 def write(path, frames):
@@ -34,7 +35,7 @@ def write(path, frames):
 def folder(tmp_path_factory):
     """Five videos of 24 frames in 64x96, and what is none."""
     folder = tmp_path_factory.mktemp("videos")
-    for i, clip in enumerate(calibration_clips(5, 24, 96, seed=7)[:, :, :64]):
+    for i, clip in enumerate(procedural_clips(5, 24, 96, seed=7)[:, :, :64]):
         write(folder / f"{i}.mp4", (clip.numpy() * 255).round().astype(np.uint8))
     (folder / "notes.txt").write_text("no video")
     (folder / "broken.mp4").write_bytes(b"nothing")
@@ -62,7 +63,7 @@ def test_clips_are_fitted_and_start_where_asked(folder):
     clip = videos.read_clip(folder / "0.mp4", 9, 32, 32)
     assert clip.shape == (9, 32, 32, 3) and clip.dtype == torch.uint8
     whole = videos.read_clip(folder / "0.mp4", 24, 64, 96)
-    assert (whole.float() / 255 - calibration_clips(5, 24, 96, seed=7)[0, :, :64]).abs().mean() < 0.02
+    assert (whole.float() / 255 - procedural_clips(5, 24, 96, seed=7)[0, :, :64]).abs().mean() < 0.02
     late = videos.read_clip(folder / "0.mp4", 9, 64, 96, start=1.0)
     assert late is None or late.shape == (9, 64, 96, 3)
     assert videos.read_clip(folder / "0.mp4", 25, 32, 32) is None
@@ -95,8 +96,9 @@ def test_flow_is_measured_by_torchvisions_raft(tmp_path, folder):
 
 @pytest.mark.parametrize("architecture", ["paper", "subpixel"])
 def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, architecture):
-    for name, value in (("MEASURE", 20), ("BATCH", 2), ("POOL", 6), ("STEPS_A_CLIP", 10)):
+    for name, value in (("BATCH", 2), ("POOL", 6), ("STEPS_A_CLIP", 10)):
         monkeypatch.setattr(recipe, name, value)
+    monkeypatch.setattr(recipe.Converter, "every", 20)
     monkeypatch.setattr(fit, "AVERAGE", 0.9)
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     encode = lambda clip: encoded(vae, comfy.latent_formats.Wan21(), clip.float() / 255)  # noqa: E731
@@ -108,8 +110,10 @@ def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, archi
         def draw(generator):
             return videos.clips(files[1:], 9, 64, 64, generator)
 
-        return recipe.train(encode, draw, held_out, tmp_path / "made.safetensors", architecture=architecture,
-                            steps=steps, seed=0, metadata={"latent_format": "Wan21"}, say=said.append)  # fmt: skip
+        train(recipe.Converter(
+            encode, draw, held_out, tmp_path / "made.safetensors", architecture=architecture, seed=0,
+            metadata={"latent_format": "Wan21"},
+        ), steps, said.append)  # fmt: skip
 
     run(20)
     first = load_l2r(tmp_path / "made.safetensors").metadata["psnr"]
@@ -117,16 +121,28 @@ def test_it_learns_and_goes_on_after_a_stop(folder, tmp_path, monkeypatch, archi
     made = load_l2r(tmp_path / "made.safetensors")
     assert made.metadata["psnr"] > first and made.metadata["steps"] == 60
     assert "going on from step 20" in said
-    assert [line.split(" step ")[1].split()[0] for line in said if "dB" in line] == ["20", "40", "60"]
+    assert [line.split(" step ")[1].split()[0] for line in said if "held_out" in line] == ["20", "40", "60"]
     assert (tmp_path / "made.log").read_text().count("\n") == 3 and (tmp_path / "made.png").stat().st_size > 1000
 
 
 def test_the_average_forgets_the_random_weights_it_began_with():
     model = torch.nn.Linear(3, 1, bias=False)
     model.weight.data.fill_(100.0)
-    average = Average(model, fit.AVERAGE)
-    average.update(model)
+    learner = Learner(model, torch.optim.SGD(model.parameters(), 0.0), decay=fit.AVERAGE)
+    learner.step(model.weight.sum())
     model.weight.data.fill_(1.0)
     for _ in range(200):
-        average.update(model)
-    assert torch.allclose(average.model.weight, model.weight, atol=1e-3)
+        learner.step(model.weight.sum())
+    assert torch.allclose(learner.result.weight, model.weight, atol=1e-3)
+
+
+def test_the_average_moves_by_what_its_age_allows():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    learner = Learner(model, torch.optim.SGD(model.parameters(), 0.0), decay=0.2)
+    expected = 0.0
+    for update in range(1, 6):
+        model.weight.data.fill_(float(update))
+        learner.step(model.weight.sum())
+        expected += (1 - min(0.2, update / (update + 10))) * (update - expected)
+        assert learner.result.weight.item() == pytest.approx(expected)

@@ -17,12 +17,9 @@ from foresight.demo.clip_quality import motion_quality, visual_quality
 from foresight.demo.judge import Found, find_objects
 from foresight.demo.world import FRAMES, arrange, draw
 from foresight.evaluation.comfyui import ROOT
-from foresight.lab.training.reward_data import Samples
-from foresight.lab.training.scorer_samples import weights_digest
-from foresight.lab.training.train_dit import encode_scenes
-from foresight.lab.training.train_l2r import VAE
-from foresight.lab.training.train_reward import (
-    EXPORT,
+from foresight.lab.training.common import REWARD
+from foresight.lab.training.latents import encode_scenes
+from foresight.lab.training.reward import (
     MARGIN,
     Scored,
     accuracy_rows,
@@ -31,6 +28,8 @@ from foresight.lab.training.train_reward import (
     markdown,
     rewards_of,
 )
+from foresight.lab.training.reward_data import Samples
+from foresight.lab.training.scorer_samples import weights_digest
 from foresight.scoring.latent_reward import (
     KEY,
     LatentReward,
@@ -242,12 +241,12 @@ def test_the_tower_learns_to_see_what_the_scorer_sees():
 def test_it_starts_as_the_scorer():
     """Before any training, features of latents are near to the scorer's of their previews, also of other latents."""
     scenes = [scene for _, scene in prompts("train", "medium", 90)]
-    latents, _ = encode_scenes(VAE, scenes, 3, FRAMES)
+    latents, _ = encode_scenes(scenes, 3, FRAMES)
     scored = Scored()
     model = scored.as_reward(latents[:80, None].half())
     rest = latents[80:].float()
     with torch.no_grad():
-        found, wanted = model.look(rest), scored.seen(rest[:, None])[:, 0]
+        found, wanted = model.look(rest), scored.look(rest[:, None])[:, 0]
     alike = torch.nn.functional.cosine_similarity(found, wanted).mean()
     other = torch.nn.functional.cosine_similarity(found, wanted.roll(1, 0)).mean()
     assert alike > 0.75 and alike > other + 0.3, (alike, other)
@@ -255,13 +254,13 @@ def test_it_starts_as_the_scorer():
 
 def test_the_shipped_reward_is_of_the_shipped_models_and_knows_their_world():
     """The file is of these weights, says what the published page says, and finds the clip that a caption describes."""
-    model = load_reward(EXPORT)
+    model = load_reward(REWARD)
     published = json.loads((ROOT / "docs" / "results" / "reward.json").read_text(encoding="utf-8"))
     assert model.metadata["weights"] == weights_digest()
     assert [row["latent_reward"] for row in model.metadata["accuracy"]] == [
         row["latent_reward"] for row in published["accuracy"]]
     texts, scenes = zip(*prompts("test", "easy", 16), strict=True)
-    latents, _ = encode_scenes(VAE, list(scenes), 4, FRAMES)
+    latents, _ = encode_scenes(list(scenes), 4, FRAMES)
     said, levels = Scored().texts(list(texts)), torch.full((16,), 0.3)
     with torch.no_grad():
         seen = model.look(latents.float())

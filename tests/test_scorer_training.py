@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from scipy import stats
 
 from foresight.demo.captions import caption, parse_caption, split_of
 from foresight.demo.judge import find_objects, judge
@@ -10,7 +9,9 @@ from foresight.demo.wan_dit import load_transformer
 from foresight.demo.world import FRAMES, MOTIONS, Layout, Placed, Scene, Thing, arrange, draw, seen
 from foresight.l2r.checkpoint import load_l2r
 from foresight.lab.training import scorer_batches
-from foresight.lab.training.common import random_scenes
+from foresight.lab.training.common import CONVERTER, TRANSFORMER, random_scenes
+from foresight.lab.training.latents import encode_scenes
+from foresight.lab.training.scorer import CONFIG, Trainer, add_previews, calibrated
 from foresight.lab.training.scorer_batches import NEAR, Source, guess, samples_batch, spoilt_clips
 from foresight.lab.training.scorer_data import (
     STATEMENTS,
@@ -21,14 +22,9 @@ from foresight.lab.training.scorer_data import (
     scene_pairs,
     statements,
 )
-from foresight.lab.training.scorer_figures import auc, detect, within
+from foresight.lab.training.scorer_figures import detect
 from foresight.lab.training.scorer_samples import Samples
 from foresight.lab.training.token_contents import CONTENTS, TOKEN, contents, found_contents, full
-from foresight.lab.training.train_dit import EXPORT as TRANSFORMER
-from foresight.lab.training.train_dit import encode_scenes
-from foresight.lab.training.train_l2r import EXPORT as CONVERTER
-from foresight.lab.training.train_l2r import VAE
-from foresight.lab.training.train_scorer import CONFIG, Trainer, add_previews, calibrated
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.preprocess import vbench_frames
 
@@ -139,7 +135,7 @@ def test_guesses_from_little_noise_are_previews_of_the_clips(monkeypatch):
     monkeypatch.setattr(scorer_batches, "SIGMAS", (0.02, 0.04))
     generator, l2r = torch.Generator().manual_seed(8), load_l2r(CONVERTER)
     found = scenes(3, 9)
-    latents, held = encode_scenes(VAE, found, 10, 17)
+    latents, held = encode_scenes(found, 10, 17)
     guessed = guess(load_transformer(TRANSFORMER), l2r, found, latents, held, 2, generator)
     with torch.no_grad():
         shown = l2r(latents.float())[:, [1, 3]]
@@ -157,7 +153,7 @@ def test_one_step_of_the_recipe_learns_from_renders_and_guesses(monkeypatch):
     found = scenes(4, 12)
     data = {}
     for kind, frames in (("clips", 17), ("images", 1)):
-        data[kind], data[f"{kind}_contents"] = encode_scenes(VAE, found, 13, frames)
+        data[kind], data[f"{kind}_contents"] = encode_scenes(found, 13, frames)
     add_previews(source, found, data)
     monkeypatch.setattr(scorer_batches, "PREVIEWS", 0.5)
     batches = [source.batch() for _ in range(12)]
@@ -181,7 +177,7 @@ def made_samples():
     held[..., [name.split()[-1] in MOTIONS for name in CONTENTS]] = torch.nan
     right = torch.tensor([True, False, True, False])
     clips = torch.randint(256, (4, 1, CONFIG.frames, 64, 64, 3), dtype=torch.uint8)
-    return Samples(["", ""], found, torch.tensor([0, 0, 1, 1]), right, right.float(), [50], clips, held)
+    return Samples(["", ""], found, torch.tensor([0, 0, 1, 1]), right, right.float(), clips, held)
 
 
 CAPTIONS = Captions(lambda text: [49406, 1000 + len(text), 49407], 32)
@@ -239,26 +235,13 @@ def test_tau_stays_where_it_is_when_there_is_nothing_to_tell_apart(right):
 
 def samples(prompt, right):
     right = torch.tensor(right)
-    return Samples([], [], torch.tensor(prompt), right, right.float(), [], torch.zeros(len(right), 0),
+    return Samples([], [], torch.tensor(prompt), right, right.float(), torch.zeros(len(right), 0),
                    torch.zeros(len(right), 0))
 
 
-def test_auc_is_the_mann_whitney_statistic():
-    generator = torch.Generator().manual_seed(6)
-    values, right = torch.randint(8, (60,), generator=generator).float(), torch.rand(60, generator=generator) < 0.4
-    expected = stats.mannwhitneyu(values[right], values[~right]).statistic / (right.sum() * (~right).sum())
-    assert auc(values, right) == pytest.approx(float(expected))
-
-
-def test_within_prompt_auc_ignores_what_the_caption_tells():
-    # The score knows only which prompt is easy: perfect between prompts, a guess within them.
-    prompt, right = [0] * 4 + [1] * 4 + [2] * 4, [True] * 4 + [False] * 4 + [True, True, False, False]
-    values = torch.tensor([1.0] * 4 + [0.0] * 4 + [0.5] * 4)
-    found = samples(prompt, right)
-    assert found.mixed() == [2]
-    assert found.ranked == [(8, 10), (8, 11), (9, 10), (9, 11)]
-    assert within(values, found)[0] == 0.5
-    assert auc(values, found.right) > 0.8
+def test_samples_are_ranked_within_their_prompt():
+    pairs = samples([0] * 4 + [1] * 4 + [2] * 4, [True] * 4 + [False] * 4 + [True, True, False, False]).ranked
+    assert pairs == [(8, 10), (8, 11), (9, 10), (9, 11)]
 
 
 def test_a_trace_that_ends_before_the_window_is_refused():

@@ -2,7 +2,7 @@
 
 PSNR on held-out clips, time, parameters, arithmetic and peak memory of a VAE's own decoder, ComfyUI's TAEHV (random
 weights: time and memory only), the best linear map, and this pack's converters: of the demo VAE in its own world, and
-of a VAE trained on real footage (lab/training/train_footage_vae.py). All are fitted to the same clips, but for what L2R
+of a VAE trained on real footage (lab/training/footage.py). All are fitted to the same clips, but for what L2R
 Calibrate makes of clips of its own. --full adds the paper's setting with random weights, for time and memory alone.
 Writes docs/results/l2r.json and l2r.md. Latents and trained converters are kept: the same command goes on after a stop,
 and what is measured in seconds is measured anew.
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,16 +30,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...evaluation.comfyui import ROOT, load_vae
 from ...evaluation.results import environment, publish
+from ...l2r.calibration import calibrate
 from ...l2r.checkpoint import PAPER, SUBPIXEL
-from ...l2r.fit import fit_affine, key_frames, psnr, refine
+from ...l2r.fit import fit_affine, key_frames, psnr, quality, refine
 from ...l2r.model import L2R
 from ...l2r.pairs import encoded, fingerprint
 from ...l2r.subpixel import SubpixelL2R
 from ..training import footage
-from ..training.common import STATE, load_checkpoint, random_clips, save_checkpoint
-from ..training.train_converter import train
-from ..training.train_footage_vae import EXPORT as FOOTAGE_VAE
-from ..training.train_vae import EXPORT as DEMO_VAE
+from ..training.common import STATE, VAE, random_clips
+from ..training.converter import Converter
+from ..training.loop import load_checkpoint, save_checkpoint, train
 from .inspection import call_seconds
 
 LATENT_FORMAT = "Wan21"
@@ -84,6 +83,7 @@ class Case:
     name: str
     vae: Any
     latent_format: Any
+    device: torch.device
     fitted: list[Pair]
     held_out: list[Pair]
     clips: Tensor  # uint8 [N, T, H, W, 3] of held_out, all frames
@@ -94,17 +94,17 @@ class Case:
 
 
 def case(name: str, path: Path, learned: Tensor, held_out: Tensor) -> Case:
-    vae, latent_format, _ = load_vae(path, LATENT_FORMAT)
+    vae, latent_format, device = load_vae(path, LATENT_FORMAT)
     fitted, measured = (encode_once(vae, latent_format, clips) for clips in (learned, held_out))
-    return Case(name, vae, latent_format, fitted, measured, held_out)
+    return Case(name, vae, latent_format, device, fitted, measured, held_out)
 
 
 def digest(*parts: Any) -> str:
     """Eight digits of bytes or arrays."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for part in parts:
-        found.update(part)
-    return found.hexdigest()[:8]
+        sha.update(part)
+    return sha.hexdigest()[:8]
 
 
 def encode_once(vae: Any, latent_format: Any, clips: Tensor) -> list[Pair]:
@@ -120,7 +120,7 @@ def encode_once(vae: Any, latent_format: Any, clips: Tensor) -> list[Pair]:
 
 
 def trained(architecture: str, case: Case, steps: int) -> tuple[nn.Module, float]:
-    """By `lab/training/train_converter.py`, from pairs that are already encoded, and the seconds it took. Kept until
+    """By `lab/training/converter.py`, from pairs that are already encoded, and the seconds it took. Kept until
     the pairs or anything in l2r/ changes."""
 
     def draw(generator: torch.Generator) -> Iterator[Pair]:
@@ -131,22 +131,17 @@ def trained(architecture: str, case: Case, steps: int) -> tuple[nn.Module, float
     pairs = (tensor.contiguous().numpy() for pair in case.fitted for tensor in pair)
     made_of = digest(*sources, str(CROP).encode(), *pairs)
     out = STATE / f"l2r_{made_of}_{architecture}_{steps}.safetensors"
-    module = train(
-        lambda pair: pair, draw, case.fitted[:1], out, architecture=architecture, steps=steps, seed=SEEDS["training"],
-        metadata={}, crop=CROP,
-    )  # fmt: skip
-    return module, 60 * load_checkpoint(out.with_suffix(".ckpt"))["minutes"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    task = Converter(lambda pair: pair, draw, case.fitted[:1], out, architecture=architecture, seed=SEEDS["training"],
+                     metadata={}, crop=CROP)  # fmt: skip
+    return task.learner.result, 60 * train(task, steps).minutes
 
 
 @torch.inference_mode()
-def calibrated(case: Case, refine_seconds: float) -> nn.Module:
+def calibrated(case: Case, seconds: float) -> nn.Module:
     """What the node L2R Calibrate makes of the VAE alone, from clips of its own, as ComfyUI runs it."""
-    from ...nodes.calibration import L2RCalibrate
-    from ...nodes.folders import register
-
-    register()
-    model = SimpleNamespace(get_model_object=lambda name: case.latent_format)
-    return L2RCalibrate.execute(model, case.vae, refine_seconds=refine_seconds, save=False).args[0]
+    settings = {"seconds": seconds, "save": False, "device": case.device}
+    return calibrate(case.vae, case.latent_format, None, None, STATE, **settings)[0]
 
 
 def timed(build: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
@@ -224,19 +219,19 @@ def taehv(latent_format: Any) -> nn.Module:
 @torch.no_grad()
 def own_psnr(case: Case) -> float:
     """Of the VAE's own decoder, on the frames that the converters show."""
-    errors = []
+    values = []
     for latent, frames in case.held_out:
         shown = case.decoder()(latent)[:, :: max(1, (case.clips.shape[1] - 1) // max(1, frames.shape[1] - 1))]
-        errors.append((shown.float().cpu() - frames).square().mean())
-    return float(-10 * torch.stack(errors).log10().mean())
+        values.append(psnr(shown.float().cpu(), frames))
+    return torch.cat(values).mean().item()
 
 
 def rows(case: Case, steps: int, refine_seconds: float) -> list[dict[str, Any]]:
     latent = case.held_out[0][0]
     table = []
 
-    def add(name: str, decode: Callable, module: nn.Module, quality: float | None, seconds: float = 0.0) -> None:
-        row = {"name": name, "vae": case.name, "psnr_db": quality and round(quality, 2), **cost(decode, latent),
+    def add(name: str, decode: Callable, module: nn.Module, decibels: float | None, seconds: float = 0.0) -> None:
+        row = {"name": name, "vae": case.name, "psnr_db": decibels and round(decibels, 2), **cost(decode, latent),
                "parameters": parameters(module), "fit_seconds": round(seconds, 1)}  # fmt: skip
         table.append(row)
         print(row, flush=True)
@@ -256,7 +251,7 @@ def rows(case: Case, steps: int, refine_seconds: float) -> list[dict[str, Any]]:
         f"{PAPER}, {steps} steps": trained(PAPER, case, steps),
         f"{SUBPIXEL}, {steps} steps": trained(SUBPIXEL, case, steps),
     }.items():
-        add(name, module, module, psnr(module, case.held_out), took)
+        add(name, module, module, quality(module, case.held_out), took)
     return table
 
 
@@ -298,9 +293,9 @@ def markdown(document: dict[str, Any]) -> str:
                   "|---|---|---|---|---|---|---|"]  # fmt: skip
         for row in document["rows"]:
             if row["vae"] == vae:
-                quality = "" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"
+                decibels = "" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"
                 fitted = "" if not row["fit_seconds"] else f"{row['fit_seconds']:.1f}"
-                lines.append(f"| {row['name']} | {quality} | {row['milliseconds']:.1f} | {row['parameters']:,} | "
+                lines.append(f"| {row['name']} | {decibels} | {row['milliseconds']:.1f} | {row['parameters']:,} | "
                              f"{row['gflop']:.2f} | {row['peak_megabytes']:.0f} | {fitted} |")  # fmt: skip
     return "\n".join([*lines, ""])
 
@@ -315,13 +310,13 @@ def main() -> None:
     a = parser.parse_args()
     learned, held_out = (random_clips(torch.Generator().manual_seed(SEEDS[name]), count)
                          for name, count in (("learned", DEMO_CLIPS), ("held_out", DEMO_HELD_OUT)))  # fmt: skip
-    cases = [("demo, width 8, 64x64, 5 latent frames", DEMO_VAE, learned, held_out)]
+    cases = [("demo, width 8, 64x64, 5 latent frames", VAE, learned, held_out)]
     recipes = {}
     if a.footage:
-        if not FOOTAGE_VAE.exists():
-            raise SystemExit("no VAE for footage: python -m foresight.lab.training.train_footage_vae VIDEO trains it")
-        recipes = {"footage_vae": json.loads(FOOTAGE_VAE.with_suffix(".json").read_text(encoding="utf-8"))}
-        cases.append(("footage, width 16, 480x720, 13 latent frames", FOOTAGE_VAE, *footage.clips(a.footage)))
+        if not footage.VAE.exists():
+            raise SystemExit("no VAE for footage: python -m foresight.lab.training footage_vae --video VIDEO trains it")
+        recipes = {"footage_vae": json.loads(footage.VAE.with_suffix(".json").read_text(encoding="utf-8"))}
+        cases.append(("footage, width 16, 480x720, 13 latent frames", footage.VAE, *footage.clips(a.footage)))
     table = [row for each in cases for row in rows(case(*each), a.steps, a.refine)]
     table += full_size() if a.full else []
     variables = "".join(f"{name}={os.environ[name]} " for name in TUNING if name in os.environ)

@@ -83,8 +83,8 @@ def guess(
     frames, chosen = [], middle_frames(latents.shape[2], shown)
     for start in range(0, len(scenes), 48):
         part = slice(start, start + 48)
-        told = [(own, other)[k % 2] for k, (own, other) in enumerate(zip(scenes[part], near[part], strict=True))]
-        context = torch.stack([encode_text(caption(scene, generator)) for scene in told])
+        named = [(own, other)[k % 2] for k, (own, other) in enumerate(zip(scenes[part], near[part], strict=True))]
+        context = torch.stack([encode_text(caption(scene, generator)) for scene in named])
         x0 = latents[part].float()
         sigma = low + (high - low) * torch.rand(len(x0), generator=generator)
         x = x0.lerp(torch.randn(x0.shape, generator=generator), sigma[:, None, None, None, None])
@@ -126,11 +126,11 @@ class Source:
     def batch(self) -> Batch:
         still = self.random() < STILLS
         if self.previews and self.random() < PREVIEWS:
-            found = self.previews[still]
-            chosen = torch.randint(len(found.scenes), (GUESSES,), generator=self.generator)
-            scenes, near = ([part[i] for i in chosen.tolist()] for part in (found.scenes, found.near))
-            return captioned(self.captions, self.generator, scenes, network_frames(found.frames[chosen], self.frames),
-                             found.contents[chosen], near=near, still=still)
+            previews = self.previews[still]
+            rows = torch.randint(len(previews.scenes), (GUESSES,), generator=self.generator)
+            scenes, near = ([part[i] for i in rows.tolist()] for part in (previews.scenes, previews.near))
+            return captioned(self.captions, self.generator, scenes, network_frames(previews.frames[rows], self.frames),
+                             previews.contents[rows], near=near, still=still)
         pairs = torch.randint(len(self.spoilt), (PAIRS,), generator=self.generator)
         chosen = torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
         view, shown = self.views[self.random() < 0.5], self.shown[chosen]
@@ -169,20 +169,20 @@ def captioned(
     """A batch of clips of scenes, captioned anew, beside captions of NEAR near misses each; near: the first of these.
     frames, held: of the scenes' clips first, then of others that are no scene's."""
     known = len(scenes)
-    missed = list(near)
-    while len(missed) < NEAR * known:
-        missed += [near_miss(scene, generator, still) for scene in scenes]
-    said = [*scenes, *missed]
+    misses = list(near)
+    while len(misses) < NEAR * known:
+        misses += [near_miss(scene, generator, still) for scene in scenes]
+    named = [*scenes, *misses]
     own = torch.arange(known)
-    truth = torch.zeros(len(frames), len(said))
+    truth = torch.zeros(len(frames), len(named))
     truth[own, own] = 1
     # The near misses decide where the threshold lies, the other pairs of the batch are easy.
-    weight = torch.full_like(truth, 0.5 / len(said))
+    weight = torch.full_like(truth, 0.5 / len(named))
     weight[own, own] = 1
     for k in range(1, NEAR + 1):
         weight[own, own + k * known] = 1.5 / NEAR
-    return Batch(frames, captions([caption(scene, generator) for scene in said]), truth, weight, known, None,
-                 torch.stack([statements(scene) for scene in said]), held.float())
+    return Batch(frames, captions([caption(scene, generator) for scene in named]), truth, weight, known, None,
+                 torch.stack([statements(scene) for scene in named]), held.float())
 
 
 def samples_batch(

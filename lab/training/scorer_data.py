@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import CLIPTokenizer
 
 from ...demo.captions import split_of
 from ...demo.world import (
@@ -24,6 +25,7 @@ from ...demo.world import (
     arrange,
     choose,
 )
+from ...evaluation.comfyui import comfyui_path
 from ...scoring.preprocess import MEAN, STD, middle_frames
 from ...scoring.viclip_scorer import clean_text, context_ids
 
@@ -109,6 +111,12 @@ class Captions:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([context_ids(self.tokenize(clean_text(text)), self.context) for text in texts])
+
+
+def clip_captions(context: int) -> Captions:
+    """By the tokenizer that comes with ComfyUI."""
+    tokens = CLIPTokenizer.from_pretrained(str(comfyui_path() / "comfy" / "sd1_tokenizer"))
+    return Captions(lambda text: tokens(text)["input_ids"], context)
 
 
 def network_frames(clips: Tensor, count: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""Trains the demo family's small ViCLIP: ``python -m foresight.lab.training.train_scorer --stage renders``.
+"""The recipe of the demo family's small ViCLIP.
 
-Stages, each going on from the one before (and from itself after a stop):
+Stages, each going on from the one before:
   renders     clean and blurred renders, each beside a near miss (one statement false)
   previews    and what the demo transformer guesses of noised latents of renders, seen through L2R
   generated   and the demo transformer's own x0 predictions, with the judge's verdict on the finished clip
@@ -14,48 +14,34 @@ transformer add the sigmoid loss and a ranking loss between a better and a worse
 
 from __future__ import annotations
 
-import argparse
-import logging
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
 
 from ...demo.captions import parse_caption, prompts
 from ...demo.wan_dit import load_transformer
 from ...demo.world import FRAMES, Scene
-from ...l2r.averaging import Average
+from ...evaluation.statistics import auc, auc_within
 from ...l2r.checkpoint import load_l2r
+from ...l2r.learner import Learner
 from ...scoring.detector import DetectorSettings
 from ...scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
-from .common import (
-    DATA_HELP,
-    STATE,
-    WEIGHTS,
-    Clock,
-    Muon,
-    load_checkpoint,
-    part,
-    save_checkpoint,
-    trapezoid,
-)
+from .common import CONVERTER, SCORER, STATE, TRANSFORMER, part
+from .latents import encode_scenes, training_data
+from .loop import Record, Task, load_checkpoint, trapezoid
+from .muon import Muon
 from .scorer_batches import SHARES, Batch, Source, guess, samples_batch
-from .scorer_data import STATEMENTS, Captions
-from .scorer_figures import STILLS as STILL_SET
-from .scorer_figures import TRAIN, VALIDATION, WATCHED, auc, detect, make_samples, scores, within
-from .scorer_samples import Samples, load_samples
+from .scorer_data import STATEMENTS, Captions, clip_captions
+from .scorer_figures import detect, scores
+from .scorer_samples import STILLS, TRAIN, VALIDATION, WATCHED, Samples, make_samples
 from .token_contents import CONTENTS, TOKEN
-from .train_dit import EXPORT as TRANSFORMER
-from .train_dit import encode_scenes, training_data
-from .train_l2r import EXPORT as L2R_FILE
-from .train_l2r import VAE
 
-EXPORT = WEIGHTS / "viclip" / "foresight_demo_viclip.safetensors"
-STAGES = ("renders", "previews", "generated")
+STAGES = {"renders": 1800, "previews": 1600, "generated": 1200}  # and their steps
 # All frames of a preview. Patches of 8 pixels learn as much a step, but each step takes 2.5 times as long. The text
 # tower is mostly vocabulary.
 CONFIG = ViCLIPConfig(
@@ -107,10 +93,10 @@ class Trainer(nn.Module):
 
     def compare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of clips and captions, their logits [N, M], and the loss of what the patches hold."""
-        seen, said = self.viclip.encode_vision(batch.frames), self.viclip.encode_text(batch.ids)
+        clips, texts = self.viclip.encode_vision(batch.frames), self.viclip.encode_text(batch.ids)
         target, known = batch.contents.nan_to_num(), (~batch.contents.isnan()).float()
         held = HELD_WEIGHT * F.binary_cross_entropy_with_logits(self.contents(), target, known)
-        return seen, said, F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T * self.scale.exp(), held
+        return clips, texts, F.normalize(clips, dim=-1) @ F.normalize(texts, dim=-1).T * self.scale.exp(), held
 
     def judged(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sigmoid loss a clip."""
@@ -118,13 +104,13 @@ class Trainer(nn.Module):
             logits + self.bias, batch.truth, batch.weight, reduction="sum") / len(logits)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        seen, said, logits, held = self.compare(batch)
+        clips, texts, logits, held = self.compare(batch)
         own = torch.arange(batch.known)
         contrast = (F.cross_entropy(logits[own], own) + F.cross_entropy(logits.T[own], own)) / 2
         judged = self.judged(logits, batch)
         read = sum(
             F.binary_cross_entropy_with_logits(self.head(feature[: len(target)]), target, reduction="sum") / len(target)
-            for feature, target in ((seen, batch.shown), (said, batch.stated)) if target is not None
+            for feature, target in ((clips, batch.shown), (texts, batch.stated)) if target is not None
         )
         return contrast + judged + 0.2 * read + held, {
             "contrast": contrast.item(), "judged": judged.item(), "read": read.item(), "held": held.item(),
@@ -137,10 +123,10 @@ class Trainer(nn.Module):
         def any_of(options: list):
             return options[int(torch.randint(len(options), (), generator=generator))]
 
-        chosen = [i for _ in range(RANKED) for i in any_of(samples.ranked)]
-        chosen += torch.randint(len(samples.right), (RANDOM,), generator=generator).tolist()
+        rows = [i for _ in range(RANKED) for i in any_of(samples.ranked)]
+        rows += torch.randint(len(samples.right), (RANDOM,), generator=generator).tolist()
         moment = any_of(list(range(samples.previews.shape[1])))
-        batch = samples_batch(samples, chosen, moment, captions, generator)
+        batch = samples_batch(samples, rows, moment, captions, generator)
         _, _, logits, held = self.compare(batch)
         own = logits.diagonal()
         lead = own[0 : 2 * RANKED : 2] - own[1 : 2 * RANKED : 2]
@@ -157,8 +143,8 @@ def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, 
     scores, right, wins = [], [], []
     for _ in range(batches):
         batch = source.batch()
-        seen, said = viclip.encode_vision(batch.frames), viclip.encode_text(batch.ids)
-        cosines = F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
+        clips, texts = viclip.encode_vision(batch.frames), viclip.encode_text(batch.ids)
+        cosines = F.normalize(clips, dim=-1) @ F.normalize(texts, dim=-1).T
         own = torch.arange(batch.known)
         scores += [cosines[own, own], cosines[own, own + batch.known]]
         right += [torch.ones(batch.known), torch.zeros(batch.known)]
@@ -185,8 +171,8 @@ def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
 
     levels = watched.unique()
     between = (levels[1:] + levels[:-1]) / 2
-    tried = between[torch.linspace(0, len(between) - 1, min(100, len(between))).long()].tolist()
-    balances = {tau: balance(tau) for tau in tried}
+    some = between[torch.linspace(0, len(between) - 1, min(100, len(between))).long()].tolist()
+    balances = {tau: balance(tau) for tau in some}
     best = [tau for tau, value in balances.items() if value == max(balances.values())]
     return replace(CONFIG, tau=round(statistics.median(best), 4), delta=round(0.05 * scale, 4), scale=scale,
                    tau_from=f"{len(right)} clips of validation prompts, {int(right.sum())} of them right: where the "
@@ -194,17 +180,17 @@ def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
 
 
 def training_samples(share: float) -> tuple[Samples, Samples]:
-    """Clips and single frames of the transformer for training prompts, and clips for validation prompts; made if they
-    are not on disk."""
-    sets = [chosen | {"count": part(chosen["count"], share)} for chosen in (TRAIN, STILL_SET, VALIDATION)]
-    make_samples(*sets)
-    l2r = load_l2r(L2R_FILE)
-    clips, stills, validation = (load_samples(**chosen, l2r=l2r, shown=CONFIG.frames) for chosen in sets)
-    kept = torch.linspace(0, clips.previews.shape[1] - 1, stills.previews.shape[1]).round().long()
+    """Clips and single frames of the transformer for training prompts, and clips for validation prompts."""
+    l2r = load_l2r(CONVERTER)
+    clips, stills, validation = (
+        make_samples(replace(each, prompts=part(each.prompts, share)), l2r, CONFIG.frames)
+        for each in (TRAIN, STILLS, VALIDATION)
+    )
+    moments = torch.linspace(0, clips.previews.shape[1] - 1, stills.previews.shape[1]).round().long()
     both = Samples(
         clips.captions + stills.captions, clips.scenes + stills.scenes,
         torch.cat([clips.prompt, stills.prompt + len(clips.captions)]), torch.cat([clips.right, stills.right]),
-        torch.cat([clips.share, stills.share]), clips.steps, torch.cat([clips.previews[:, kept], stills.previews]),
+        torch.cat([clips.share, stills.share]), torch.cat([clips.previews[:, moments], stills.previews]),
         torch.cat([clips.contents, stills.contents]),
     )
     return both, validation
@@ -213,12 +199,11 @@ def training_samples(share: float) -> tuple[Samples, Samples]:
 def add_previews(source: Source, scenes: list[Scene], data: dict) -> None:
     """What the transformer guesses of the clips and of some single frames. data: as `training_data` gives it; its clips
     and images are of the first scenes."""
-    transformer, l2r = load_transformer(TRANSFORMER), load_l2r(L2R_FILE)
+    transformer, l2r = load_transformer(TRANSFORMER), load_l2r(CONVERTER)
     for kind, most in GUESSED.items():
         count = min(len(data[kind]), most)
         source.previews.append(guess(transformer, l2r, scenes[:count], data[kind][:count],
                                      data[f"{kind}_contents"][:count], CONFIG.frames, source.generator))
-        print(f"{count} {kind} guessed", flush=True)
 
 
 def validation_data() -> tuple[list[Scene], dict]:
@@ -226,103 +211,74 @@ def validation_data() -> tuple[list[Scene], dict]:
     scenes = [scene for name in SHARES for _, scene in prompts("validation", name, 32)]
     data = {}
     for kind, frames in (("clips", FRAMES), ("images", 1)):
-        data[kind], data[f"{kind}_contents"] = encode_scenes(VAE, scenes, 990_004, frames)
+        data[kind], data[f"{kind}_contents"] = encode_scenes(scenes, 990_004, frames)
     return scenes, data
 
 
-def train(stage: str, steps: int, seed: int, share: float, tokenizer: Path) -> None:
-    path = STATE / f"scorer_{seed}.pt"
-    state = load_checkpoint(path)
-    resumed = state is not None and state["stage"] == stage
-    passed = state and STAGES.index(stage) < STAGES.index(state["stage"])
-    if passed or (resumed and state["step"] >= state["begun"] + steps):
-        print(f"{stage}: done")
-        return
-    # Not resumed: after a stop other clips are rendered, which only helps.
-    generator = torch.Generator().manual_seed(1000 * seed + 100 * STAGES.index(stage) + (state["step"] if state else 0))
-    captions = Captions(lambda text: tokens(text)["input_ids"], CONFIG.context)
-    tokens = CLIPTokenizer.from_pretrained(str(tokenizer))
-    trainer = Trainer().initialise(generator)
-    average = Average(trainer, 0.995)
-    if state:
-        trainer.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        average.updates = state["step"]
-    hidden = [p for n, p in trainer.named_parameters() if p.ndim == 2 and "resblocks" in n]
-    others = [p for p in trainer.parameters() if all(p is not h for h in hidden)]
-    optimisers = [(Muon(hidden, MUON_LR), MUON_LR),
-                  (torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=1e-4), LR)]
-    clock, step = Clock(state["spent"] if state else 0.0), state["step"] if state else 0
-    begun = state["begun"] if resumed else step
-    if resumed:
-        for (optimiser, _), saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-    source = Source(captions, generator, CONFIG.frames, POOL)
-    check = Source(captions, torch.Generator().manual_seed(990_003), CONFIG.frames, HELD_OUT, "validation")
-    if stage != "renders":
-        data = training_data(VAE, share, seed)  # the transformer's, so already on disk
-        add_previews(source, [parse_caption(text) for text in data["captions"]], data)
-        add_previews(check, *validation_data())
-    start = check.generator.get_state()
-    samples = validation = None
-    if stage == "generated":
-        samples, validation = training_samples(share)
+class Scorer(Task):
+    """One stage of the recipe. scale: share of the data."""
 
-    def save() -> None:
-        viclip = average.model.viclip
-        check.generator.set_state(start)
-        cosines, right, near = held_out(viclip, check)
-        print(f"{stage} {clock.minutes:.1f} min step {step} held out: near misses {near:.3f}, AUC "
-              f"{auc(cosines, right):.3f}, right {cosines[right.bool()].mean():.3f} wrong "
-              f"{cosines[~right.bool()].mean():.3f}", flush=True)
-        traces = cosines[:, None].expand(-1, len(WATCHED) + 1)  # a finished clip looks the same at every step
-        if validation:
-            traces, right = scores(viclip, validation, captions), validation.right
-            for name, column in (("step 10", traces[:, WATCHED.index(10)]), ("finished", traces[:, -1])):
-                print(f"samples, {name}: AUC {auc(column, right):.3f}, within prompt {within(column, validation)}")
-        viclip.config = calibrated(traces, right)
-        EXPORT.parent.mkdir(parents=True, exist_ok=True)
-        save_viclip(viclip, EXPORT)
+    every, columns, usable_early = 250, ("near_misses", "auc"), True
+
+    def __init__(
+        self, stage: Literal["renders", "previews", "generated"] = "renders", seed: int = 1, scale: float = 1.0,
+        export: Path = SCORER,
+    ):
+        self.stage, self.steps, self.out = stage, STAGES[stage], export
+        number = list(STAGES).index(stage)
+        *_, before, self.checkpoint = [None, *(STATE / f"scorer_{seed}_{name}.pt" for name in STAGES)][: number + 2]
+        state = before and load_checkpoint(before)
+        weights = state and state["task"]["trainer"]
+        updates = int(weights["average"]["n_averaged"]) - 1 if weights else 0
+        self.generator = torch.Generator().manual_seed(1000 * seed + 100 * number + updates)
+        self.captions = clip_captions(CONFIG.context)
+        self.trainer = Trainer().initialise(self.generator)
+        hidden = [p for n, p in self.trainer.named_parameters() if p.ndim == 2 and "resblocks" in n]
+        others = [p for p in self.trainer.parameters() if all(p is not h for h in hidden)]
+        adam = torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=1e-4)
+        self.learner = Learner(self.trainer, Muon(hidden, MUON_LR), adam, decay=0.995)
+        if weights:
+            self.learner.load_weights(weights)
+        self.parts = {"trainer": self.learner, "generator": self.generator}
+        self.source = Source(self.captions, self.generator, CONFIG.frames, POOL)
+        self.check = Source(
+            self.captions, torch.Generator().manual_seed(990_003), CONFIG.frames, HELD_OUT, "validation")
+        if stage != "renders":
+            data = training_data(scale, seed)  # the transformer's, so already on disk
+            add_previews(self.source, [parse_caption(text) for text in data["captions"]], data)
+            add_previews(self.check, *validation_data())
+        self.check_start = self.check.generator.get_state()
+        self.samples, self.validation = training_samples(scale) if stage == "generated" else (None, None)
+        self.traces: tuple[Tensor, Tensor] | None = None
+
+    def update(self, step: int, steps: int) -> dict[str, Any]:
+        loss, figures = self.trainer.loss(self.source.batch())
+        if self.samples:
+            more_loss, more = self.trainer.samples_loss(self.samples, self.generator, self.captions)
+            loss, figures = loss + more_loss, figures | more
+        self.learner.step(loss, trapezoid(step / steps) * (1 if self.stage == "renders" else 0.5))
+        return figures
+
+    def measure(self) -> dict[str, float]:
+        viclip = self.learner.result.viclip
+        self.check.generator.set_state(self.check_start)
+        cosines, right, near = held_out(viclip, self.check)
+        figures = {"near_misses": near, "auc": auc(cosines, right), "right": cosines[right.bool()].mean().item(),
+                   "wrong": cosines[~right.bool()].mean().item()}  # fmt: skip
+        self.traces = cosines[:, None].expand(-1, len(WATCHED) + 1), right  # a finished clip: alike at every step
+        if self.validation:
+            right, prompt = self.validation.right, self.validation.prompt
+            self.traces = scores(viclip, self.validation, self.captions), right
+            for name, column in (("step_10", WATCHED.index(10)), ("finished", -1)):
+                values = self.traces[0][:, column]
+                figures |= {f"{name}_auc": auc(values, right), f"{name}_within": auc_within(values, right, prompt)}
+        return figures
+
+    def export(self, record: Record) -> None:
+        if self.traces is None:
+            self.measure()
+        viclip = self.learner.result.viclip
+        viclip.config = calibrated(*self.traces)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        save_viclip(viclip, self.out)
         viclip.config = CONFIG
-        # Last, so that what counts as done has its weights written.
-        save_checkpoint(path, {"model": trainer.state_dict(), "average": average.model.state_dict(), "step": step,
-                               "optimisers": [optimiser.state_dict() for optimiser, _ in optimisers],
-                               "spent": clock.minutes, "begun": begun, "stage": stage})
-
-    while step < begun + steps:
-        for optimiser, lr in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = lr * trapezoid((step - begun) / steps) * (1 if stage == "renders" else 0.5)
-        loss, parts = trainer.loss(source.batch())
-        if samples:
-            extra, more = trainer.samples_loss(samples, generator, captions)
-            loss, parts = loss + extra, parts | more
-        for optimiser, _ in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
-        for optimiser, _ in optimisers:
-            optimiser.step()
-        average.update(trainer)
-        step += 1
-        if step % 25 == 0:
-            print(f"{clock.minutes:.2f} {step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()), flush=True)
-        if step % 250 == 0 and step < begun + steps:
-            save()
-    save()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=STAGES, default="renders")
-    parser.add_argument("--steps", type=int, default=1000, help="of this stage")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--data", type=float, default=1.0, help=DATA_HELP)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer folder")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(arguments.stage, arguments.steps, arguments.seed, arguments.data, arguments.tokenizer)
-
-
-if __name__ == "__main__":
-    main()

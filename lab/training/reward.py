@@ -1,4 +1,4 @@
-"""Trains the demo family's latent reward: ``python -m foresight.lab.training.train_reward``.
+"""The recipe of the demo family's latent reward.
 
 Makes its own data first (`reward_data`): clips of training and validation prompts, several seeds each, and guesses of
 noised renders. The network begins as the scorer: its vision tower, with patches of previews replaced by the linear map
@@ -9,28 +9,26 @@ from latents that comes nearest (least squares over guesses). Then
            search. The tower stays as it is: a few hundred clips teach it only those clips.
 Last, how often the reward is right on pairs of clips of validation prompts, beside the training-free reward (the
 scorer on previews) on the same x0 predictions: into the file, where the gate reads it, and into
-docs/results/reward.json and .md. Goes on where it was stopped.
+docs/results/reward.json and .md.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
 
 from ...demo.flow import schedule
-from ...demo.preset import REWARD, SHIFT, STEPS
-from ...evaluation.comfyui import ROOT, comfyui_path, load_comfyui
+from ...demo.preset import SHIFT, STEPS
+from ...evaluation.comfyui import ROOT, load_comfyui
 from ...evaluation.results import environment, number, publish
 from ...evaluation.statistics import bootstrap
-from ...l2r.averaging import Average
 from ...l2r.checkpoint import load_l2r
+from ...l2r.learner import Learner
 from ...scoring.latent_reward import (
     BARS,
     HEADS,
@@ -42,30 +40,12 @@ from ...scoring.latent_reward import (
     save_reward,
 )
 from ...scoring.viclip import load_viclip
-from .common import (
-    DATA_HELP,
-    STATE,
-    WEIGHTS,
-    Clock,
-    load_checkpoint,
-    save_checkpoint,
-    trapezoid,
-)
-from .reward_data import (
-    MOMENTS,
-    SEEDS,
-    TRAIN,
-    VALIDATION,
-    Samples,
-    make_guesses,
-    make_samples,
-)
-from .scorer_data import Captions, network_frames
+from .common import CONVERTER, REWARD, SCORER, STATE
+from .loop import Record, Task, trapezoid
+from .reward_data import MOMENTS, SEEDS, TRAIN, VALIDATION, Samples, make_guesses, make_samples
+from .scorer_data import clip_captions, network_frames
 from .scorer_samples import weights_digest
-from .train_l2r import EXPORT as CONVERTER
-from .train_scorer import EXPORT as SCORER
 
-EXPORT = WEIGHTS / "reward" / REWARD
 LATENT_FORMAT = "Wan21"
 LEVELS = tuple(schedule(STEPS, SHIFT)[step - 1].item() for step in (MOMENTS[-1], 2))
 LR = 1e-3
@@ -81,9 +61,8 @@ class Scored:
     """The frozen scorer: text features of captions, and features of previews."""
 
     def __init__(self):
-        tokens = CLIPTokenizer.from_pretrained(str(comfyui_path() / "comfy" / "sd1_tokenizer"))
         self.viclip, self.l2r = load_viclip(SCORER), load_l2r(CONVERTER)
-        self.captions = Captions(lambda text: tokens(text)["input_ids"], self.viclip.config.context)
+        self.captions = clip_captions(self.viclip.config.context)
 
     @torch.no_grad()
     def texts(self, captions: list[str]) -> Tensor:
@@ -91,7 +70,7 @@ class Scored:
         return F.normalize(self.viclip.encode_text(self.captions(captions)), dim=-1)
 
     @torch.no_grad()
-    def seen(self, x0: Tensor) -> Tensor:
+    def look(self, x0: Tensor) -> Tensor:
         """x0 predictions [N, K, C, F, H, W] -> features [N, K, D] of their previews, L2-normalised."""
         flat = [self.viclip.encode_vision(self._frames(part)) for part in x0.flatten(0, 1).split(32)]
         return F.normalize(torch.cat(flat), dim=-1).unflatten(0, x0.shape[:2])
@@ -114,35 +93,35 @@ class Scored:
             around = around.unfold(axis, side, model.config.patch)
         inputs = around.movedim(1, 4).flatten(4).flatten(0, 3)  # [patches, C * 3 * 4 * 4]
         inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
-        wanted = torch.cat([tower.conv1(self._frames(part).transpose(1, 2)) for part in x0.split(32)])
-        solution = torch.linalg.lstsq(inputs, wanted.movedim(1, -1).flatten(0, 3)).solution
+        outputs = torch.cat([tower.conv1(self._frames(part).transpose(1, 2)) for part in x0.split(32)])
+        solution = torch.linalg.lstsq(inputs, outputs.movedim(1, -1).flatten(0, 3)).solution
         weight = solution[:-1].T.unflatten(1, (-1, frames, *size))
         model.tower.load_state_dict(tower.state_dict() | {"conv1.weight": weight, "conv1.bias": solution[-1]})
         return model
 
 
-def follow_loss(model: RewardModel, x0: Tensor, seen: Tensor) -> Tensor:
-    """How far the tower's features of latents are from the scorer's of their previews, seen: 1 - cosine."""
-    return 1 - (model.look(x0.float()) * seen).sum(-1).mean()
+def follow_loss(model: RewardModel, x0: Tensor, features: Tensor) -> Tensor:
+    """How far the tower's features of latents are from `features`, the scorer's of their previews: 1 - cosine."""
+    return 1 - (model.look(x0.float()) * features).sum(-1).mean()
 
 
-def fit_heads(model: RewardModel, said: Tensor, samples: Samples) -> None:
-    """The heads by logistic regression on all pairs of clips of one prompt at each moment, in place. said: text
-    features of the samples' prompts."""
+def fit_heads(model: RewardModel, texts: Tensor, samples: Samples) -> None:
+    """The heads by logistic regression on all pairs of clips of one prompt at each moment, in place. texts: features of
+    the samples' prompts."""
     with torch.no_grad():
-        seen = torch.stack([look_in_parts(model, x0) for x0 in samples.x0.unbind(1)], 1)  # [N, K, D]
+        features = torch.stack([look_in_parts(model, x0) for x0 in samples.x0.unbind(1)], 1)  # [N, K, D]
     pairs = [pairs_within(target, samples.prompt, MARGIN) for target in samples.targets.unbind(1)]
     first, second = torch.cat(pairs).unbind(1)
-    spread = (seen[first] - seen[second]).square().mean((0, 1)).sqrt()
-    texts = said[samples.prompt][:, None].expand_as(seen).flatten(0, 1)
-    levels = samples.sigmas.expand(len(seen), -1).flatten()
+    spread = (features[first] - features[second]).square().mean((0, 1)).sqrt()
+    texts = texts[samples.prompt][:, None].expand_as(features).flatten(0, 1)
+    levels = samples.sigmas.expand(len(features), -1).flatten()
     nn.init.zeros_(model.quality.weight)
     heads = [each.requires_grad_() for each in (model.quality.weight, model.alignment, model.sharpness)]
     optimiser = torch.optim.LBFGS(heads, max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        rewards = model.read(seen.flatten(0, 1), levels, texts).unflatten(0, seen.shape[:2])
+        rewards = model.read(features.flatten(0, 1), levels, texts).unflatten(0, features.shape[:2])
         total = SHRINK * (model.quality.weight * spread).square().sum()
         for k, (better, worse) in enumerate(each.unbind(1) for each in pairs):
             if len(better):
@@ -159,9 +138,9 @@ def look_in_parts(model: RewardModel, x0: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def rewards_of(model: RewardModel, said: Tensor, samples: Samples) -> Tensor:
-    """[N, K, HEADS]. said: text features of the samples' prompts."""
-    texts = said[samples.prompt]
+def rewards_of(model: RewardModel, texts: Tensor, samples: Samples) -> Tensor:
+    """[N, K, HEADS]. texts: features of the samples' prompts."""
+    texts = texts[samples.prompt]
     return torch.stack([model.read(look_in_parts(model, x0), sigma.expand(len(x0)), texts)
                         for x0, sigma in zip(samples.x0.unbind(1), samples.sigmas, strict=True)], 1)  # fmt: skip
 
@@ -192,53 +171,67 @@ def accuracy_rows(rewards: Tensor, free: Tensor, samples: Samples) -> list[dict[
     return rows
 
 
-def fit(steps: int, seed: int, data: tuple[Samples, Samples, Tensor], every: int) -> tuple[RewardModel, Scored, Clock]:
-    """The averaged model after `steps`, from the checkpoint where there is one. data: samples, validation samples,
-    guesses."""
-    samples, validation, guesses = data
-    path = STATE / f"reward_{weights_digest()}_{len(samples.x0)}_{seed}.pt"
-    state = load_checkpoint(path)
-    step = state["step"] if state else 0
-    scored = Scored()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = scored.as_reward(guesses)
-    average = Average(model, 0.995)
-    optimiser = torch.optim.AdamW(model.tower.parameters(), LR, betas=(0.9, 0.98), weight_decay=0.02)
-    if state:
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        average.updates = step
-        optimiser.load_state_dict(state["optimiser"])
-    clock = Clock(state["spent"] if state else 0.0)
-    seen, guessed, held_out = map(scored.seen, (samples.x0, guesses, validation.x0))
-    generator = torch.Generator().manual_seed(1000 * seed + step)  # after a stop other batches, which only helps
+class Reward(Task):
+    """scale: share of the data; results: the folder of the published figures."""
 
-    def drawn(x0: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        rows, moments = (torch.randint(size, (BATCH // 2,), generator=generator) for size in x0.shape[:2])
-        return x0[rows, moments], features[rows, moments]
+    steps, columns = 800, ("held_out",)
 
-    while step < steps:
-        for group in optimiser.param_groups:
-            group["lr"] = LR * trapezoid(step / steps)
-        x0, features = map(torch.cat, zip(drawn(samples.x0, seen), drawn(guesses, guessed), strict=True))
-        loss = follow_loss(model, x0, features)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        average.update(model)
-        step += 1
-        if step % every == 0 or step == steps:
-            save_checkpoint(path, {"model": model.state_dict(), "average": average.model.state_dict(), "step": step,
-                                   "optimiser": optimiser.state_dict(), "spent": clock.minutes})
-            with torch.no_grad():
-                apart = torch.stack([follow_loss(average.model, x0, features) for x0, features in zip(
-                    validation.x0.unbind(1), held_out.unbind(1), strict=True)])
-            logging.info("%.1f min, step %d: apart %.4f; held out, by moment: %s", clock.minutes, step, loss.item(),
-                         " ".join(f"{value:.4f}" for value in apart))
-    fit_heads(average.model, scored.texts(samples.captions), samples)
-    return average.model, scored, clock
+    def __init__(self, seed: int = 1, scale: float = 1.0, export: Path = REWARD,
+                 results: Path = ROOT / "docs" / "results"):
+        self.samples, self.validation = (make_samples(clips, scale) for clips in (TRAIN, VALIDATION))
+        guesses = make_guesses(LEVELS, scale)
+        self.out, self.results = export, results
+        self.checkpoint = STATE / f"reward_{weights_digest()}_{len(self.samples.x0)}_{seed}.pt"
+        self.scored = Scored()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = self.scored.as_reward(guesses)
+        optimiser = torch.optim.AdamW(model.tower.parameters(), LR, betas=(0.9, 0.98), weight_decay=0.02)
+        self.learner = Learner(model, optimiser, decay=0.995)
+        self.generator = torch.Generator().manual_seed(1000 * seed)
+        self.parts = {"reward": self.learner, "generator": self.generator}
+        self.sources = [(x0, self.scored.look(x0)) for x0 in (self.samples.x0, guesses)]
+        self.held_out = self.scored.look(self.validation.x0)
+
+    def update(self, step: int, steps: int) -> dict[str, Any]:
+        parts = []
+        for x0, features in self.sources:
+            rows, moments = (torch.randint(size, (BATCH // 2,), generator=self.generator) for size in x0.shape[:2])
+            parts.append((x0[rows, moments], features[rows, moments]))
+        loss = follow_loss(self.learner.network, *map(torch.cat, zip(*parts, strict=True)))
+        self.learner.step(loss, trapezoid(step / steps))
+        return {"apart": loss}
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        apart = {f"held_out_{step}": follow_loss(self.learner.result, x0, features).item() for step, x0, features in
+                 zip(MOMENTS, self.validation.x0.unbind(1), self.held_out.unbind(1), strict=True)}  # fmt: skip
+        return apart | {"held_out": sum(apart.values()) / len(apart)}
+
+    def export(self, record: Record) -> None:
+        model, samples, validation = copy.deepcopy(self.learner.result), self.samples, self.validation
+        fit_heads(model, self.scored.texts(samples.captions), samples)
+        texts = self.scored.texts(validation.captions)
+        free = (self.held_out * texts[validation.prompt, None]).sum(2)
+        rows = accuracy_rows(rewards_of(model, texts, validation), free, validation)
+        described = {
+            "name": "foresight-demo-reward", "latent_format": LATENT_FORMAT, "scorer": self.scored.viclip.config.name,
+            "weights": weights_digest(), "steps": STEPS, "accuracy": [
+                {key: row[key] for key in ("step", "sigma", "pairs", "latent_reward", "training_free")}
+                for row in rows],
+        }  # fmt: skip
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        save_reward(model, self.out, described)
+        load_comfyui()
+        document = {
+            "schema": "foresight.reward", "version": 1,
+            "environment": environment("python -m foresight.lab.training reward"), "clips": len(validation.x0),
+            "prompts": len(validation.captions), "seeds": SEEDS, "train_clips": len(samples.x0),
+            "train_prompts": len(samples.captions), "steps": record.step, "minutes": round(record.minutes, 1),
+            "margin": MARGIN, "bars": {str(share): bar for share, bar in BARS.items()},
+            "refused": below_bar(described), "accuracy": rows,
+        }  # fmt: skip
+        publish(self.results, "reward", document, markdown(document))
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -264,48 +257,3 @@ def markdown(document: dict[str, Any]) -> str:
     asked = ", ".join(f"{bar} at {share:.0%} of the schedule" for share, bar in BARS.items())
     verdict = f"**not met, so it is refused: {document['refused']}**" if document["refused"] else "met"
     return "\n".join([*lines, f"The bar for the sum: {asked}: {verdict}.", ""])
-
-
-def train(steps: int, seed: int, share: float, workers: int, every: int, weights: Path, out: Path) -> None:
-    """The whole recipe. share: of the data; every: steps between checkpoints; weights, out: what is written where."""
-    samples, validation = (make_samples(chosen, share, workers) for chosen in (TRAIN, VALIDATION))
-    guesses = make_guesses(LEVELS, share, workers)
-    model, scored, clock = fit(steps, seed, (samples, validation, guesses), every)
-    said = scored.texts(validation.captions)
-    free = (scored.seen(validation.x0) * said[validation.prompt, None]).sum(2)
-    rows = accuracy_rows(rewards_of(model, said, validation), free, validation)
-    load_comfyui()
-    command = "python -m foresight.lab.training.train_reward"
-    described = {
-        "name": "foresight-demo-reward", "latent_format": LATENT_FORMAT, "scorer": scored.viclip.config.name,
-        "weights": weights_digest(), "steps": STEPS, "accuracy": [
-            {key: row[key] for key in ("step", "sigma", "pairs", "latent_reward", "training_free")} for row in rows],
-    }  # fmt: skip
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    save_reward(model, weights, described)
-    document = {
-        "schema": "foresight.reward", "version": 1, "environment": environment(command), "clips": len(validation.x0),
-        "prompts": len(validation.captions), "seeds": SEEDS, "train_clips": len(samples.x0),
-        "train_prompts": len(samples.captions), "steps": steps, "minutes": round(clock.minutes, 1),
-        "margin": MARGIN, "bars": {str(share): bar for share, bar in BARS.items()}, "refused": below_bar(described),
-        "accuracy": rows,
-    }  # fmt: skip
-    publish(out, "reward", document, markdown(document))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--data", type=float, default=1.0, help=DATA_HELP)
-    parser.add_argument("--workers", type=int, default=2, help="processes that make the data, one thread each")
-    parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
-    parser.add_argument("--weights", type=Path, default=EXPORT, help="the file to write")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    a = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(a.steps, a.seed, a.data, a.workers, a.every, a.weights, a.out)
-
-
-if __name__ == "__main__":
-    main()

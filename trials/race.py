@@ -1,0 +1,161 @@
+"""The race: seeds in turn, each looked at early, until one passes; where none does, the best of them is finished.
+
+Knowing a little, early and often, pays more than knowing more, late and once (docs/evidence.md). With a floor it is a
+search for the first candidate that is good enough (a stopping rule for drawing, Weitzman 1979); without one it is the
+best of a fixed number at the look (speculative rejection, Sun et al. 2024), which needs no calibration.
+
+A plan is a generator without torch: it yields what is to be done, is sent what came of it, and returns what is to be
+delivered. Live it is driven by sampling.race, over logged candidates by evaluation.raced: the same code decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+SELF_REFINE = ("off", "later", "all")  # which candidates are self-refined; "later": all but the user's own seed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to make the clip: from the noise of the user's seed + `number`, plainly or lightly self-refined."""
+
+    number: int
+    self_refined: bool = False
+
+
+@dataclass(frozen=True)
+class Try:
+    """Sample the candidate up to the look and score it; one that is below its floor is put aside, another finished."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Go on with a candidate that was put aside, to its end."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """lead: the score at the look less the floor, NaN where it could not be scored. final: the finished clip's score,
+    NaN where it could not be scored, None where the candidate was put aside."""
+
+    lead: float
+    final: float | None = None
+
+
+Plan = Generator[Try | Finish, Outcome | None, Candidate]
+
+
+@dataclass(frozen=True)
+class RaceSettings:
+    """candidates: the most that are tried. self_refine: one of SELF_REFINE. last_look: the least score of a finished
+    clip; below it the best candidate put aside is finished as well, and the better of the two delivered (None: never).
+    """
+
+    candidates: int = 3
+    self_refine: str = "later"
+    last_look: float | None = None
+
+    def __post_init__(self):
+        if self.candidates < 1:
+            raise ValueError(f"candidates is {self.candidates}: a race needs at least 1.")
+        if self.self_refine not in SELF_REFINE:
+            raise ValueError(f"self_refine is {self.self_refine!r}: choose one of {', '.join(SELF_REFINE)}.")
+
+    def candidate(self, number: int) -> Candidate:
+        return Candidate(number, self.self_refine == "all" or (self.self_refine == "later" and number > 0))
+
+
+def race(settings: RaceSettings) -> Plan:
+    """The driver answers None where the budget does not allow an action; the first candidate is always allowed."""
+    aside: dict[Candidate, float] = {}
+    finished: dict[Candidate, float] = {}
+    for candidate in map(settings.candidate, range(settings.candidates)):
+        outcome = yield Try(candidate)
+        if outcome is None:
+            break
+        if outcome.final is not None:
+            finished[candidate] = outcome.final
+            break
+        aside[candidate] = outcome.lead
+    if not finished:
+        yield from _finish_best(aside, finished)
+    if settings.last_look is not None and aside and max(finished.values()) < settings.last_look:
+        yield from _finish_best(aside, finished)
+    return max(finished, key=lambda candidate: -math.inf if math.isnan(finished[candidate]) else finished[candidate])
+
+
+def _finish_best(aside: dict[Candidate, float], finished: dict[Candidate, float]) -> Plan:
+    best = max(aside, key=aside.__getitem__)
+    outcome = yield Finish(best)
+    if outcome is not None:
+        del aside[best]
+        finished[best] = outcome.final
+    return best
+
+
+def drive(plan: Plan, do: Callable[[Try | Finish], Outcome | None]) -> Candidate:
+    """Runs a plan to its end; `do` carries out each action."""
+    try:
+        action = next(plan)
+        while True:
+            action = plan.send(do(action))
+    except StopIteration as end:
+        return end.value
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Model evaluations of one candidate: to its `look`, and of the whole clip."""
+
+    look: int
+    whole: int
+
+
+@dataclass
+class Purse:
+    """What a race may spend, in model evaluations, and has spent. A candidate is begun only where the dearest of those
+    put aside could still be finished afterwards, so the bound holds whatever the looks say."""
+
+    most: int
+    spent: int = 0
+    dearest: int = 0  # evaluations that finishing the dearest candidate put aside still takes
+
+    def affords(self, action: Try | Finish, costs: Costs, first: bool) -> bool:
+        rest = costs.whole - costs.look
+        if isinstance(action, Finish):
+            return self.spent + rest <= self.most
+        return first or self.spent + costs.look + max(rest, self.dearest) <= self.most
+
+    def pay(self, evaluations: int) -> None:
+        self.spent += evaluations
+
+    def put_aside(self, costs: Costs) -> None:
+        self.dearest = max(self.dearest, costs.whole - costs.look)
+
+
+def most_evaluations(settings: RaceSettings, plain: Costs, self_refined: Costs) -> int:
+    """The bound of a race: every candidate is looked at, the dearest finished, and with a last look another one too."""
+    costs = [self_refined if settings.candidate(n).self_refined else plain for n in range(settings.candidates)]
+    rests = sorted((each.whole - each.look for each in costs), reverse=True)
+    finished = rests[: 2 if settings.last_look is not None else 1]
+    return sum(each.look for each in costs) + sum(finished)
+
+
+def affordable_candidates(
+    budget: float, plain: Costs, self_refined: Costs, self_refine: str, most: int = 64
+) -> RaceSettings:
+    """As many candidates as `budget` allows for sure (a share of the plain clip's evaluations, 0.25: a quarter more):
+    the settings for a model and scorer that nobody has calibrated."""
+    settings = RaceSettings(1, self_refine)
+    for candidates in range(2, most + 1):
+        wider = RaceSettings(candidates, self_refine)
+        if most_evaluations(wider, plain, self_refined) > plain.whole * (1 + budget) + 1e-9:
+            break
+        settings = wider
+    return settings
