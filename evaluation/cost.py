@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from .evidence import Evidence, load
-from .paper_cost import PAPER, REGENERATED, CostModel, from_reports, suite_cost, table_s4
+from .paper_cost import PAPER, REGENERATED, CostModel, PrimitiveTimes, from_reports, suite_cost, table_s4
 from .store import StoreError
 
-TIMES = ("video_step", "video_inspection", "single_frame_step", "single_frame_inspection", "refinement")
+TIMES = tuple(PrimitiveTimes.__annotations__)
 
 
 def as_report(row: dict[str, Any]) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def branch_table(model: CostModel) -> list[str]:
         f"{model.name}: a plain run takes {model.plain_seconds:.2f} s ({model.steps} steps)", "",
         "| branch | runs | video steps | video inspections | single-frame steps | single-frame inspections | "
         "refinements | seconds | per sample | overall |", "|---|---|---|---|---|---|---|---|---|---|",
-        *(f"| {row['branch']} | {row['runs']:g}/{row['of']:g} | {row['video_steps']:.2f} | "
-          f"{row['video_inspections']:.2f} | {row['single_frame_steps']:.0f} | {row['single_frame_inspections']:.0f} | "
-          f"{row['refinements']:g} | {row['seconds']:.2f} | {100 * row['per_sample_overhead']:.2f} % | "
+        *(f"| {row['branch']} | {row['runs']:g}/{row['of']:g} | {row['video_step']:.2f} | "
+          f"{row['video_inspection']:.2f} | {row['single_frame_step']:.0f} | {row['single_frame_inspection']:.0f} | "
+          f"{row['refinement']:g} | {row['seconds']:.2f} | {100 * row['per_sample_overhead']:.2f} % | "
           f"{100 * row['overall_overhead']:.2f} % |" for row in table_s4(model)), "",
         f"Time beyond plain sampling, over all runs: {100 * model.overhead():.2f} %",
     ]  # fmt: skip

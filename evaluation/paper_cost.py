@@ -1,7 +1,7 @@
 """The paper's cost model with its own numbers (section B.2, Tables S3 and S4), and the same model for anybody's.
 
-`trials.cost` prices one branch; here runs are averaged: what a share of rejected runs, another threshold or a whole
-suite will cost.
+A *branch* is the path that a run took: "0" passed untouched, "1" was injected, "2" was restarted with a reworded
+prompt, "2->1" was restarted, failed again and was injected.
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..trials.cost import BRANCHES, PrimitiveTimes, branch_counts, branch_overhead, overall_overhead
+BRANCHES = ("0", "1", "2", "2->1")
+
+
+@dataclass(frozen=True)
+class PrimitiveTimes:
+    """Mean seconds of each primitive operation (Table S3)."""
+
+    video_step: float
+    video_inspection: float
+    single_frame_step: float
+    single_frame_inspection: float
+    refinement: float
 
 
 @dataclass(frozen=True)
@@ -39,13 +50,33 @@ class CostModel:
         """The share of runs that the detector rejected."""
         return 1 - self.samples.get("0", 0) / self.runs
 
+    def counts(self, branch: str) -> dict[str, float]:
+        """How often each primitive operation runs in a branch, on average (Table S4).
+
+        An injected video starts at the second timestep and runs N - 1 steps. As in the table, a Trial 2 that passes
+        counts the inspections of its first attempt only; the restart's, at most `video_stop` more, are under 0.2 % of a
+        run there.
+        """
+        steps, stop = self.steps, self.video_stop
+        video, attempts, probes, refinements = {
+            "0": (steps, 1, 0, 0), "1": (stop + steps - 1, 1, 1, 0), "2": (stop + steps, 1, 1, 1),
+            "2->1": (2 * stop + steps - 1, 2, 2, 1),
+        }[branch]  # fmt: skip
+        frames = probes * self.single_frame_stop
+        return {"video_step": video, "video_inspection": attempts * stop, "single_frame_step": frames,
+                "single_frame_inspection": frames, "refinement": refinements}  # fmt: skip
+
+    def seconds(self, branch: str) -> float:
+        """Of a run that takes this branch."""
+        return sum(count * getattr(self.times, name) for name, count in self.counts(branch).items())
+
     def per_sample(self, branch: str) -> float:
         """Extra time of a run that takes this branch, as a share of a plain run."""
-        return branch_overhead(branch, self.times, self.steps, self.video_stop, self.single_frame_stop)
+        return self.seconds(branch) / self.plain_seconds - 1
 
     def overhead(self) -> float:
         """Mean extra time over all runs, as a share of a plain run (the paper's 0.1655 and 0.2030)."""
-        return overall_overhead(self.samples, self.times, self.steps, self.video_stop, self.single_frame_stop)
+        return sum(count * self.per_sample(branch) for branch, count in self.samples.items()) / self.runs
 
     def regeneration(self, failed: float) -> float:
         """Mean extra time when the share `failed` of finished clips is refined and sampled anew (section 4.1)."""
@@ -99,20 +130,14 @@ REGENERATED = {"CogVideoX-5B": 398, "Wan2.1-1.3B": 434}
 
 def table_s4(model: CostModel) -> list[dict[str, Any]]:
     """One row a branch: runs, mean counts of each primitive, seconds, and overheads as shares."""
-    rows = []
-    for branch in BRANCHES:
-        counts = branch_counts(branch, model.steps, model.video_stop, model.single_frame_stop)
-        share = model.samples.get(branch, 0) / model.runs
-        seconds, extra = counts.seconds(model.times), model.per_sample(branch)
-        rows.append({
-            "branch": branch, "runs": model.samples.get(branch, 0), "of": model.runs,
-            "video_steps": counts.video_steps, "video_inspections": counts.video_inspections,
-            "single_frame_steps": counts.single_frame_steps,
-            "single_frame_inspections": counts.single_frame_inspections, "refinements": counts.refinements,
-            "seconds": seconds, "extra_seconds": seconds - model.plain_seconds, "per_sample_overhead": extra,
-            "overall_overhead": share * extra,
-        })  # fmt: skip
-    return rows
+    return [
+        {
+            "branch": branch, "runs": model.samples.get(branch, 0), "of": model.runs, **model.counts(branch),
+            "seconds": model.seconds(branch), "per_sample_overhead": model.per_sample(branch),
+            "overall_overhead": model.samples.get(branch, 0) / model.runs * model.per_sample(branch),
+        }
+        for branch in BRANCHES
+    ]  # fmt: skip
 
 
 def suite_cost(
@@ -140,8 +165,8 @@ def from_reports(reports: Iterable[Mapping[str, Any]], name: str = "your runs") 
     Seconds of a primitive are its total over its count. A primitive that never ran costs 0: no branch that would need
     it was taken either. ValueError when no report holds an inspected run.
     """
-    parts = ("video", "look", "frame", "peek", "refine")
-    spent, count = dict.fromkeys(parts, 0.0), dict.fromkeys(parts, 0)
+    primitives = tuple(PrimitiveTimes.__annotations__)
+    spent, count = dict.fromkeys(primitives, 0.0), dict.fromkeys(primitives, 0)
     stops: dict[str, list[int]] = {"sample": [], "probe": []}
     samples, steps = dict.fromkeys(BRANCHES, 0), 0
     for report in reports:
@@ -155,20 +180,18 @@ def from_reports(reports: Iterable[Mapping[str, Any]], name: str = "your runs") 
         steps = steps or report["settings"].get("schedule_steps") or report["settings"].get("steps") or 0
         for trial in report["trials"]:
             verdict, seconds = trial["verdict"], trial["seconds"]
-            looks = len(verdict["trace"]) if verdict else 0
-            step, look = ("frame", "peek") if trial["kind"] == "probe" else ("video", "look")
-            spent[step] += seconds["sampling"]
-            count[step] += trial["nfe_single_frame"] + trial["nfe_video"]
-            spent[look] += seconds["inspection"]
-            count[look] += looks
-            if trial["kind"] == "refine":
-                spent["refine"] += seconds["refinement"]
-                count["refine"] += 1
+            what = "single_frame" if trial["kind"] == "probe" else "video"
+            for primitive, part, times in (
+                (f"{what}_step", "sampling", trial["nfe_single_frame"] + trial["nfe_video"]),
+                (f"{what}_inspection", "inspection", len(verdict["trace"]) if verdict else 0),
+                ("refinement", "refinement", int(trial["kind"] == "refine")),
+            ):
+                spent[primitive] += seconds[part]
+                count[primitive] += times
             if verdict and verdict["stop_step"] and trial["kind"] in stops:
                 stops[trial["kind"]].append(verdict["stop_step"])
     if not sum(samples.values()):
         raise ValueError("there is no inspected run to measure: run the method efdi with this database first.")
-    each = {part: spent[part] / count[part] if count[part] else 0.0 for part in spent}
-    mean = {kind: sum(found) / len(found) if found else 0.0 for kind, found in stops.items()}
-    times = PrimitiveTimes(each["video"], each["look"], each["frame"], each["peek"], each["refine"])
+    times = PrimitiveTimes(**{name: spent[name] / count[name] if count[name] else 0.0 for name in primitives})
+    mean = {kind: sum(each) / len(each) if each else 0.0 for kind, each in stops.items()}
     return CostModel(name, times, steps, mean["sample"], mean["probe"], samples)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..trials.cost import BRANCHES
 from .calibrate import all_candidates, compare, folds_of
 from .cost import at_thresholds, measured
 from .evidence import Base, Cell, Evidence, Outcomes, column, metric_of
+from .paper_cost import BRANCHES
 from .paper_cost import table_s4 as branch_costs
 from .statistics import mean, ratio, text_only_scores
 from .store import StoreError

@@ -8,7 +8,7 @@ import pytest
 from foresight.evaluation import cost as cost_command
 from foresight.evaluation.cost import main
 from foresight.evaluation.evidence import load
-from foresight.evaluation.paper_cost import PAPER, REGENERATED, from_reports, suite_cost, table_s4
+from foresight.evaluation.paper_cost import BRANCHES, PAPER, REGENERATED, from_reports, suite_cost, table_s4
 
 COGVIDEOX, WAN = PAPER["CogVideoX-5B"], PAPER["Wan2.1-1.3B"]
 
@@ -31,6 +31,16 @@ def test_gives_the_papers_tables_to_the_printed_digit(model, base, overall, cont
     again = model.regeneration(REGENERATED[model.name] / model.runs)
     assert percent(again) == regenerated  # Table 1
     assert f"{float(regenerated) / float(overall):.2f}" == times_less
+
+
+@pytest.mark.parametrize(
+    "model, seconds, overheads",
+    [(COGVIDEOX, ("217.58", "271.47", "284.36", "338.68"), ("0.20", "25.02", "30.95", "55.97")),
+     (WAN, ("73.40", "90.02", "100.02", "117.04"), ("0.55", "23.32", "37.02", "60.34"))],
+)  # fmt: skip
+def test_prices_each_branch_as_table_s4_does(model, seconds, overheads):
+    assert tuple(f"{model.seconds(branch):.2f}" for branch in BRANCHES) == seconds
+    assert tuple(percent(model.per_sample(branch)) for branch in BRANCHES) == overheads
 
 
 def test_regenerated_counts_are_the_only_ones_that_fit():
