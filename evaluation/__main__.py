@@ -5,6 +5,8 @@
     cost       what settings will cost, by the paper's cost model
     calibrate  the detector's thresholds fitted to logged runs
     ceiling    how early anything can be known on a model's schedule
+    convert    a released CogVideoX transformer under the names that ComfyUI reads
+    demo       the embedded model with and without Foresight, on a running ComfyUI
 
 Each explains itself with --help.
 """
@@ -14,10 +16,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {name: f".{module}" for name, module in (
-    ("run", "run"), ("report", "report"), ("cost", "cost"), ("calibrate", "calibrate"),
-    ("ceiling", "ceiling"), ("convert", "convert"),
-)}  # fmt: skip
+COMMANDS = ("run", "report", "cost", "calibrate", "ceiling", "convert", "demo")
+MODULES = {"demo": "demo_command"}  # where the name is another than the command's
 
 
 def main(arguments: list[str]) -> None:
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     elif name not in COMMANDS:
         sys.exit(f"evaluation: there is no command {name!r}; commands are {', '.join(COMMANDS)}.")
     else:
-        importlib.import_module(COMMANDS[name], __package__).main(arguments[1:])
+        importlib.import_module(f".{MODULES.get(name, name)}", __package__).main(arguments[1:])
 
 
 if __name__ == "__main__":

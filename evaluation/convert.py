@@ -1,6 +1,6 @@
 """Renames a released CogVideoX transformer to the names of ComfyUI's own implementation.
 
-    python -m foresight.evaluation.convert CogVideoX-5b/transformer cogvideox_5b_t2v.safetensors
+    python -m foresight.evaluation convert CogVideoX-5b/transformer cogvideox_5b_t2v.safetensors
 
 The released files (diffusers' names, in several parts) cannot be loaded by ComfyUI as they are. Values are not changed.
 """
@@ -8,7 +8,7 @@ The released files (diffusers' names, in several parts) cannot be loaded by Comf
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -34,11 +34,13 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m foresight.evaluation convert", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("source", type=Path, help="the folder `transformer` of a release, or its one file")
     parser.add_argument("target", type=Path)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     parts = sorted(chosen.source.glob("*.safetensors")) if chosen.source.is_dir() else [chosen.source]
     if not parts:
         raise SystemExit(f"{chosen.source} holds no .safetensors file")

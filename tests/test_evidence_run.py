@@ -303,7 +303,12 @@ def test_a_command_that_cannot_be_done_says_why(tmp_path, arguments, message):
 
 def test_commands_are_listed_and_unknown_ones_named(capsys):
     commands.main([])
-    assert "calibrate" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert all(f"\n    {name} " in listed for name in commands.COMMANDS)
+    for name in commands.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            commands.main([name, "--help"])
+        assert ended.value.code == 0 and "usage:" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no command 'rum'; commands are run"):
         commands.main(["rum"])
 
