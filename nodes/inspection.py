@@ -124,7 +124,7 @@ class FailureGate(io.ComfyNode):
         check_choice("preset", preset, (OWN_SETTINGS, *files(PRESETS)))
         gate = build_gate(l2r, scorer, prompt, **settings)
         if preset != OWN_SETTINGS:
-            fitted = load_preset(path_of(PRESETS, preset))
-            fitted.check(scorer.name)
-            gate = replace(gate, video=fitted.video)
+            detector = load_preset(path_of(PRESETS, preset))
+            detector.check(scorer.name)
+            gate = replace(gate, video=detector.video)
         return io.NodeOutput(gate)

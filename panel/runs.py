@@ -97,7 +97,7 @@ class Run(Observer):
 
     def offer(self, trials, best, seconds):
         with self.store.lock:
-            self.picked = None
+            self.choice = None
             until = time.time() + seconds
             self.offered = None if trials is None else {"trials": trials, "best": best, "until": until}
             self._send("start", state=self.state())
@@ -138,7 +138,7 @@ class Run(Observer):
                     raise Refused("choose at least one of the trials that are offered")
                 if len(set(trials)) > (most := len(self.offered["best"])):
                     raise Refused(f"{len(set(trials))} are ticked, and `keep` is {most}: untick some, or raise it")
-                self.picked = list(dict.fromkeys(trials))
+                self.choice = list(dict.fromkeys(trials))
                 return
             if self._decision is not None:
                 raise Refused(f"'{self._decision}' was asked for just before, and is not done yet")
@@ -230,10 +230,10 @@ class RunStore:
             logger.debug("Foresight: %s was not sent: %s: %s", event, type(error).__name__, error)
 
     @contextmanager
-    def running(self, known: str | None, prompt_id: str, node: str, client: str | None) -> Iterator[Run]:
-        """The run that a node works on: the `known` one, from the verdict that the node was given, or a new one."""
+    def running(self, id: str | None, prompt_id: str, node: str, client: str | None) -> Iterator[Run]:
+        """The run that a node works on: the one with this id, which a verdict brings along, or a new one."""
         with self.lock:
-            run = self._runs.get(known or "")
+            run = self._runs.get(id or "")
             if run is None:
                 run = Run(self, prompt_id, node, client)
                 self._runs[run.id] = run

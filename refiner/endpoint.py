@@ -69,15 +69,15 @@ class EndpointReworder:
         until = time.monotonic() + profile.deadline_s
         schema, problem = profile.schema, "the deadline is too short"
         while usage["attempts"] < profile.attempts:
-            left = until - time.monotonic()
-            if left <= 0:
+            seconds = until - time.monotonic()
+            if seconds <= 0:
                 break
             usage["attempts"] += 1
             body = json.dumps(_payload(profile, pictures, text, schema)).encode()
             wait = None
             try:
                 reply = post(
-                    profile.url, body, headers, seconds=min(profile.timeout_s, left), most=profile.most_read_bytes,
+                    profile.url, body, headers, seconds=min(profile.timeout_s, seconds), most=profile.most_read_bytes,
                     verify=profile.trusted(), check=self.check,
                 )  # fmt: skip
             except TransportError as error:

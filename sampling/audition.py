@@ -122,8 +122,8 @@ def _choice_by_hand(observer: Observer, count: int, best: list[int], wait: float
             comfy.model_management.throw_exception_if_processing_interrupted()
             if observer.take() is Decision.STOP:
                 raise comfy.model_management.InterruptProcessingException()
-            if observer.picked is not None:
-                return observer.picked
+            if observer.choice is not None:
+                return observer.choice
             time.sleep(0.1)
     finally:
         observer.offer(None, [], 0)

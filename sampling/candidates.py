@@ -21,11 +21,11 @@ class Call:
     x0: torch.Tensor
     parts: dict[str, torch.Tensor]
 
-    def answer(self, x: torch.Tensor, sigma: torch.Tensor, options: dict[str, Any], added: Sequence[Callable]):
-        """The guider's answer, shown once more to the functions that the sampler has `added`."""
+    def answer(self, x: torch.Tensor, sigma: torch.Tensor, options: dict[str, Any], functions: Sequence[Callable]):
+        """The guider's answer, shown once more to the functions that the sampler has added."""
         x0 = self.x0.to(x)
         parts = {name: part.to(x) for name, part in self.parts.items()}
-        for function in added:
+        for function in functions:
             x0 = function({**parts, "denoised": x0, "sigma": sigma, "input": x, "model_options": options})
         return x0
 

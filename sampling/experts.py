@@ -145,11 +145,11 @@ class _Experts:
     def _carry(self, options: dict[str, Any]) -> dict[str, Any]:
         """The low-noise expert's model options, with the functions that a sampler has added to the other's (CFG++)."""
         name = "sampler_post_cfg_function"
-        added = options.get(name, [])[len(self._high_options.get(name, [])):]
-        if not added:
+        functions = options.get(name, [])[len(self._high_options.get(name, [])):]
+        if not functions:
             return self._low_options
         return {
-            **self._low_options, name: [*self._low_options.get(name, []), *added], "disable_cfg1_optimization": True
+            **self._low_options, name: [*self._low_options.get(name, []), *functions], "disable_cfg1_optimization": True
         }
 
     def __getattr__(self, name: str):

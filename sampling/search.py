@@ -221,8 +221,8 @@ class _Search:
         """Those that the budget allows as far as the next check, with what it takes to finish one of them kept back."""
         if not self.settings.budget:
             return live
-        left = self.settings.budget - self.engine.evaluations - (self.costs[-1] - self.costs[check])
-        count = left // (self.costs[check] - self.costs[done])
+        rest = self.settings.budget - self.engine.evaluations - (self.costs[-1] - self.costs[check])
+        count = rest // (self.costs[check] - self.costs[done])
         ranked = sorted(live, key=lambda each: (-each.weight, each.index))
         for each in ranked[count:]:
             each.drop(done, "budget")

@@ -44,8 +44,8 @@ def searching(reward, inner=EULER, **settings):
     return SearchSampler(inner, reward, SearchSettings(**{"candidates": 4, "schedule": EARLY, "beta": 1.0, **settings}))
 
 
-def candidate(given, search, index):
+def candidate(setup, search, index):
     """The inputs of one candidate alone, without a search."""
-    noise, seed = given.noise.generate_noise(given.latent), given.noise.seed + index
+    noise, seed = setup.noise.generate_noise(setup.latent), setup.noise.seed + index
     mixed = mixed_noise(noise, seed, search.settings.beta) if index else noise
-    return replace(given, sampler=search.inner, noise=FixedNoise(mixed, seed))
+    return replace(setup, sampler=search.inner, noise=FixedNoise(mixed, seed))

@@ -115,7 +115,7 @@ def test_what_is_not_offered_cannot_be_picked():
         with pytest.raises(Refused, match="2 are ticked, and `keep` is 1"):  # only what was announced is spent
             run.decide(Decision.CHOOSE, [0, 1])
         run.decide(Decision.CHOOSE, [1, 1])
-        assert run.picked == [1]
+        assert run.choice == [1]
 
 
 def test_the_gates_own_window_is_not_used(patcher):

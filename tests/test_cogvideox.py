@@ -50,9 +50,9 @@ class Ddim(comfy.samplers.Sampler):
         return z
 
 
-def run(given: Inputs, sampler):
-    noise = given.noise.generate_noise(given.latent)
-    return given.guider.sample(noise, given.latent["samples"], sampler, given.sigmas, seed=3)
+def run(setup: Inputs, sampler):
+    noise = setup.noise.generate_noise(setup.latent)
+    return setup.guider.sample(noise, setup.latent["samples"], sampler, setup.sigmas, seed=3)
 
 
 def test_the_node_gives_a_sampler_and_a_schedule_that_fit(patcher):
@@ -60,14 +60,14 @@ def test_the_node_gives_a_sampler_and_a_schedule_that_fit(patcher):
     assert type(sampler) is VPSampler and len(sigmas) == 9 and sigmas[0] > 4000
     _, half = CogVideoXSampler.execute(patcher, "dpm", 8, 0.0, 0.5).args
     assert len(half) == 9 and half[0] < 10
-    given = inputs(patcher)
-    result = run(given, sampler)
+    setup = inputs(patcher)
+    result = run(setup, sampler)
     assert torch.isfinite(result).all()
 
 
 def test_sampling_is_ddim_in_the_models_own_space(patcher):
-    given = inputs(patcher)
-    torch.testing.assert_close(run(given, given.sampler), run(given, Ddim()), rtol=0, atol=2e-3)
+    setup = inputs(patcher)
+    torch.testing.assert_close(run(setup, setup.sampler), run(setup, Ddim()), rtol=0, atol=2e-3)
 
 
 def test_a_denoise_beyond_the_models_timesteps_is_named(patcher):
@@ -91,41 +91,41 @@ def test_foresight_sampler_fits_the_sampler_by_itself(patcher):
         "sampler_name": "euler", "scheduler": "simple", "latent_image": {"samples": torch.zeros(1, *LATENT)},
         "scorer": ScriptedScorer(0.9), "l2r": judged.l2r,
     }  # fmt: skip
-    given = inputs(patcher)
+    setup = inputs(patcher)
     sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", 10)
-    given = Inputs(given.noise, given.guider, given.sampler, sigmas, given.latent)
-    assert torch.equal(ForesightSampler.execute(**settings).args[0]["samples"], run(given, given.sampler))
+    setup = Inputs(setup.noise, setup.guider, setup.sampler, sigmas, setup.latent)
+    assert torch.equal(ForesightSampler.execute(**settings).args[0]["samples"], run(setup, setup.sampler))
 
 
 def test_comfyuis_own_sampler_is_refused(patcher):
-    given = inputs(patcher)
-    wrong = Inputs(given.noise, given.guider, comfy.samplers.ksampler("euler"), given.sigmas, given.latent)
+    setup = inputs(patcher)
+    wrong = Inputs(setup.noise, setup.guider, comfy.samplers.ksampler("euler"), setup.sigmas, setup.latent)
     with pytest.raises(ValueError, match="native CogVideoX.*CogVideoX Sampler"):
         monitored_sample(wrong)
 
 
 def test_a_passing_run_is_untouched_and_a_failing_one_stops(patcher):
-    given = inputs(patcher, "dpm")
-    plain = run(given, given.sampler)
-    passed = monitored_sample(given, gate(0.9))
+    setup = inputs(patcher, "dpm")
+    plain = run(setup, setup.sampler)
+    passed = monitored_sample(setup, gate(0.9))
     assert torch.equal(passed.latent["samples"], plain)
-    stopped = monitored_sample(given, gate(0.01))
+    stopped = monitored_sample(setup, gate(0.01))
     assert not stopped.verdict.accepted and stopped.verdict.record.steps == 3  # of 10: the paper's 14 of 50
 
 
 def test_injection_is_algorithm_1_in_vp_space(patcher):
     anchor = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-    given = inputs(patcher)
-    eps = given.noise.generate_noise(given.latent)
+    setup = inputs(patcher)
+    eps = setup.noise.generate_noise(setup.latent)
     mask = torch.linspace(1, 0, LATENT[1]).view(1, 1, -1, 1, 1)
 
     def blend(k, z):
-        signal, share = vp(given.sigmas[k])
+        signal, share = vp(setup.sigmas[k])
         noised = signal * anchor + share * eps
         return noised if k == 1 else torch.lerp(z, noised, mask) if k == 2 else z
 
-    injected = monitored_sample(given, injection=Injection(Anchor(anchor), InjectionSettings()))
-    torch.testing.assert_close(injected.latent["samples"], run(given, Ddim(1, blend)), rtol=0, atol=2e-3)
+    injected = monitored_sample(setup, injection=Injection(Anchor(anchor), InjectionSettings()))
+    torch.testing.assert_close(injected.latent["samples"], run(setup, Ddim(1, blend)), rtol=0, atol=2e-3)
 
 
 def test_all_trials_run(patcher):

@@ -38,8 +38,8 @@ def experts(high, low, cfg=4.0, low_cfg=None, prompt=1, **settings):
     return guider
 
 
-def core(given):
-    return SamplerCustomAdvanced.execute(given.noise, given.guider, given.sampler, given.sigmas, given.latent).result
+def core(setup):
+    return SamplerCustomAdvanced.execute(setup.noise, setup.guider, setup.sampler, setup.sigmas, setup.latent).result
 
 
 def seen_sigmas(patcher):
@@ -54,59 +54,59 @@ def seen_sigmas(patcher):
     "sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "res_multistep", "dpmpp_2m_sde", "euler_cfg_pp", "lcm"]
 )
 def test_equal_experts_are_the_plain_model_bit_for_bit(high, sampler, cfg):
-    given = inputs(high, sampler, STEPS, cfg)
-    same = replace(given, guider=experts(high, model(), cfg))
-    (latent, x0), (expected, expected_x0) = core(same), core(given)
+    setup = inputs(high, sampler, STEPS, cfg)
+    same = replace(setup, guider=experts(high, model(), cfg))
+    (latent, x0), (expected, expected_x0) = core(same), core(setup)
     assert torch.equal(latent["samples"], expected["samples"])
     assert torch.equal(x0["samples"], expected_x0["samples"])
 
 
 def test_the_hand_over_is_the_two_sampler_graphs(high, low):
-    given = inputs(high, "euler", STEPS)
-    at = next(step for step, sigma in enumerate(given.sigmas) if sigma < 0.875)
+    setup = inputs(high, "euler", STEPS)
+    at = next(step for step, sigma in enumerate(setup.sigmas) if sigma < 0.875)
     assert 0 < at < STEPS
-    first, _ = core(replace(given, sigmas=given.sigmas[: at + 1]))
+    first, _ = core(replace(setup, sigmas=setup.sigmas[: at + 1]))
     rest = inputs(low, "euler", STEPS)
     (noise,) = DisableNoise.execute().result
-    second, _ = core(replace(rest, noise=noise, sigmas=given.sigmas[at:], latent=first))
-    one, _ = core(replace(given, guider=experts(high, low)))
+    second, _ = core(replace(rest, noise=noise, sigmas=setup.sigmas[at:], latent=first))
+    one, _ = core(replace(setup, guider=experts(high, low)))
     torch.testing.assert_close(one["samples"], second["samples"], rtol=0, atol=1e-4)
-    (by_step, _) = core(replace(given, guider=experts(high, low, boundary=0.0, switch_step=at)))
+    (by_step, _) = core(replace(setup, guider=experts(high, low, boundary=0.0, switch_step=at)))
     assert torch.equal(by_step["samples"], one["samples"])
 
 
 def test_each_expert_gets_its_noise_levels_its_scale_and_its_own_patches(high, low):
     (high, above), (low, below) = seen_sigmas(high), seen_sigmas(low)
-    given = inputs(high, "euler", STEPS)
-    core(replace(given, guider=experts(high, low)))
-    assert above + below == [float(sigma) for sigma in given.sigmas[:-1]]
+    setup = inputs(high, "euler", STEPS)
+    core(replace(setup, guider=experts(high, low)))
+    assert above + below == [float(sigma) for sigma in setup.sigmas[:-1]]
     assert min(above) >= 0.875 > max(below)
-    at_one, _ = core(replace(given, guider=experts(high, low, 4.0, 1.0)))
-    at_four, _ = core(replace(given, guider=experts(high, low, 4.0)))
+    at_one, _ = core(replace(setup, guider=experts(high, low, 4.0, 1.0)))
+    at_four, _ = core(replace(setup, guider=experts(high, low, 4.0)))
     assert not torch.equal(at_one["samples"], at_four["samples"])
 
 
 def test_the_low_noise_weights_are_loaded_only_when_they_are_needed(high):
     low, loads = model(seed=1), []
     low.add_callback(CallbacksMP.ON_LOAD, lambda *_: loads.append(1))
-    given = inputs(high, "euler", 50)
-    stopped = monitored_sample(replace(given, guider=experts(high, low)), gate(0.1))
+    setup = inputs(high, "euler", 50)
+    stopped = monitored_sample(replace(setup, guider=experts(high, low)), gate(0.1))
     assert not stopped.verdict.accepted and not loads
-    assert monitored_sample(replace(given, guider=experts(high, low)), gate(0.3)).verdict.accepted
+    assert monitored_sample(replace(setup, guider=experts(high, low)), gate(0.3)).verdict.accepted
     assert loads
 
 
 def test_a_passing_run_is_untouched_and_a_rejected_one_goes_through_the_trials(high, low):
-    given = replace(inputs(high, "euler", 50), guider=experts(high, low))
-    plain, _ = core(given)
-    passed = monitored_sample(given, gate(0.3))
+    setup = replace(inputs(high, "euler", 50), guider=experts(high, low))
+    plain, _ = core(setup)
+    passed = monitored_sample(setup, gate(0.3))
     assert torch.equal(passed.latent["samples"], plain["samples"])
 
     def reguide(prompt, negative):
         return experts(high, low, prompt=len(prompt))
 
     result = run_hierarchy(
-        given, gate(0.1), reguide, negative="", reworder=Rewriter(), injection=InjectionSettings()
+        setup, gate(0.1), reguide, negative="", reworder=Rewriter(), injection=InjectionSettings()
     )
     assert [(record.trial, record.kind) for record in result.verdict.history] == [
         ("0", "sample"), ("1", "probe"), ("2", "refine"), ("2", "sample"), ("2->1", "probe"), ("2->1", "inject")
@@ -118,16 +118,16 @@ def test_a_passing_run_is_untouched_and_a_rejected_one_goes_through_the_trials(h
 def test_both_experts_can_be_watched(high, low):
     watches = Watch(gate(0.1)), Watch(gate(0.3))
     guider = experts(*(watch.patch(patcher) for watch, patcher in zip(watches, (high, low), strict=True)))
-    given = inputs(high, "euler", STEPS)
-    assert torch.equal(core(replace(given, guider=guider))[0]["samples"],
-                       core(replace(given, guider=experts(high, low)))[0]["samples"])
+    setup = inputs(high, "euler", STEPS)
+    assert torch.equal(core(replace(setup, guider=guider))[0]["samples"],
+                       core(replace(setup, guider=experts(high, low)))[0]["samples"])
     assert [watch.verdict.accepted for watch in watches] == [False, True]
     assert sum(watch.verdict.record.nfe_video for watch in watches) == STEPS
 
 
 def test_high_noise_only_in_a_two_sampler_graph(high):
-    given = inputs(high, "euler", 50)
-    first = replace(given, sigmas=given.sigmas[:21], schedule_steps=50)
+    setup = inputs(high, "euler", 50)
+    first = replace(setup, sigmas=setup.sigmas[:21], schedule_steps=50)
     stopped = monitored_sample(first, gate(0.1)).verdict
     assert stopped.record.best.stop_step == 11 and stopped.settings["video_window"] == [8, 14]
     passed = monitored_sample(first, gate(0.3))
@@ -137,11 +137,11 @@ def test_high_noise_only_in_a_two_sampler_graph(high):
 
 
 def test_the_nodes_build_it(high, low):
-    given = inputs(high, "euler", STEPS)
+    setup = inputs(high, "euler", STEPS)
     positive, negative = conditioning(1), conditioning(2)
     guider = TwoExpertGuiderNode.execute(high, low, positive, negative, 4.0, low_noise_cfg=3.0).args[0]
-    expected, _ = core(replace(given, guider=experts(high, low, 4.0, 3.0)))
-    assert torch.equal(core(replace(given, guider=guider))[0]["samples"], expected["samples"])
+    expected, _ = core(replace(setup, guider=experts(high, low, 4.0, 3.0)))
+    assert torch.equal(core(replace(setup, guider=guider))[0]["samples"], expected["samples"])
 
     class Clip:
         def tokenize(self, text):

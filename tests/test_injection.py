@@ -57,7 +57,7 @@ def test_a_model_that_mixes_noise_otherwise_is_refused_by_name():
 
 def algorithm_1(patcher, anchor, steps, k_injection=2):
     """The paper's Algorithm 1, line by line, with a plain Euler scheduler; k counts from 1 as it does there."""
-    given = inputs(patcher, steps=steps)
+    setup = inputs(patcher, steps=steps)
     captured = {}
 
     class Loop(comfy.samplers.Sampler):
@@ -80,8 +80,8 @@ def algorithm_1(patcher, anchor, steps, k_injection=2):
             captured["z"] = z
             return z
 
-    noise = given.noise.generate_noise(given.latent)
-    return given.guider.sample(noise, given.latent["samples"], Loop(), given.sigmas, seed=3)
+    noise = setup.noise.generate_noise(setup.latent)
+    return setup.guider.sample(noise, setup.latent["samples"], Loop(), setup.sigmas, seed=3)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -118,9 +118,9 @@ def test_the_mask_falls_linearly_from_the_first_frame_to_the_last():
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", "res_multistep", "euler_ancestral", "dpmpp_2m_sde"])
 def test_injection_works_with_multistep_and_stochastic_samplers(patcher, sampler):
-    given = inputs(patcher, sampler)
+    setup = inputs(patcher, sampler)
     steps = []
-    result = monitored_sample(given, injection=Injection(Anchor(draw(5, 1, 16, 1, 4, 4))), keep_steps=True)
+    result = monitored_sample(setup, injection=Injection(Anchor(draw(5, 1, 16, 1, 4, 4))), keep_steps=True)
     steps = result.steps_x0["samples"]
     assert torch.isfinite(result.latent["samples"]).all()
     assert result.verdict.record.steps == len(steps) == 9
@@ -159,7 +159,7 @@ def test_bad_anchors_schedules_and_samplers_are_named(patcher):
         monitored_sample(inputs(patcher), injection=Injection(Anchor(draw(5, 1, 16, 1, 8, 8))))
     with pytest.raises(ValueError, match="start earlier"):
         monitored_sample(inputs(patcher, steps=3), injection=Injection(good, InjectionSettings(start=4)))
-    given = inputs(patcher)
-    other = type(given)(given.noise, given.guider, comfy.samplers.Sampler(), given.sigmas, given.latent)
+    setup = inputs(patcher)
+    other = type(setup)(setup.noise, setup.guider, comfy.samplers.Sampler(), setup.sigmas, setup.latent)
     with pytest.raises(ValueError, match="KSamplerSelect"):
         monitored_sample(other, injection=Injection(good))

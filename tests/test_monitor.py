@@ -26,9 +26,9 @@ def patcher():
     return model()
 
 
-def core(given):
+def core(setup):
     """What ComfyUI's own sampler node gives for the same inputs."""
-    result = SamplerCustomAdvanced.execute(given.noise, given.guider, given.sampler, given.sigmas, given.latent)
+    result = SamplerCustomAdvanced.execute(setup.noise, setup.guider, setup.sampler, setup.sigmas, setup.latent)
     return result.result[0]["samples"], result.result[1]["samples"]
 
 
@@ -57,11 +57,11 @@ def test_a_guider_without_cfg_is_watched_like_any_other(patcher):
             sample = comfy.samplers.sampling_function
             return sample(self.inner_model, x, timestep, negative, positive, 4.0, model_options, seed=seed)
 
-    given = inputs(patcher)
+    setup = inputs(patcher)
     guider = Own(patcher)
-    guider.original_conds = given.guider.original_conds
-    result = monitored_sample(replace(given, guider=guider), gate(*PASS))
-    assert torch.equal(result.latent["samples"], core(given)[0])
+    guider.original_conds = setup.guider.original_conds
+    result = monitored_sample(replace(setup, guider=guider), gate(*PASS))
+    assert torch.equal(result.latent["samples"], core(setup)[0])
 
 
 def test_image_latents_are_inspected_and_not_probed(patcher):
@@ -72,8 +72,8 @@ def test_image_latents_are_inspected_and_not_probed(patcher):
 
 
 def test_a_rejected_run_stops_at_the_decision_and_gives_the_x0_prediction(patcher):
-    given = inputs(patcher, steps=50)
-    result = monitored_sample(given, gate(*FAIL))
+    setup = inputs(patcher, steps=50)
+    result = monitored_sample(setup, gate(*FAIL))
     record = result.verdict.record
     assert not result.verdict.accepted
     assert record.best.rule == "early_reject" and record.best.stop_step == 11
@@ -83,8 +83,8 @@ def test_a_rejected_run_stops_at_the_decision_and_gives_the_x0_prediction(patche
 
 
 def test_the_inspector_sees_the_x0_predictions_of_each_step(patcher):
-    given = inputs(patcher, steps=10)
-    full = monitored_sample(given, gate(*PASS), keep_steps=True)
+    setup = inputs(patcher, steps=10)
+    full = monitored_sample(setup, gate(*PASS), keep_steps=True)
     assert full.steps_x0["samples"].shape[0] == 10
     assert torch.equal(full.steps_x0["samples"][-1:], full.x0["samples"])
     stopped = monitored_sample(inputs(patcher, steps=10), gate(*FAIL), keep_steps=True)
@@ -216,7 +216,7 @@ def test_nan_latents_from_the_model_are_reported_and_do_not_stop_the_run(patcher
 
 @pytest.mark.parametrize("at", [1, 4, 8])
 def test_cancel_stops_within_one_step_and_leaves_the_guider_as_it_was(patcher, at):
-    given = inputs(patcher)
+    setup = inputs(patcher)
     # Scores that never settle, in a window at the end: each step up to the last is scored.
     scorer = CancellingScorer(at, *[0.3, 0.35] * 10)
     watched = gate(*PASS, scorer=scorer, video=DetectorSettings.video(start=0.8, end=1.0))
@@ -227,8 +227,8 @@ def test_cancel_stops_within_one_step_and_leaves_the_guider_as_it_was(patcher, a
         monitored_sample(inputs(watched_model), watched)
     assert len(seen) <= at + 1
     assert not comfy.model_management.processing_interrupted()
-    latent, _ = core(given)
-    assert torch.equal(monitored_sample(given, gate(*PASS)).latent["samples"], latent)
+    latent, _ = core(setup)
+    assert torch.equal(monitored_sample(setup, gate(*PASS)).latent["samples"], latent)
 
 
 def test_a_batch_runs_on_while_one_item_is_still_good(patcher):
@@ -276,13 +276,13 @@ def test_one_step_schedule(patcher):
      ([1.0, 1.0, 0.0], "do not decrease"), ([float("nan"), 0.5, 0.0], "do not decrease")],
 )  # fmt: skip
 def test_bad_schedules_are_named(patcher, sigmas, said):
-    given = inputs(patcher)
+    setup = inputs(patcher)
     with pytest.raises(ValueError, match=said):
-        type(given)(Noise(0), given.guider, given.sampler, torch.tensor(sigmas), given.latent)
+        type(setup)(Noise(0), setup.guider, setup.sampler, torch.tensor(sigmas), setup.latent)
 
 
 def test_nan_input_latents_are_named(patcher):
-    given = inputs(patcher)
+    setup = inputs(patcher)
     broken = {"samples": torch.full((1, 16, 3, 4, 4), float("nan"))}
     with pytest.raises(ValueError, match="NaN"):
-        type(given)(given.noise, given.guider, given.sampler, given.sigmas, broken)
+        type(setup)(setup.noise, setup.guider, setup.sampler, setup.sigmas, broken)

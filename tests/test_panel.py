@@ -87,10 +87,10 @@ def follow(events):
 
 
 def test_a_page_can_follow_by_events_alone(page, patcher):
-    given = inputs(patcher, steps=50)
+    setup = inputs(patcher, steps=50)
     with page.running() as run:
         result = run_hierarchy(
-            given, gate(*FAIL), lambda *_: given.guider, negative="", reworder=Rewriter(),
+            setup, gate(*FAIL), lambda *_: setup.guider, negative="", reworder=Rewriter(),
             injection=InjectionSettings(), observer=run,
         )
         run.finish(result.verdict)
@@ -154,11 +154,11 @@ class Deciding(ScriptedScorer):
 
 
 def test_reject_now_goes_to_the_next_trial(page, patcher):
-    given = inputs(patcher, steps=50)
+    setup = inputs(patcher, steps=50)
     with page.running() as run:
         scorer = Deciding(run, Decision.REJECT, 3, *PASS)
         result = run_hierarchy(
-            given, gate(scorer=scorer), lambda *_: given.guider, negative="", reworder=Rewriter(),
+            setup, gate(scorer=scorer), lambda *_: setup.guider, negative="", reworder=Rewriter(),
             injection=InjectionSettings(), observer=run,
         )
     first, second, *_ = result.verdict.history

@@ -129,12 +129,12 @@ SAMPLERS = [
 )
 def test_the_winner_alone_is_the_same_clip_bit_for_bit(patcher, inner, at_once):
     """Whichever sampler, with its history and its own noise: as if there had been no search."""
-    given = inputs(patcher, inner, steps=6)
+    setup = inputs(patcher, inner, steps=6)
     search = SearchSampler(
-        given.sampler, Mean(), SearchSettings(3, schedule=(0.34, 0.67), beta=0.7, at_once=at_once)
+        setup.sampler, Mean(), SearchSettings(3, schedule=(0.34, 0.67), beta=0.7, at_once=at_once)
     )  # fmt: skip
-    found = monitored_sample(replace(given, sampler=search))
-    alone = monitored_sample(candidate(given, search, search.result["winner"]))
+    found = monitored_sample(replace(setup, sampler=search))
+    alone = monitored_sample(candidate(setup, search, search.result["winner"]))
     if at_once == 1:
         assert torch.equal(found.latent["samples"], alone.latent["samples"])
     else:  # one call for three rounds otherwise than three calls
@@ -145,22 +145,22 @@ def test_the_winner_alone_is_the_same_clip_bit_for_bit(patcher, inner, at_once):
 
 
 def test_with_seeds_of_their_own_a_candidate_is_comfyuis_clip_of_that_seed(patcher):
-    given = replace(inputs(patcher, "euler_ancestral"), noise=Noise_RandomNoise(11))
+    setup = replace(inputs(patcher, "euler_ancestral"), noise=Noise_RandomNoise(11))
     search = searching(Told([0.0, 9.0, 0.0, 0.0]), method="beam", schedule=(0.3,))
-    search = search.around(given.sampler)
-    found = monitored_sample(replace(given, sampler=search)).latent["samples"]
+    search = search.around(setup.sampler)
+    found = monitored_sample(replace(setup, sampler=search)).latent["samples"]
     assert search.result["winner_seed"] == 12
-    core = SamplerCustomAdvanced.execute(Noise_RandomNoise(12), given.guider, given.sampler, given.sigmas, given.latent)
+    core = SamplerCustomAdvanced.execute(Noise_RandomNoise(12), setup.guider, setup.sampler, setup.sigmas, setup.latent)
     assert torch.equal(found, core.result[0]["samples"])
 
 
 @pytest.mark.parametrize("inner", ["euler", "dpmpp_2m_sde", "heun"])
 @pytest.mark.parametrize("failing", [[[math.nan] * 4], [RuntimeError("no kernel")], [torch.OutOfMemoryError("full")]])
 def test_where_all_rewards_fail_the_plain_clip_goes_on(patcher, inner, failing):
-    given = inputs(patcher, inner)
-    search = searching(Told(*failing)).around(given.sampler)
-    found = monitored_sample(replace(given, sampler=search))
-    assert torch.equal(found.latent["samples"], monitored_sample(given).latent["samples"])
+    setup = inputs(patcher, inner)
+    search = searching(Told(*failing)).around(setup.sampler)
+    found = monitored_sample(replace(setup, sampler=search))
+    assert torch.equal(found.latent["samples"], monitored_sample(setup).latent["samples"])
     assert search.result["winner"] == 0
     json.dumps(search.result, allow_nan=False)
     assert isinstance(failing[0], list) or str(failing[0]) in search.result["notes"][0]
@@ -219,10 +219,10 @@ def test_a_budget_below_one_clip_is_refused_before_anything_is_sampled():
 
 
 def test_the_count_is_of_candidates_also_where_several_are_evaluated_at_once(patcher):
-    given = inputs(patcher)
+    setup = inputs(patcher)
     for at_once in (1, 2, 4):
         search = searching(Told([1.0, 1.0, 1.0, 1.0]), at_once=at_once)
-        record = monitored_sample(replace(given, sampler=search)).verdict.record
+        record = monitored_sample(replace(setup, sampler=search)).verdict.record
         assert record.nfe_video == search.result["nfe"] >= 10 + 3 * 2
 
 
@@ -261,11 +261,11 @@ def test_what_comfyui_is_shown_is_the_winners_whole_run():
 
 def test_one_candidate_is_the_plain_sampler(patcher):
     for inner in ("euler", "uni_pc", "dpmpp_2m_sde"):
-        given = inputs(patcher, inner)
-        search = searching(Mean(), candidates=1).around(given.sampler)
+        setup = inputs(patcher, inner)
+        search = searching(Mean(), candidates=1).around(setup.sampler)
         assert torch.equal(
-            monitored_sample(replace(given, sampler=search)).latent["samples"],
-            monitored_sample(given).latent["samples"],
+            monitored_sample(replace(setup, sampler=search)).latent["samples"],
+            monitored_sample(setup).latent["samples"],
         )
 
 

@@ -34,17 +34,17 @@ def patcher():
 
 def test_a_watched_model_tells_of_the_finished_candidate_and_counts_all(patcher):
     watch = Watch(gate(0.3))
-    given = inputs(watch.patch(patcher))
+    setup = inputs(watch.patch(patcher))
     for at_once in (1, 4):
         search = searching(Mean(), at_once=at_once)
-        SamplerCustomAdvanced.execute(given.noise, given.guider, search, given.sigmas, given.latent)
+        SamplerCustomAdvanced.execute(setup.noise, setup.guider, search, setup.sigmas, setup.latent)
         assert watch.verdict.record.nfe_video == search.result["nfe"] and watch.verdict.record.steps == 10
 
 
 def test_in_a_graph_with_a_sampler_for_each_expert_the_first_searches_and_hands_over_one(patcher):
-    given = inputs(patcher)
+    setup = inputs(patcher)
     search = searching(Mean(), schedule=(0.2, 0.4, 0.9), schedule_steps=10)
-    first = replace(given, sigmas=given.sigmas[:6], schedule_steps=10)
+    first = replace(setup, sigmas=setup.sigmas[:6], schedule_steps=10)
     found = monitored_sample(replace(first, sampler=search))
     assert list(search.result["population"]) in (["0", "2", "4"], ["0", "2"])
     alone = monitored_sample(candidate(first, search, search.result["winner"]))
@@ -54,8 +54,8 @@ def test_in_a_graph_with_a_sampler_for_each_expert_the_first_searches_and_hands_
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_searched(name):
-    given = FAMILIES[name].inputs("euler", steps=6)
-    for case in (given, with_mask(given)):
+    setup = FAMILIES[name].inputs("euler", steps=6)
+    for case in (setup, with_mask(setup)):
         for at_once in (1, 3):
             search = SearchSampler(
                 case.sampler, Mean(), SearchSettings(3, schedule=(0.34, 0.67), beta=1.0, at_once=at_once)
@@ -66,22 +66,22 @@ def test_every_family_is_searched(name):
 
 
 def test_self_refinement_is_searched_and_counted_in_the_same_budget(patcher):
-    given = inputs(patcher)
-    refine = self_refining(given.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
+    setup = inputs(patcher)
+    refine = self_refining(setup.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
     search = searching(Mean(), refine, budget=25, candidates=5)
-    found = monitored_sample(replace(given, sampler=search))
+    found = monitored_sample(replace(setup, sampler=search))
     assert search.result["nfe_plain"] == 14
     assert found.verdict.record.nfe_video == search.result["nfe"] <= 25
-    alone = monitored_sample(candidate(given, search, search.result["winner"]))
+    alone = monitored_sample(candidate(setup, search, search.result["winner"]))
     assert torch.equal(found.latent["samples"], alone.latent["samples"])
 
 
 def test_the_monitor_judges_the_winner(patcher):
-    given = inputs(patcher, steps=20)
+    setup = inputs(patcher, steps=20)
     search = searching(Mean(), schedule=(0.1, 0.2))
     watched = gate(0.1)
-    result = monitored_sample(replace(given, sampler=search), watched)
-    alone = monitored_sample(candidate(given, search, search.result["winner"]), gate(0.1))
+    result = monitored_sample(replace(setup, sampler=search), watched)
+    alone = monitored_sample(candidate(setup, search, search.result["winner"]), gate(0.1))
     assert not result.verdict.accepted and result.verdict.record.steps == alone.verdict.record.steps
     assert torch.equal(result.latent["samples"], alone.latent["samples"])
 
@@ -96,15 +96,15 @@ def test_the_inspectors_score_is_a_reward(patcher):
 
 @pytest.mark.parametrize("method", ["search", "refine", "both"])
 def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patcher, method):
-    given = inputs(patcher)
-    sampler, plain = given.sampler, 10
+    setup = inputs(patcher)
+    sampler, plain = setup.sampler, 10
     if method != "search":
         sampler = self_refining(sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
     if method != "refine":
         sampler = searching(Mean(), sampler, candidates=3, budget=24)
     guiders = Conditioned(patcher)
     result = run_hierarchy(
-        replace(given, sampler=sampler), gate(0.1), guiders, negative="", reworder=Rewriter(),
+        replace(setup, sampler=sampler), gate(0.1), guiders, negative="", reworder=Rewriter(),
         injection=InjectionSettings(),
     )  # fmt: skip
     records = result.verdict.history
@@ -121,12 +121,12 @@ def test_the_trials_run_with_either_and_stay_within_the_stated_worst_case(patche
 
 
 def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
-    given = inputs(patcher)
-    refine = self_refining(given.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
+    setup = inputs(patcher)
+    refine = self_refining(setup.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.0))
     for sampler in (refine, searching(Told([0.0, 0.0, 0.0, 0.0]), refine, method="beam")):
         scorer = gate(0.1, 0.3)
         found = hold_audition(
-            lambda seed, sampler=sampler: replace(given, sampler=sampler, noise=SeededNoise(seed)), scorer, (5, 6),
+            lambda seed, sampler=sampler: replace(setup, sampler=sampler, noise=SeededNoise(seed)), scorer, (5, 6),
             keep=1, fraction=0.3,
         )  # fmt: skip
         assert found.chosen == (6,)
@@ -136,9 +136,9 @@ def test_an_audition_hears_one_candidate_refined_as_in_the_whole_run(patcher):
 
 def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
     """Promise 1 for the enhanced samplers: watching changes nothing."""
-    given = inputs(patcher)
-    refine = self_refining(given.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.2))
+    setup = inputs(patcher)
+    refine = self_refining(setup.sampler, SelfRefineSettings(parse_plan("1-2:2", 10), 0.2))
     for sampler in (refine, searching(Mean()), searching(Mean(), refine)):
-        core = SamplerCustomAdvanced.execute(given.noise, given.guider, sampler, given.sigmas, given.latent).result[0]
-        watched = monitored_sample(replace(given, sampler=sampler), gate(0.3))
+        core = SamplerCustomAdvanced.execute(setup.noise, setup.guider, sampler, setup.sigmas, setup.latent).result[0]
+        watched = monitored_sample(replace(setup, sampler=sampler), gate(0.3))
         assert watched.verdict.accepted and torch.equal(watched.latent["samples"], core["samples"])

@@ -136,8 +136,8 @@ def test_what_refines_nothing_is_the_plain_sampler_bit_for_bit(patcher, settings
 def test_infinity_and_no_passes_are_every_plain_sampler(patcher, inner):
     plain = monitored_sample(inputs(patcher, inner)).latent["samples"]
     for settings in (Settings(SHORT, tau=math.inf), Settings(())):
-        given = inputs(patcher, inner)
-        result = monitored_sample(replace(given, sampler=self_refining(given.sampler, settings)))
+        setup = inputs(patcher, inner)
+        result = monitored_sample(replace(setup, sampler=self_refining(setup.sampler, settings)))
         assert torch.equal(result.latent["samples"], plain)
 
 
@@ -254,8 +254,8 @@ def test_a_mask_keeps_what_is_known_and_does_not_count_it():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_refined(name):
-    given = FAMILIES[name].inputs("euler")
-    for case in (given, with_mask(given)):
+    setup = FAMILIES[name].inputs("euler")
+    for case in (setup, with_mask(setup)):
         result = monitored_sample(replace(case, sampler=self_refining(case.sampler, Settings(SHORT, 0.0))))
         assert torch.isfinite(result.latent["samples"]).all()
         assert result.verdict.record.nfe_video == 16 and result.verdict.record.steps == 10
@@ -263,9 +263,9 @@ def test_every_family_is_refined(name):
 
 @pytest.mark.parametrize("inner", ["euler_ancestral", "lcm", "dpmpp_2m", "uni_pc", "heun", "euler_cfg_pp"])
 def test_other_samplers_take_their_own_steps_where_nothing_is_refined(patcher, inner):
-    given = inputs(patcher, inner)
-    sampler = self_refining(given.sampler, Settings(parse_plan("1-2:1", 10), 0.0))
-    result = monitored_sample(replace(given, sampler=sampler), gate(0.3), keep_steps=True)
+    setup = inputs(patcher, inner)
+    sampler = self_refining(setup.sampler, Settings(parse_plan("1-2:1", 10), 0.0))
+    result = monitored_sample(replace(setup, sampler=sampler), gate(0.3), keep_steps=True)
     assert torch.isfinite(result.latent["samples"]).all()
     assert result.verdict.record.steps == len(result.steps_x0["samples"]) == 10
     rest = 2 * 7 - 1 if inner == "heun" else 7  # heun looks ahead, save before the last step
@@ -355,9 +355,9 @@ def test_what_cannot_be_refined_is_refused(patcher):
 
 def test_a_monitored_batch_matches_single_runs_of_a_real_network(patcher):
     settings = Settings(SHORT, 0.0)
-    given = inputs(patcher, batch=2)
-    noise = given.noise.generate_noise(given.latent)
-    both = monitored_sample(replace(given, sampler=refining(settings)[0])).latent["samples"]
+    setup = inputs(patcher, batch=2)
+    noise = setup.noise.generate_noise(setup.latent)
+    both = monitored_sample(replace(setup, sampler=refining(settings)[0])).latent["samples"]
     for item in (0, 1):
         single = replace(inputs(patcher), noise=FixedNoise(noise[item : item + 1], 3 + item))
         alone = monitored_sample(replace(single, sampler=refining(settings)[0])).latent["samples"]

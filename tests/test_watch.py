@@ -26,24 +26,24 @@ def patcher():
 
 def ksampler(patcher, sampler):
     """What KSampler calls."""
-    given = inputs(patcher, sampler, STEPS)
+    setup = inputs(patcher, sampler, STEPS)
     return comfy.sample.sample(
-        patcher, given.noise.generate_noise(given.latent), STEPS, 4.0, sampler, "simple",
-        conditioning(1), conditioning(2), given.latent["samples"], seed=3,
+        patcher, setup.noise.generate_noise(setup.latent), STEPS, 4.0, sampler, "simple",
+        conditioning(1), conditioning(2), setup.latent["samples"], seed=3,
     )  # fmt: skip
 
 
 def advanced(patcher, sampler):
-    given = inputs(patcher, sampler, STEPS)
-    result = SamplerCustomAdvanced.execute(given.noise, given.guider, given.sampler, given.sigmas, given.latent)
+    setup = inputs(patcher, sampler, STEPS)
+    result = SamplerCustomAdvanced.execute(setup.noise, setup.guider, setup.sampler, setup.sigmas, setup.latent)
     return result.result[0]["samples"]
 
 
 def without_callback(patcher, sampler):
     """Some packs call a guider themselves and bring no callback."""
-    given = inputs(patcher, sampler, STEPS)
-    noise = given.noise.generate_noise(given.latent)
-    return given.guider.sample(noise, given.latent["samples"], given.sampler, given.sigmas, seed=3)
+    setup = inputs(patcher, sampler, STEPS)
+    noise = setup.noise.generate_noise(setup.latent)
+    return setup.guider.sample(noise, setup.latent["samples"], setup.sampler, setup.sigmas, seed=3)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", "res_multistep", "heun", "euler_ancestral"])
@@ -106,22 +106,22 @@ def test_samplings_of_one_queued_prompt_are_one_history(patcher):
 
 
 def test_the_first_part_of_a_schedule_is_judged_by_shares_of_the_whole(patcher):
-    given = inputs(patcher, "euler", 50)
+    setup = inputs(patcher, "euler", 50)
     watch = Watch(gate(0.1), schedule_steps=50)
     guider = guided(watch.patch(patcher))
-    noise = given.noise.generate_noise(given.latent)
-    guider.sample(noise, given.latent["samples"], given.sampler, given.sigmas[:26], seed=3)
+    noise = setup.noise.generate_noise(setup.latent)
+    guider.sample(noise, setup.latent["samples"], setup.sampler, setup.sigmas[:26], seed=3)
     assert watch.verdict.record.best.stop_step == 11  # as in test_monitor, of 50 steps
-    guider.sample(noise, given.latent["samples"], given.sampler, given.sigmas[:10], seed=3)
+    guider.sample(noise, setup.latent["samples"], setup.sampler, setup.sigmas[:10], seed=3)
     best = watch.verdict.record.best
     assert (best.rule, best.stop_step) == ("budget", 9)  # the window 8..14 ends with the steps there are
 
 
 def test_a_run_that_starts_late_says_so(patcher):
-    given = inputs(patcher, "euler", STEPS)
+    setup = inputs(patcher, "euler", STEPS)
     watch = Watch(gate(0.1))
-    noise = given.noise.generate_noise(given.latent)
-    guided(watch.patch(patcher)).sample(noise, given.latent["samples"], given.sampler, given.sigmas[18:], seed=3)
+    noise = setup.noise.generate_noise(setup.latent)
+    guided(watch.patch(patcher)).sample(noise, setup.latent["samples"], setup.sampler, setup.sigmas[18:], seed=3)
     assert "sampling starts at sigma" in watch.verdict.record.message
 
 

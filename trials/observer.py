@@ -23,12 +23,12 @@ class Observer:
     """Keeps nothing and decides nothing: the silent default, and the base of whoever watches (panel.runs.Run).
 
     id: its name for the run, for nodes that go on with it. to_picture: makes a picture (uint8 [F, h, w, 3]) of frames
-    [F, H, W, 3] in 0..1; None where nobody keeps pictures. picked: the answer to an offer, None until there is one.
+    [F, H, W, 3] in 0..1; None where nobody keeps pictures. choice: the answer to an offer, None until there is one.
     """
 
     id: str | None = None
     to_picture: Callable[[Any], Any] | None = None
-    picked: list[int] | None = None
+    choice: list[int] | None = None
 
     def begin(
         self, trial: str, kind: str, *, steps: int = 0, window: tuple[int, int] | None = None, decidable: bool = False,
@@ -57,7 +57,7 @@ class Observer:
         """What a person has decided since the last call, if anything."""
 
     def offer(self, trials: list[int] | None, best: list[int], seconds: float) -> None:
-        """Asks a person to pick of these trials, as many as `best` has or fewer; `picked` then holds the answer.
+        """Asks a person to pick of these trials, as many as `best` has or fewer; `choice` then holds the answer.
         None: the offer is over."""
 
 
