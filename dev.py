@@ -166,8 +166,8 @@ def repository_only(command: str) -> None:
     """Raises Problem in a copy that came as an archive: tests and lab are in the repository only."""
     if not (ROOT / "lab").is_dir():
         raise Problem(
-            f"`{command}` needs the folders lab and tests, which are not in this copy: they are in the repository, not "
-            "in the pack that ComfyUI's manager installs. Clone the repository, or use `python dev.py demo` and `serve`."
+            f"`{command}` needs the folders lab and tests. They are not in this copy, only in the repository. Clone the "
+            "repository, or use `python dev.py demo` and `python dev.py serve`."
         )
 
 
@@ -225,21 +225,11 @@ def train(arguments: list[str]) -> int:
     repository_only("python dev.py train")
     comfyui, python = setup()
     small_models_only()
-    data = ("--data", scale)
-    scorer = (*data, "--tokenizer", comfyui / "comfy" / "sd1_tokenizer")
-    for module, option, steps, *rest in (
-        ("vae", "--steps", 6560),
-        ("vae", "--decoder-steps", 1450),
-        ("dit", "--steps", 18750, *data),
-        ("l2r", "--steps", 700, "--clips", max(32, round(1024 * scale))),
-        ("scorer", "--steps", 1800, "--stage", "renders", *scorer),
-        ("scorer", "--steps", 1600, "--stage", "previews", *scorer),
-        ("scorer", "--steps", 1200, "--stage", "generated", *scorer),
-        ("reward", "--steps", 800, *data),
-    ):
-        wanted = [str(each) for each in (option, max(1, round(steps * scale)), *rest)]
-        step(f"training: {module} {' '.join(wanted)}")
-        if code := call(python, "-m", f"foresight.lab.training.train_{module}", *wanted):
+    stages = (("scorer", "--stage", stage) for stage in ("renders", "previews", "generated"))
+    for task in (("vae",), ("decoder",), ("dit",), ("l2r",), *stages, ("reward",)):
+        step(f"training: {' '.join(task)}")
+        command = (python, "-m", "foresight.lab.training", *task, "--scale", str(scale))
+        if code := call(*command, COMFYUI_PATH=str(comfyui)):
             return code
     return 0
 
