@@ -18,6 +18,7 @@ import torch
 
 from foresight.evaluation.__main__ import COMMANDS
 from foresight.evaluation.server import ComfyServer
+from foresight.lab.training.__main__ import TASKS
 
 ROOT = house.ROOT
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone: which files are its own?")
@@ -59,6 +60,7 @@ PATH = re.compile(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./-]*\w\.(?:py|md|json|jpg|png
 PLACEHOLDER = re.compile(r"NODE|FAMILY")
 MODULE = re.compile(r"python3? -m (foresight(?:\.\w+)+)(?: (\w+))?")
 DEV = re.compile(r"dev\.py (\w+)")
+WORDS = {"foresight.evaluation": COMMANDS, "foresight.lab.training": TASKS}  # module -> what may follow it
 DEV_COMMANDS = {False: {"demo", "serve"}, True: {"demo", "serve", "test", "lint", "train"}}  # in an archive, in a clone
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -137,7 +139,7 @@ def exists(folder: Path, module: str, command: str | None) -> bool:
     """Whether `python -m module command` can run in a folder that holds the package."""
     path = folder.joinpath(*module.split(".")[1:])
     if (path / "__main__.py").is_file():
-        return module != "foresight.evaluation" or command is None or command in COMMANDS or command == "COMMAND"
+        return command is None or command.isupper() or command in WORDS.get(module, [command])
     return path.with_suffix(".py").is_file()
 
 
