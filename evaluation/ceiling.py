@@ -48,17 +48,24 @@ def rebranch(inputs: Any, x0: torch.Tensor, step: int, seed: int) -> dict[str, A
     return monitored_sample(part).latent
 
 
+def watched(bench: Bench, seed: int) -> Any:
+    """The plain clip as sampling.run gives it, scored at every step and never stopped, with all x0 predictions."""
+    from ..sampling.run import monitored_sample
+
+    family, prompt = bench.backend.family, bench.item.prompt
+    return bench.once(("watched", seed), lambda: monitored_sample(
+        family.inputs(prompt, seed), family.gate(prompt, **WATCH), stop="never", keep_steps=True))  # fmt: skip
+
+
 def rebranching(name: str, _: int, at: Sequence[int], branches: int) -> Method:
     """The method that finishes a clip and its branches. Its rows are the clip's; their report is {"branches": {step:
     [[good (None where there is no judge), score], ...]}}."""
 
     def run(bench: Bench, seed: int) -> Row:
-        from ..sampling.run import monitored_sample
         from ..trials.report import run_report
 
         backend, item = bench.backend, bench.item
-        inputs = backend.family.inputs(item.prompt, seed)
-        clip = monitored_sample(inputs, backend.family.gate(item.prompt, **WATCH), stop="never", keep_steps=True)
+        inputs, clip = backend.family.inputs(item.prompt, seed), watched(bench, seed)
 
         def outcome(latent: dict[str, Any]) -> list:
             finished = backend.finished(item.prompt, latent, None)

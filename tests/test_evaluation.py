@@ -102,26 +102,27 @@ def test_an_injection_is_of_the_frame_that_the_probe_saw(comfyui):
     assert [row["nfe"] for row in rows.values()] == [26, 24, 25, 26]  # a weaker one begins with a plain step
 
 
-def rows_of(prompts: int = 6, seeds: int = 8) -> list[dict]:
+def rows_of(prompts: int = 6, seeds: int = 8) -> dict[tuple[int, int], dict]:
     """Half of each prompt's clips are right; their scores rise, the others' fall, and the judge sees it from step 8."""
-    records = []
+    rows = {}
     for index in range(prompts):
         for seed in range(seeds):
             right = seed % 2 == 0
             trace = np.linspace(0.2, 0.3 if right else 0.1, 50) + 0.001 * index
-            measures = {"frame_right": True, "branches": [right, True], "preview": {
+            measures = {"frame_right": True, "preview": {
                 str(s): (1 if right else -1) * (s >= 8) for s in family_figures.JUDGED}}  # fmt: skip
-            records.append({
+            rows[index, seed] = {
                 "prompt_index": index, "difficulty": ("easy", "medium", "hard")[index % 3],
                 "prompt": f"a {'red' if index else 'blue'} circle", "seed": seed, "right": right,
-                "final_score": float(trace[-1]), "measures": measures,
+                "final_score": float(trace[-1]), "measures": measures, "motion": 0.1,
+                "report": {"branches": {"10": [[right, 0.2], [True, 0.2]]}},
                 "trace": [[step, score, None] for step, score in enumerate(trace.tolist(), 1)],
-            })  # fmt: skip
-    return records
+            }  # fmt: skip
+    return rows
 
 
 def test_family_figures_of_a_perfect_scorer():
-    table = family_figures.Table(rows_of())
+    table = family_figures.Clips(rows_of(), 0.2)
     found = family_figures.figures(table, ViCLIPConfig(tau=0.2))
     assert found["right_clips"]["value"] == 0.5
     assert found["right_single_frames"]["value"] == 1
@@ -134,10 +135,12 @@ def test_family_figures_of_a_perfect_scorer():
 
 
 def test_variance_lies_between_prompts_when_each_has_one_outcome():
-    records = [record | {"right": record["prompt_index"] < 3} for record in rows_of()]
-    assert family_figures.variance(family_figures.Table(records)) == {"by_prompt": 1, "by_noise": 0}
-    same = family_figures.variance(family_figures.Table([record | {"right": False} for record in records]))
-    assert math.isnan(same["by_noise"])
+    def divided(right) -> dict[str, float]:
+        rows = {key: row | {"right": right(key[0])} for key, row in rows_of().items()}
+        return family_figures.variance(family_figures.Clips(rows, 0.2))
+
+    assert divided(lambda prompt: prompt < 3) == {"by_prompt": 1, "by_noise": 0}
+    assert math.isnan(divided(lambda prompt: False)["by_noise"])
 
 
 def test_convergence_is_the_step_after_the_last_excursion():
@@ -145,9 +148,18 @@ def test_convergence_is_the_step_after_the_last_excursion():
     assert family_figures.convergence(traces, 0.1).tolist() == [3, 1, 3]
 
 
+def test_a_clip_is_looked_at_from_all_sides(comfyui):
+    (item,) = load_suite("demo", 1).items
+    bench = Bench(InProcess(DemoFamily(steps=12)), item, demo_judge, {}, keep_clips=False)
+    with torch.inference_mode():
+        row = family_figures.looking("looks@1", 12, 1).run(bench, 3)
+    assert list(row["measures"]["preview"]) == ["2", "3", "5", "8", "10", "12"] and len(row["trace"]) == 12
+    assert isinstance(row["measures"]["frame_right"], bool) and len(row["report"]["branches"]["10"]) == 1
+
+
 def test_family_page_and_pictures_are_written(tmp_path):
     pytest.importorskip("comfyui_version")
-    table, config = family_figures.Table(rows_of()), ViCLIPConfig(tau=0.2)
+    table, config = family_figures.Clips(rows_of(), 0.2), ViCLIPConfig(tau=0.2)
     found = family_figures.figures(table, config)
     base = {"vae_psnr_db": 30.9, "judge_on_renders": 1.0, "judge_on_reconstructions": 0.99, "family_megabytes": 15.0}
     made = {"environment": environment("the command"),

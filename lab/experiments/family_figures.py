@@ -2,13 +2,16 @@
 
     python -m foresight.lab.experiments.family_figures --prompts 126 --seeds 8 --branches 2
 
-Writes docs/results/demo_family.json, a page beside it and one picture for each premise. Finished prompts are kept in a
-database, so an interrupted command goes on where it stopped. Intervals are 95 %, from a bootstrap over prompts.
+Each clip is watched to its end, its previews are shown to the judge, it is finished again from step 10 with other
+noise, and a single frame of its seed is sampled. Writes docs/results/demo_family.json, a page beside it and one picture
+for each premise. Finished prompts are kept in a database, so an interrupted command goes on where it stopped. Intervals
+are 95 %, from a bootstrap over prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,24 +24,48 @@ from ...demo.judge import judge
 from ...demo.preset import CFG, SHIFT, STEPS
 from ...demo.wan_vae import load_vae
 from ...demo.world import DIFFICULTIES, render_batch
-from ...evaluation import statistics
-from ...evaluation.bench import Row
+from ...evaluation.bench import Bench, Method, Row
+from ...evaluation.ceiling import rebranching, watched
 from ...evaluation.comfyui import ROOT
 from ...evaluation.demo_family import fingerprint
-from ...evaluation.evidence import column
+from ...evaluation.evidence import Base, Evidence
 from ...evaluation.fill import cells
 from ...evaluation.results import number, percent
-from ...evaluation.statistics import bootstrap_auc, bootstrap_within, text_only_scores
 from ...evaluation.suites import load_suite
-from ...scoring.detector import Detector, DetectorSettings
+from ...evaluation.workers import Spec, Worker
+from ...l2r.fit import psnr
+from ...scoring.detector import DetectorSettings
 from ...scoring.viclip import ViCLIPConfig, load_viclip
 from ..training.common import SCORER, VAE, WEIGHTS, random_clips, to_network, to_pixels
 from .common import experiment, made_by, parser, write
-from .family_data import BRANCHED, JUDGED, FamilyWorker
 
 FIRST_SEED = 5000
 HELD_OUT_SEED = 990_005
 MIB = 1024**2
+JUDGED = (2, 3, 5, 8, 10, 12, 14, 20, 30, 40)  # steps at which the judge looks at the preview
+BRANCHED = 10  # step of 50 whose x0 prediction is re-noised
+
+
+def looking(name: str, steps: int, branches: int) -> Method:
+    """The ceiling's method at step BRANCHED, with further measures of its clips: preview (the judge's smallest margin
+    at the steps JUDGED) and frame_right (a single frame of the same seed)."""
+    rebranched = rebranching(name, steps, (BRANCHED,), branches)
+
+    def run(bench: Bench, seed: int) -> Row:
+        from ...sampling.run import monitored_sample
+
+        row, family, scene = rebranched.run(bench, seed), bench.backend.family, bench.item.scene
+        x0 = family.model.model.process_latent_in(watched(bench, seed).steps_x0["samples"])
+        previews = {step: family.l2r(x0[step - 1 : step]).clamp(0, 1)[0] for step in JUDGED if step <= steps}
+        margins = {str(step): min(judge(clip, scene).margins.values()) for step, clip in previews.items()}
+        inputs = family.inputs(bench.item.prompt, seed)
+        single = replace(inputs, latent={"samples": inputs.latent["samples"][:, :, :1]})
+        frame = family.decode(monitored_sample(single).latent)
+        measures = {"preview": {step: round(float(margin), 4) for step, margin in margins.items()},
+                    "frame_right": bool(judge(frame, scene).right)}  # fmt: skip
+        return row | {"measures": measures}
+
+    return Method(name, run, in_process=True)
 
 
 def foundations(count: int = 384) -> dict[str, Any]:
@@ -57,68 +84,52 @@ def foundations(count: int = 384) -> dict[str, Any]:
         decibels = torch.cat([psnr(to_pixels(vae.decode(vae.encode(x))), to_pixels(x)) for x in parts])
     weights = [*WEIGHTS.rglob("*.safetensors"), *(ROOT / "weights" / "l2r").glob("*.safetensors")]
     return {
-        "vae_psnr_db": round(decibels, 2),
+        "vae_psnr_db": round(decibels.mean().item(), 2),
         "judge_on_renders": float(np.mean(right)), "judge_on_reconstructions": float(np.mean(rebuilt_right)),
         "judged_renders": len(scenes), "family_megabytes": round(sum(f.stat().st_size for f in weights) / MIB, 2),
     }  # fmt: skip
 
 
-class Table:
-    """The rows of all clips as columns."""
+class Clips:
+    """The rows of all clips as columns: base (as the evaluation has them), frame_right, preview and branches."""
 
-    def __init__(self, rows: list[Row]):
-        measures = [row["measures"] for row in rows]
-        self.prompt, self.right, self.score = (
-            column(rows, "prompt_index", int), column(rows, "right", bool), column(rows, "final_score"))
-        self.trace = np.asarray([[score for _, score, _ in row["trace"]] for row in rows])
-        self.captions = [row["prompt"] for row in rows]
-        self.difficulty = np.asarray([row["difficulty"] for row in rows])
+    def __init__(self, rows: dict[tuple[int, int], Row], tau: float):
+        self.base = base_of(rows, tau)
+        measures = [row["measures"] for row in rows.values()]
         self.frame_right = np.asarray([each["frame_right"] for each in measures], bool)
         self.preview = {step: np.asarray([each["preview"][str(step)] for each in measures]) for step in JUDGED}
-        self.branches = np.asarray([np.mean(each["branches"]) if each["branches"] else np.nan for each in measures])
+        branches = [row["report"]["branches"][str(BRANCHED)] for row in rows.values()]
+        self.branches = np.asarray([np.mean([good for good, _ in each]) if each else np.nan for each in branches])
 
     def rates(self, of: np.ndarray) -> np.ndarray:
         """The share of `of` among each prompt's clips."""
-        return np.asarray([of[self.prompt == index].mean() for index in np.unique(self.prompt)])
-
-    def share(self, of: np.ndarray, among: np.ndarray | None = None) -> dict[str, float]:
-        return statistics.share(of, np.ones(len(of), bool) if among is None else among, self.prompt)
-
-    def over_all(self, values: np.ndarray) -> dict[str, float]:
-        return bootstrap_auc(values, self.right, self.prompt)
-
-    def within(self, values: np.ndarray) -> dict[str, float]:
-        known = np.isfinite(values)
-        return bootstrap_within(values[known], self.right[known], self.prompt[known])
+        return np.asarray([of[self.base.prompt == index].mean() for index in np.unique(self.base.prompt)])
 
 
-def fixed_and_dynamic(table: Table, settings: DetectorSettings) -> dict[str, Any]:
+def base_of(rows: dict[tuple[int, int], Row], tau: float) -> Base:
+    return Evidence(Path(), {"tau": tau}, {}, "", {"base": rows}).base
+
+
+def fixed_and_dynamic(base: Base, settings: DetectorSettings) -> dict[str, Any]:
     """The detector against looking once at a fixed step (paper, Table S2)."""
-    decisions = []
-    for trace in table.trace:
-        detector = Detector(settings, STEPS)
-        decisions.append(next(d for step, s in enumerate(trace.tolist(), 1) if (d := detector.observe(step, s))))
-    predicted = np.asarray([d.predicted_score for d in decisions])
-    accepted = np.asarray([d.accepted for d in decisions])
-    rows = {
-        f"step {step}": (table.trace[:, step - 1], table.trace[:, step - 1] >= settings.tau, step)
-        for step in (5, 8, 10, 11, 14)
-    }
-    rows["dynamic"] = predicted, accepted, float(np.mean([d.step for d in decisions]))
+    outcomes = {f"step {step}": base.fixed(step, settings.tau) for step in (5, 8, 10, 11, 14)}
+    outcomes["dynamic"] = base.replay(settings)
     return {
         name: {
-            "mean_stop_step": at, "auc_over_all": table.over_all(values), "auc_within_prompt": table.within(values),
-            "error_of_score": float(np.abs(values - table.score).mean()),
-            "failures_caught": table.share(~passed, ~table.right), "good_rejected": table.share(~passed, table.right),
+            "mean_stop_step": outcome.mean_stop, "auc_over_all": base.over_all(outcome.predicted),
+            "auc_within_prompt": base.within(outcome.predicted),
+            "error_of_score": float(np.nanmean(np.abs(outcome.predicted - base.score))),
+            "failures_caught": base.share(outcome.rejected, base.failed),
+            "good_rejected": base.share(outcome.rejected, ~base.failed),
         }
-        for name, (values, passed, at) in rows.items()
+        for name, outcome in outcomes.items()
     }  # fmt: skip
 
 
-def variance(table: Table) -> dict[str, float]:
+def variance(clips: Clips) -> dict[str, float]:
     """How the verdicts' variance divides between prompts and, within a prompt, the noise (one-way random effects)."""
-    rates = table.rates(table.right)
-    seeds = len(table.right) / len(rates)
+    rates = clips.rates(~clips.base.failed)
+    seeds = len(clips.base) / len(rates)
     inside = float(np.mean(rates * (1 - rates)) * seeds / (seeds - 1))
     between = max(float(rates.var(ddof=1)) - inside / seeds, 0.0)
     total = between + inside or np.nan  # when all clips share one verdict there is nothing to divide
@@ -131,41 +142,45 @@ def convergence(trace: np.ndarray, near: float) -> np.ndarray:
     return np.where(away.any(1), trace.shape[1] - away[:, ::-1].argmax(1) + 1, 1)
 
 
-def figures(table: Table, config: ViCLIPConfig) -> dict[str, Any]:
-    text = text_only_scores(table.captions, table.right, table.prompt)
-    step10, hard = table.trace[:, 9], table.difficulty == "hard"
-    judged = {step: table.within(margins) for step, margins in table.preview.items()}
-    branched = table.within(table.branches) if np.isfinite(table.branches).any() else None
+def figures(clips: Clips, config: ViCLIPConfig) -> dict[str, Any]:
+    base, right = clips.base, ~clips.base.failed
+    step10, hard = base.traces[:, 9], base.difficulty == "hard"
+    judged = {step: base.within(margins) for step, margins in clips.preview.items()}
+    branched = base.within(clips.branches) if np.isfinite(clips.branches).any() else None
     ceiling = max([judged[BRANCHED], *([branched] if branched else [])], key=lambda cell: cell["value"])
-    within10, rates = table.within(step10), table.rates(table.right)
-    hard_rates = np.asarray([table.right[table.prompt == p].mean() for p in np.unique(table.prompt[hard])])
-    settings = DetectorSettings.video(tau=config.tau, scale=config.scale)
-    stops = convergence(table.trace, config.delta)
+    within10 = base.within(step10)
+    hard_rates = np.asarray([right[base.prompt == index].mean() for index in np.unique(base.prompt[hard])])
+    stops = convergence(base.traces, config.delta)
+
+    def by_difficulty(of: np.ndarray) -> dict[str, Any]:
+        return {name: base.share(of, base.difficulty == name) for name in DIFFICULTIES}
+
     return {
-        "clips": len(table.right), "prompts": len(rates),
-        "right_clips": table.share(table.right), "right_single_frames": table.share(table.frame_right),
-        "right_clips_by_difficulty": {n: table.share(table.right, table.difficulty == n) for n in DIFFICULTIES},
-        "right_single_frames_by_difficulty": {
-            n: table.share(table.frame_right, table.difficulty == n) for n in DIFFICULTIES
-        },
-        "hard_fail_rate": table.share(~table.right, hard),
+        "clips": len(base), "prompts": len(np.unique(base.prompt)),
+        "right_clips": base.share(right), "right_single_frames": base.share(clips.frame_right),
+        "right_clips_by_difficulty": by_difficulty(right),
+        "right_single_frames_by_difficulty": by_difficulty(clips.frame_right),
+        "hard_fail_rate": base.share(base.failed, hard),
         "mixed_hard_prompts": float(np.mean((hard_rates > 0) & (hard_rates < 1))),
-        "auc_text_only": table.over_all(text),
-        "auc_final": table.over_all(table.score), "auc_final_within_prompt": table.within(table.score),
-        "auc_step10": table.over_all(step10), "auc_step10_within_prompt": within10,
-        "auc_step10_over_text_only": bootstrap_auc(step10, table.right, table.prompt, rival=text),
+        "auc_text_only": base.over_all(base.text_only),
+        "auc_final": base.over_all(base.score), "auc_final_within_prompt": base.within(base.score),
+        "auc_step10": base.over_all(step10), "auc_step10_within_prompt": within10,
+        "auc_step10_over_text_only": base.over_text_only(step10),
         "ceiling_step10_within_prompt": ceiling,
         "share_of_ceiling_step10": (within10["value"] - 0.5) / (ceiling["value"] - 0.5),
         "judge_on_previews_within_prompt": judged, "branches_within_prompt": branched,
-        "fixed_and_dynamic": fixed_and_dynamic(table, settings), "variance_of_verdicts": variance(table),
+        "fixed_and_dynamic": fixed_and_dynamic(base, DetectorSettings.video(tau=config.tau, scale=config.scale)),
+        "variance_of_verdicts": variance(clips),
         "convergence_step": {"median": float(np.median(stops)),
-                             "between_prompts_sd": float(table.rates(stops.astype(float)).std(ddof=1))},
+                             "between_prompts_sd": float(clips.rates(stops.astype(float)).std(ddof=1))},
     }  # fmt: skip
 
 
-def pictures(table: Table, found: dict[str, Any], config: ViCLIPConfig, folder: Path) -> None:
+def pictures(clips: Clips, measured: dict[str, Any], config: ViCLIPConfig, folder: Path) -> None:
     """One picture for each premise."""
     from matplotlib.figure import Figure
+
+    base = clips.base
 
     def picture(name: str, x: str, y: str, draw: Callable) -> None:
         figure = Figure((5.2, 3.4), layout="constrained")
@@ -177,15 +192,15 @@ def pictures(table: Table, found: dict[str, Any], config: ViCLIPConfig, folder: 
     steps = np.arange(1, STEPS + 1)
 
     def convergences(axes) -> None:
-        error = np.abs(table.trace - table.trace[:, -1:])
+        error = np.abs(base.traces - base.traces[:, -1:])
         axes.plot(steps, np.median(error, 0), label="median")
         axes.fill_between(steps, *np.quantile(error, (0.25, 0.75), axis=0), alpha=0.3, label="middle half")
         axes.axvspan(8, 14, color="0.9", zorder=0, label="window")
         axes.legend()
 
     def foresight(axes) -> None:
-        for name, by_step in (("scorer", {s: table.within(table.trace[:, s - 1]) for s in JUDGED}),
-                            ("judge on the preview", found["judge_on_previews_within_prompt"])):
+        for name, by_step in (("scorer", {s: base.within(base.traces[:, s - 1]) for s in JUDGED}),
+                            ("judge on the preview", measured["judge_on_previews_within_prompt"])):
             middle, low, high = ([cell[k] for cell in by_step.values()] for k in ("value", "low", "high"))
             axes.plot(list(by_step), middle, marker="o", label=name)
             axes.fill_between(list(by_step), low, high, alpha=0.2)
@@ -193,15 +208,15 @@ def pictures(table: Table, found: dict[str, Any], config: ViCLIPConfig, folder: 
         axes.legend()
 
     def by_prompt(axes) -> None:
-        axes.hist(table.rates(convergence(table.trace, config.delta).astype(float)), bins=range(1, STEPS + 2, 2))
+        axes.hist(clips.rates(convergence(base.traces, config.delta).astype(float)), bins=range(1, STEPS + 2, 2))
 
     def frames(axes) -> None:
-        shake = np.random.default_rng(0).normal(0, 0.012, (2, found["prompts"]))
-        axes.scatter(table.rates(table.right) + shake[0], table.rates(table.frame_right) + shake[1], s=12, alpha=0.6)
+        shake = np.random.default_rng(0).normal(0, 0.012, (2, measured["prompts"]))
+        axes.scatter(clips.rates(~base.failed) + shake[0], clips.rates(clips.frame_right) + shake[1], s=12, alpha=0.6)
         axes.plot([0, 1], [0, 1], color="0.5", lw=0.8)
 
     def rates(axes) -> None:
-        axes.hist(table.rates(table.right), bins=np.linspace(-1 / 16, 1 + 1 / 16, 10))
+        axes.hist(clips.rates(~base.failed), bins=np.linspace(-1 / 16, 1 + 1 / 16, 10))
 
     picture("scores_converge", "step of 50", "distance of the preview's score\nto that of the last step", convergences)
     picture("foresight_by_step", "step of 50", "AUC within prompt", foresight)
@@ -266,17 +281,19 @@ def main() -> None:
     a = options.parse_args()
     command = f"python -m foresight.lab.experiments.family_figures --prompts {a.prompts} --seeds {a.seeds}"
     command += f" --branches {a.branches}"
-    items, seeds = load_suite("demo", a.prompts).items, range(FIRST_SEED, FIRST_SEED + a.seeds)
-    method = f"looks@{a.seeds}x{a.branches}"  # a batch holds all seeds of a prompt, so their number is part of the name
-    make = partial(FamilyWorker, a.branches)
+    items, method = load_suite("demo", a.prompts).items, f"looks@{a.branches}"
+    seeds = range(FIRST_SEED, FIRST_SEED + a.seeds)
+    spec = Spec("demo", None, None, None, (method,), False)
+    make = partial(Worker, spec, load=partial(looking, branches=a.branches))
     with experiment(a.work, items, make, {"weights": fingerprint()}, command, a.workers) as fill:
-        rows = list(fill(lambda _: cells([method], seeds))[method].values())
-    config, table = load_viclip(SCORER).config, Table(rows)
-    measured = figures(table, config)
+        rows = fill(lambda _: cells([method], seeds))[method]
+    config = load_viclip(SCORER).config
+    clips = Clips(rows, config.tau)
+    measured = figures(clips, config)
     settings = {"steps": STEPS, "cfg": CFG, "shift": SHIFT, "first_seed": FIRST_SEED, "seeds": a.seeds,
                 "branches": a.branches}  # fmt: skip
     write(a.out, "demo_family", command, {"settings": settings, **foundations(), **measured}, markdown)
-    pictures(table, measured, config, a.out)
+    pictures(clips, measured, config, a.out)
 
 
 if __name__ == "__main__":
