@@ -50,20 +50,20 @@ def candidates(base: Base, own: DetectorSettings, objective: str) -> list[Detect
     if objective == "caught":
         at_end = base.traces[:, own.window(base.steps)[1] - 1]
         taus += sorted(set(np.nanquantile(at_end, TAU_QUANTILES).round(4).clip(-1, 1).tolist()))
-    tried = [
+    settings = [
         replace(own, tau=tau, start=start, end=end, patience=patience, scale=own.scale * scale)
         for tau, (start, end), patience, scale in itertools.product(taus, WINDOWS, PATIENCE, SCALES)
     ]
-    return [own, *(settings for settings in tried if settings != own)]
+    return [own, *(each for each in settings if each != own)]
 
 
 class Fit:
     """The outcomes of all candidates on all runs: [C, R] arrays, computed once, from which any fold is chosen."""
 
-    def __init__(self, base: Base, tried: Sequence[DetectorSettings], latest: float):
+    def __init__(self, base: Base, settings: Sequence[DetectorSettings], latest: float):
         """latest: the mean stop that a candidate may not exceed."""
-        self.base, self.tried, self.latest = base, tried, latest
-        outcomes = [base.replay(settings) for settings in tried]
+        self.base, self.settings, self.latest = base, settings, latest
+        outcomes = [base.replay(each) for each in settings]
         self.accepted, self.predicted, self.step = (
             np.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("accepted", "predicted", "step")
         )
@@ -146,7 +146,7 @@ def compare(
     latest = default.mean_stop
     at = max(1, round(latest))
     end = max(own.window(base.steps)[0], math.ceil(latest))  # what passes is passed there, what fails stops sooner
-    found = {
+    outcomes = {
         "rule-based (default)": default,
         "rule-based, calibrated": fit.held_out(
             lambda among: fit.choose(objective, rate, among, latest - EARLIER), fold),
@@ -156,7 +156,7 @@ def compare(
         f"fixed step {at}, calibrated tau": parts(base, fold, lambda among: base.fixed(
             at, fit_tau(base, at, rate, among))),
     }  # fmt: skip
-    return {name: described(base, outcome, default) for name, outcome in found.items()}
+    return {name: described(base, outcome, default) for name, outcome in outcomes.items()}
 
 
 def parts(base: Base, folds: np.ndarray, fit: Callable[[np.ndarray], Outcomes]) -> Outcomes:
@@ -201,7 +201,7 @@ def fitted(evidence: Evidence, fit: Fit, mode: str, objective: str, rate: float)
     if mode == "conformal":
         settings, floors = fit_floors(base, own, rate, everything, own.window(base.steps)[1])
         return settings, {"bound_on_false_rejections": floors.bound, "prompts_of_the_bound": floors.prompts}
-    return fit.tried[fit.choose(objective, rate, everything)], {"objective": objective}
+    return fit.settings[fit.choose(objective, rate, everything)], {"objective": objective}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -225,16 +225,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         folds_of(evidence.base, max(2, a.folds))  # what is too little is told before the work is done
         fit = all_candidates(evidence, a.objective)
         rows = compare(evidence, fit, a.false_reject, max(2, a.folds), a.objective)
-        settings, said = fitted(evidence, fit, a.mode, a.objective, a.false_reject)
+        settings, remarks = fitted(evidence, fit, a.mode, a.objective, a.false_reject)
     except (StoreError, ValueError) as error:
         raise SystemExit(f"calibrate: {error}") from None
     name = next(n for n in rows if n.startswith("conformal" if a.mode == "conformal" else "rule-based, calibrated"))
-    kept = ("mean_stop", "caught", "good_rejected", "auc_within", "error")
-    about = said | {
+    shown = ("mean_stop", "caught", "good_rejected", "auc_within", "error")
+    about = remarks | {
         "mode": a.mode, "false_reject": a.false_reject, "date": datetime.date.today().isoformat(),
         "runs": len(evidence.base), "prompts": len(np.unique(evidence.base.prompt)),
         "failures_by": "the judge" if evidence.base.judged else f"final score below {evidence.tau:g}",
-        "held_out": finite({key: rows[name][key] for key in kept}),
+        "held_out": finite({key: rows[name][key] for key in shown}),
         "made_with": {key: evidence.settings.get(key) for key in
                       ("suite", "model", "sampler", "scheduler", "steps", "cfg", "shift")},
     }  # fmt: skip

@@ -40,8 +40,8 @@ def conformal_floors(traces: np.ndarray, prompts: np.ndarray, rate: float, seed:
     if not 0 < rate < 1:
         raise ValueError(f"the false-reject rate is {rate}: choose a share between 0 and 1, such as 0.1.")
     generator = np.random.default_rng(seed)
-    seen = np.isfinite(traces).any(1)
-    traces, prompts = traces[seen], prompts[seen]
+    scored = np.isfinite(traces).any(1)
+    traces, prompts = traces[scored], prompts[scored]
     order = generator.permutation(np.unique(prompts))
     shape_prompts, held = np.array_split(order, 2)[::-1]  # the larger half, if any, holds the bound
     place = math.floor(rate * (len(held) + 1) + 1e-9)

@@ -114,40 +114,40 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def changed(model: CostModel, given: argparse.Namespace) -> CostModel:
+def changed(model: CostModel, a: argparse.Namespace) -> CostModel:
     """The model with what the user knows better."""
-    times = {name: value for name in TIMES if (value := getattr(given, name)) is not None}
+    times = {name: value for name in TIMES if (value := getattr(a, name)) is not None}
     for name, value in times.items():
         if value < 0:
             raise ValueError(f"--{name.replace('_', '-')} is {value}: seconds cannot be below 0.")
     model = replace(model, times=replace(model.times, **times))
-    if given.steps is not None:
-        if given.steps < 1:
-            raise ValueError(f"--steps is {given.steps}: a run needs at least 1.")
-        scale = given.steps / model.steps
-        model = replace(model, steps=given.steps, video_stop=model.video_stop * scale,
+    if a.steps is not None:
+        if a.steps < 1:
+            raise ValueError(f"--steps is {a.steps}: a run needs at least 1.")
+        scale = a.steps / model.steps
+        model = replace(model, steps=a.steps, video_stop=model.video_stop * scale,
                         single_frame_stop=model.single_frame_stop * scale)  # fmt: skip
-    return model if given.rejected is None else model.at(given.rejected)
+    return model if a.rejected is None else model.at(a.rejected)
 
 
-def answer(given: argparse.Namespace) -> list[str]:
-    if given.tau and not given.database:
+def answer(a: argparse.Namespace) -> list[str]:
+    if a.tau and not a.database:
         raise ValueError("--tau needs a database: which runs another threshold rejects is read from logged scores.")
-    if given.database:
-        evidence = load(given.database, given.settings)
+    if a.database:
+        evidence = load(a.database, a.settings)
         models, failed = [measured(evidence)], float(evidence.base.failed.mean())
     else:
-        models = [PAPER[given.like]] if given.like else list(PAPER.values())
+        models = [PAPER[a.like]] if a.like else list(PAPER.values())
     lines = []
     for model in models:
-        if not given.database:
+        if not a.database:
             failed = REGENERATED[model.name] / PAPER[model.name].runs
-        model = changed(model, given)
+        model = changed(model, a)
         lines += [*branch_table(model), ""]
-        if given.tau:
-            lines += [*thresholds_table(at_thresholds(evidence, model, [evidence.tau, *given.tau])), ""]
-        if given.prompts:
-            lines += [*suite_lines(model, given.methods.split(","), given.prompts, given.seeds, given.gpus, failed), ""]
+        if a.tau:
+            lines += [*thresholds_table(at_thresholds(evidence, model, [evidence.tau, *a.tau])), ""]
+        if a.prompts:
+            lines += [*suite_lines(model, a.methods.split(","), a.prompts, a.seeds, a.gpus, failed), ""]
     return lines
 
 

@@ -46,8 +46,8 @@ def cells(methods: Sequence[str], seeds: Sequence[int], method_seeds: int | None
     return [(m, seed) for m in methods for seed in (seeds if m == BASE else seeds[:method_seeds])]
 
 
-def missing(items: Iterable[Item], wanted: Callable[[Item], Sequence[Cell]], rows: Iterable[dict]) -> list[Job]:
-    """One job for each prompt of which a wanted result is not in `rows`."""
+def missing(items: Iterable[Item], cells_of: Callable[[Item], Sequence[Cell]], rows: Iterable[dict]) -> list[Job]:
+    """One job for each prompt of which one of its cells is not in `rows`."""
     done, base = set(), {}
     for row in rows:
         done.add((row["prompt_index"], row["prompt"], row["seed"], row["method"]))
@@ -55,7 +55,7 @@ def missing(items: Iterable[Item], wanted: Callable[[Item], Sequence[Cell]], row
             base.setdefault((row["prompt_index"], row["prompt"]), {})[row["seed"]] = row
     jobs = []
     for item in items:
-        absent = tuple((m, seed) for m, seed in wanted(item) if (item.index, item.prompt, seed, m) not in done)
+        absent = tuple((m, seed) for m, seed in cells_of(item) if (item.index, item.prompt, seed, m) not in done)
         if absent:
             jobs.append(Job(item, absent, base.get((item.index, item.prompt), {})))
     return jobs
@@ -66,9 +66,9 @@ def keep(store: Store, jobs: list[Job], outcomes: Iterable[Outcome], command: st
     marks = {"suite": settings["suite"], "settings": settings["fingerprint"]}
     metas: dict[str, int] = {}
     failed = 0
-    with tqdm(total=sum(len(job.wanted) for job in jobs), unit="result") as bar:
+    with tqdm(total=sum(len(job.cells) for job in jobs), unit="result") as bar:
         for job, result in outcomes:
-            bar.update(len(job.wanted))
+            bar.update(len(job.cells))
             if isinstance(result, Exception):
                 failed += 1
                 tqdm.write(f"prompt {job.item.index} failed ({type(result).__name__}: {result}); the others go on")
@@ -85,12 +85,12 @@ def keep(store: Store, jobs: list[Job], outcomes: Iterable[Outcome], command: st
 
 
 def complete(
-    store: Store, items: Sequence[Item], wanted: Callable[[Item], Sequence[Cell]], make: Callable[[], Callable],
+    store: Store, items: Sequence[Item], cells_of: Callable[[Item], Sequence[Cell]], make: Callable[[], Callable],
     settings: dict[str, Any], command: str, workers: int,
 ) -> list[dict[str, Any]]:
-    """All rows of these settings, after what is missing of `wanted` was made in processes of this machine. make: see
+    """All rows of these settings, after what is missing of `cells_of` was made in processes of this machine. make: see
     `workers.in_processes`; settings: with the keys suite and fingerprint. SystemExit where a prompt failed."""
-    jobs = missing(items, wanted, store.rows(settings["fingerprint"]))
+    jobs = missing(items, cells_of, store.rows(settings["fingerprint"]))
     outcomes = in_processes(make, jobs, workers) if jobs else ()
     if failed := keep(store, jobs, outcomes, command, settings):
         raise SystemExit(f"{failed} prompts failed; the same command tries them again.")

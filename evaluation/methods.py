@@ -114,16 +114,16 @@ def audition(name: str, widgets: Mapping[str, Any], count: int) -> Method:
     """The chosen seed is taken up again from its noise, as the node Seed Audition does."""
 
     def run(bench: Bench, seed: int) -> Row:
-        heard, settings = {}, bench.resolved(seed, widgets)
+        rows, settings = {}, bench.resolved(seed, widgets)
         for other in range(seed, seed + count):
             decision = bench.decision(other, settings)
             share = decision.step / bench.backend.steps if decision else 1.0
-            heard[other] = bench.watched(other, decision, settings, share)
-        scores = {other: row["predicted_score"] for other, row in heard.items()}
+            rows[other] = bench.watched(other, decision, settings, share)
+        scores = {other: row["predicted_score"] for other, row in rows.items()}
         best = max(scores, key=lambda other: -2.0 if scores[other] is None else scores[other])
-        spent = {name: sum(row[name] for row in heard.values()) for name in ("seconds_inspection", "inspections")}
-        cost = summed(*heard.values(), bench.base(best))
-        return bench.shared(seed, name, best, **heard[best] | spent | cost)
+        spent = {name: sum(row[name] for row in rows.values()) for name in ("seconds_inspection", "inspections")}
+        cost = summed(*rows.values(), bench.base(best))
+        return bench.shared(seed, name, best, **rows[best] | spent | cost)
 
     return Method(name, run)
 

@@ -95,8 +95,8 @@ class OverApi:
         first, *trials = clip.report["trials"]
         spent = {name: clip.report[name] - first[name] for name in ("nfe_video", "nfe_single_frame")}
         seconds = clip.report["seconds"] - sum(first["seconds"].values())
-        told = clip.report | {"trials": trials, **spent, "nfe": sum(spent.values()), "seconds": seconds}
-        return Sampled(clip.frames, clip.final_score, told)
+        again = clip.report | {"trials": trials, **spent, "nfe": sum(spent.values()), "seconds": seconds}
+        return Sampled(clip.frames, clip.final_score, again)
 
     def where(self) -> tuple[str, dict[str, str]]:
         stats = self.client.system_stats()
@@ -111,12 +111,12 @@ class OverApi:
 
     def _sampled(self, graph: Prompt, report: str, shown: str) -> Sampled:
         outputs = self.client.queue(graph, TIMEOUT, [report, shown])["outputs"]
-        (told,) = outputs[report]["foresight_report"]
-        if told["final_score"] is None:
-            raise ValueError(f"the finished clip of {told['prompt']!r} has no score: the sampler gave NaN.")
+        (run_report,) = outputs[report]["foresight_report"]
+        if run_report["final_score"] is None:
+            raise ValueError(f"the finished clip of {run_report['prompt']!r} has no score: the sampler gave NaN.")
         files = outputs[shown]["images"]
         frames = [np.asarray(Image.open(io.BytesIO(self.client.view(file))).convert("RGB")) for file in files]
-        return Sampled(np.stack(frames), told["final_score"], told, source=graph)
+        return Sampled(np.stack(frames), run_report["final_score"], run_report, source=graph)
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

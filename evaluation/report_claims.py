@@ -166,9 +166,9 @@ def average_precision(scores: np.ndarray, right: np.ndarray) -> float:
     order = np.argsort(-scores, kind="stable")
     scores, right = scores[order], right[order].astype(float)
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # the last of each run of equal scores
-    found = right.cumsum()[ends]
-    gained = np.diff(found, prepend=0.0)
-    return float((gained * found / (ends + 1)).sum() / found[-1]) if found[-1] else math.nan
+    hits = right.cumsum()[ends]
+    gained = np.diff(hits, prepend=0.0)
+    return float((gained * hits / (ends + 1)).sum() / hits[-1]) if hits[-1] else math.nan
 
 
 def proxies(evidence: Evidence) -> Table:
@@ -221,10 +221,10 @@ def verdict(cell: Cell | None, better: int = 1, zero: float = 0.0) -> str:
 
 def claims(evidence: Evidence, tables: Sequence[Table]) -> Table:
     """The paper's claims, over all runs as the paper measures them, and within prompt (or against another seed)."""
-    found = {table.name: table for table in tables}
+    by_name = {table.name: table for table in tables}
     base = evidence.base
     dynamic = base.replay(evidence.detector)
-    rows = [early(base), foretells(base, dynamic), dynamic_better(base, dynamic), *_of_methods(evidence, found)]
+    rows = [early(base), foretells(base, dynamic), dynamic_better(base, dynamic), *_of_methods(evidence, by_name)]
     columns = {
         "claim": ("claim", "text"), "paper": ("paper", "text"), "here": ("here", "signed"),
         "holds": ("over all", "text"), "split": ("split", "text"), "split_here": ("there", "signed"),
@@ -244,10 +244,10 @@ def _row(claim: str, paper: str, here: Cell | None, split: str, split_here: Cell
 
 def early(base: Base) -> dict[str, Any]:
     """At a fifth of the schedule the score is nearer to the final one than a guess from the caption alone."""
-    seen = base.traces[:, max(1, round(0.2 * base.steps)) - 1]
+    score = base.traces[:, max(1, round(0.2 * base.steps)) - 1]
     guess = text_only_scores(base.captions, base.score, base.prompt)
-    gain = (np.abs(seen - base.score) - np.abs(guess - base.score)) / base.range
-    inside = np.abs(spread_within(seen, base.prompt) - spread_within(base.score, base.prompt))
+    gain = (np.abs(score - base.score) - np.abs(guess - base.score)) / base.range
+    inside = np.abs(spread_within(score, base.prompt) - spread_within(base.score, base.prompt))
     flat = np.abs(spread_within(base.score, base.prompt))
     return _row("Early scores predict the final score (step 10 of 50): error against a guess from the caption",
                 "error about 0.05 to 0.07 of the range (Figure 10)", base.mean(gain),
@@ -276,10 +276,10 @@ def dynamic_better(base: Base, outcome: Outcomes) -> dict[str, Any]:
                 "error within prompt", gain(centred), -1)  # fmt: skip
 
 
-def _of_methods(evidence: Evidence, found: dict[str, Table]) -> list[dict[str, Any]]:
+def _of_methods(evidence: Evidence, by_name: dict[str, Table]) -> list[dict[str, Any]]:
     """Claims about interventions; the control for them is another seed at the same place."""
-    equal = {row["rival"]: row for row in found["equal_nfe"].rows}
-    quality = {row["method"]: row for row in found["table_1"].rows}
+    equal = {row["rival"]: row for row in by_name["equal_nfe"].rows}
+    quality = {row["method"]: row for row in by_name["table_1"].rows}
 
     def paired(method: str, rival: str, metric: str, keep=lambda key: True) -> Cell | None:
         """method minus rival on the runs that both have."""
@@ -301,8 +301,8 @@ def _of_methods(evidence: Evidence, found: dict[str, Table]) -> list[dict[str, A
     best = equal.get(MAIN["best_of_3"], {}).get("change")
     swept = next((m for m in evidence.methods if m.startswith("efdi@tau=+") and "," not in m), None) or next(
         (m for m in evidence.methods if m.startswith("efdi@tau=")), None)
-    moving = next((row for row in found["motion"].rows if row["method"] == MAIN["efdi"]), {})
-    gentle = next((row for row in found["motion"].rows if "injection_" in row["method"]), {})
+    moving = next((row for row in by_name["motion"].rows if row["method"] == MAIN["efdi"]), {})
+    gentle = next((row for row in by_name["motion"].rows if "injection_" in row["method"]), {})
     return [
         _row("Foresight gives more good clips than plain sampling", "+0.022, +0.016 of the VBench score (Table 1)",
              quality.get(MAIN["efdi"], {}).get("good_change"),

@@ -61,7 +61,7 @@ def figure_10(evidence: Evidence, folder: Path) -> str:
     error = np.nanmean(np.abs(base.traces - base.score[:, None]), 0) / base.range
     figure.line(0, "error", "over all runs", steps, error)
     centred = spread_within(base.score, base.prompt)
-    inside = [np.nanmean(np.abs(spread_within(seen, base.prompt) - centred)) for seen in base.traces.T]
+    inside = [np.nanmean(np.abs(spread_within(scores, base.prompt) - centred)) for scores in base.traces.T]
     figure.line(0, "error", "within prompt", steps, np.asarray(inside) / base.range)
     known = np.full(len(steps), np.nanmean(np.abs(centred)) / base.range)
     figure.line(0, "error", "knowing the prompt's mean only", steps, known, ls="--", color="0.5")
@@ -141,11 +141,11 @@ def figure_14(evidence: Evidence, folder: Path) -> str:
 
 def draw(evidence: Evidence, tables: dict[str, Table], folder: Path) -> dict[str, str]:
     """Title -> file name of every figure that can be made of this database."""
-    made: dict[str, Callable[[], str | None]] = {
+    makers: dict[str, Callable[[], str | None]] = {
         "Error of the score by step (paper, Figure 10)": lambda: figure_10(evidence, folder),
         "The final score as a proxy (paper, Figure 11)": lambda: figure_11(tables["proxies"], folder),
         "Distributions and tau (paper, Figure 12; no real videos, no human study)": lambda: figure_12(evidence, folder),
         "Rejected runs, repaired (paper, Figure 13)": lambda: figure_13(evidence, folder),
         "Passed and rejected (paper, Figure 14)": lambda: figure_14(evidence, folder),
     }
-    return {title: name for title, make in made.items() if (name := make())}
+    return {title: name for title, make in makers.items() if (name := make())}

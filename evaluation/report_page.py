@@ -135,7 +135,7 @@ def clips_html(evidence: Evidence) -> str:
     parts = ["<h2>Clips</h2>"]
     with Store(evidence.path) as store:
         for kind, keys in examples(evidence).items():
-            found = []
+            runs = []
             for key in keys:
                 pictures = [
                     _clip(method, row, data) for method in SHOWN
@@ -143,9 +143,9 @@ def clips_html(evidence: Evidence) -> str:
                 ]  # fmt: skip
                 if pictures:
                     prompt = html.escape(evidence.rows["base"][key]["prompt"][:300])
-                    found.append(f'<p>{prompt} (seed {key[1]})</p><div class="clips">{"".join(pictures)}</div>')
-            if found:
-                parts += [f"<h3>{kind}</h3>", *found]
+                    runs.append(f'<p>{prompt} (seed {key[1]})</p><div class="clips">{"".join(pictures)}</div>')
+            if runs:
+                parts += [f"<h3>{kind}</h3>", *runs]
     return "\n".join(parts) if len(parts) > 1 else "<p>No clips were kept in this database.</p>"
 
 

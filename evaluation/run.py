@@ -45,7 +45,7 @@ class Problem(Exception):
 
 def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bool) -> str:
     """What is ahead, in words, from the plain runs in the database where there are any."""
-    cells = [method for job in jobs for method, _ in job.wanted]
+    cells = [method for job in jobs for method, _ in job.cells]
     text = f"{len(jobs)} prompts, {len(cells)} results to make"
     measured = [row["seconds_plain"] for row in rows if row["method"] == BASE]
     seconds = sum(measured) / len(measured) if measured else SECONDS if demo else None
@@ -84,78 +84,78 @@ def options(arguments: list[str]) -> argparse.Namespace:
     add("--ray", metavar="ADDRESS", help="a Ray cluster ('auto', or host:port): one ComfyUI on each GPU")
     add("--no-clips", action="store_true", help="keep no clips in the database")
     add("--no-report", action="store_true", help="make no report when all is done")
-    given = parser.parse_args(arguments)
-    given.typed = arguments
-    return given
+    a = parser.parse_args(arguments)
+    a.typed = arguments
+    return a
 
 
-def chosen_methods(given: argparse.Namespace, steps: int) -> tuple[list[str], list[str]]:
+def chosen_methods(a: argparse.Namespace, steps: int) -> tuple[list[str], list[str]]:
     """What is made for all prompts first, so that a run that is stopped early has its tables, and what comes then."""
-    first = given.methods or [*STANDARD, f"fixed_step@{max(1, round(FIXED * steps))}"]
+    first = a.methods or [*STANDARD, f"fixed_step@{max(1, round(FIXED * steps))}"]
     first = list(dict.fromkeys([BASE, *first]))  # base: what every comparison stands on
-    then = [*((*SWEEP, GENTLE) if given.full and not given.methods else ()), *given.also]
-    remote = given.server or (given.ray and given.model != "demo")
+    then = [*((*SWEEP, GENTLE) if a.full and not a.methods else ()), *a.also]
+    remote = a.server or (a.ray and a.model != "demo")
     for name in (*first, *then):
         if load_method(name, steps).in_process and remote:
             raise Problem(f"method {name!r} is a plug-in and needs the models in process: leave --server out.")
     return first, [name for name in dict.fromkeys(then) if name not in first]
 
 
-def make(given: argparse.Namespace, store: Store, jobs: list[Job], methods: list[str], settings: dict[str, Any]) -> int:
+def make(a: argparse.Namespace, store: Store, jobs: list[Job], methods: list[str], settings: dict[str, Any]) -> int:
     """Makes what is missing of these methods; returns the number of prompts that failed."""
     if not jobs:
         return 0
-    spec = Spec(given.model, given.family, given.steps, given.judge, tuple(methods), not given.no_clips)
-    if given.ray:
+    spec = Spec(a.model, a.family, a.steps, a.judge, tuple(methods), not a.no_clips)
+    if a.ray:
         from .ray_pool import over_ray
 
-        outcomes = over_ray(spec, jobs, given.ray)
-    elif given.server:
-        outcomes = over_servers(spec, jobs, given.server)
+        outcomes = over_ray(spec, jobs, a.ray)
+    elif a.server:
+        outcomes = over_servers(spec, jobs, a.server)
     else:
-        outcomes = in_processes(partial(Worker, spec), jobs, min(given.workers, len(jobs)))
-    command = f"python -m foresight.evaluation run {shlex.join(given.typed)}"
+        outcomes = in_processes(partial(Worker, spec), jobs, min(a.workers, len(jobs)))
+    command = f"python -m foresight.evaluation run {shlex.join(a.typed)}"
     return keep(store, jobs, outcomes, command, settings)
 
 
 def run(arguments: list[str]) -> int:
-    given = options(arguments)
+    a = options(arguments)
     for name in ("seeds", "method_seeds", "workers"):
-        if getattr(given, name) < 1:
-            raise Problem(f"--{name.replace('_', '-')} is {getattr(given, name)}: it must be 1 or more.")
-    if given.server and given.ray:
+        if getattr(a, name) < 1:
+            raise Problem(f"--{name.replace('_', '-')} is {getattr(a, name)}: it must be 1 or more.")
+    if a.server and a.ray:
         raise Problem("--server and --ray exclude each other: a Ray cluster starts its own ComfyUI.")
-    if given.model != "demo" and not (given.server or given.ray or given.family):
-        raise Problem(f"{given.model} runs in a ComfyUI of yours: start it and name it with --server.")
-    if given.steps is not None and given.steps < 1:
-        raise Problem(f"--steps is {given.steps}: it must be 1 or more.")
-    count = given.prompts or (9 if given.quick else 510 if given.full else None)
-    suite = load_suite(given.suite, count)
+    if a.model != "demo" and not (a.server or a.ray or a.family):
+        raise Problem(f"{a.model} runs in a ComfyUI of yours: start it and name it with --server.")
+    if a.steps is not None and a.steps < 1:
+        raise Problem(f"--steps is {a.steps}: it must be 1 or more.")
+    count = a.prompts or (9 if a.quick else 510 if a.full else None)
+    suite = load_suite(a.suite, count)
     for note in suite.notes:
         print(f"{suite.name}: {note}")
-    settings = model_settings(given.model, given.family, given.steps, given.judge)
+    settings = model_settings(a.model, a.family, a.steps, a.judge)
     settings |= {"fingerprint": fingerprint_of(settings)}
-    stages = chosen_methods(given, given.steps or settings.get("steps", 50))
-    seeds = list(range(given.first_seed, given.first_seed + given.seeds))
+    stages = chosen_methods(a, a.steps or settings.get("steps", 50))
+    seeds = list(range(a.first_seed, a.first_seed + a.seeds))
     settings |= {
-        "suite": suite.name, "prompts": len(suite.items), "seeds": seeds, "method_seeds": given.method_seeds,
+        "suite": suite.name, "prompts": len(suite.items), "seeds": seeds, "method_seeds": a.method_seeds,
         "methods": [*stages[0], *stages[1]],
     }
-    with Store(given.out / DATABASE, write=True) as store:
+    with Store(a.out / DATABASE, write=True) as store:
 
         def ahead(methods: list[str]) -> list[Job]:
-            wanted = cells(methods, seeds, given.method_seeds)
-            return missing(suite.items, lambda _: wanted, store.rows(settings["fingerprint"]))
+            of_each = cells(methods, seeds, a.method_seeds)
+            return missing(suite.items, lambda _: of_each, store.rows(settings["fingerprint"]))
 
-        workers = len(given.server or ()) or given.workers
+        workers = len(a.server or ()) or a.workers
         rows = store.rows(settings["fingerprint"])
-        demo = given.model == "demo" and not given.family
+        demo = a.model == "demo" and not a.family
         print(estimate(ahead(settings["methods"]), rows, workers, demo), flush=True)
-        if failed := sum(make(given, store, ahead(methods), methods, settings) for methods in stages):
+        if failed := sum(make(a, store, ahead(methods), methods, settings) for methods in stages):
             raise Problem(f"{failed} prompts failed; the same command tries them again.")
         print(f"{len(store.rows(settings['fingerprint']))} results are in {store.path}")
-    if not given.no_report:
-        report([str(given.out), "--settings", settings["fingerprint"]])
+    if not a.no_report:
+        report([str(a.out), "--settings", settings["fingerprint"]])
     return 0
 
 

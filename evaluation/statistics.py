@@ -154,8 +154,8 @@ def text_only_scores(
     penalty[-1, -1] = 1e-6
     predicted = np.zeros(len(captions))
     for held_out in range(folds):
-        seen, here = features[fold != held_out], fold == held_out
-        weights = np.linalg.solve(seen.T @ seen + penalty, seen.T @ outcome[fold != held_out])
+        rest, here = features[fold != held_out], fold == held_out
+        weights = np.linalg.solve(rest.T @ rest + penalty, rest.T @ outcome[fold != held_out])
         predicted[here] = features[here] @ weights
     return predicted.round(6)  # captions that differ by the solver's rounding only are ties
 

@@ -191,44 +191,43 @@ class Store:
     def rows(self, settings: str | None = None, clips: bool = False, **equal: Any) -> list[dict[str, Any]]:
         """Runs in the order of the suite, then seed, then method. settings: only of this fingerprint; equal: only where
         these columns have these values. Without `clips` rows have no "clip"."""
-        wanted = [name for name in COLUMNS if clips or name != "clip"]
+        columns = [name for name in COLUMNS if clips or name != "clip"]
         if settings is not None:
             equal["settings"] = settings
         if unknown := equal.keys() - COLUMNS:
             raise ValueError(f"no column {', '.join(sorted(unknown))}; columns are {', '.join(COLUMNS)}.")
         where = f" WHERE {' AND '.join(f'{_QUOTED[name]} = ?' for name in equal)}" if equal else ""
-        query = (
-            f"SELECT {', '.join(_QUOTED[name] for name in wanted)} FROM runs{where} ORDER BY prompt_index, seed, method"
-        )
+        chosen = ", ".join(_QUOTED[name] for name in columns)
+        query = f"SELECT {chosen} FROM runs{where} ORDER BY prompt_index, seed, method"
         with self._explained():
-            found = self._database.execute(query, list(equal.values())).fetchall()
-        return [_row(dict(zip(wanted, values, strict=True))) for values in found]
+            rows = self._database.execute(query, list(equal.values())).fetchall()
+        return [_row(dict(zip(columns, values, strict=True))) for values in rows]
 
     def clip(self, row: dict[str, Any]) -> bytes | None:
         """The animated WebP of a row of `rows`, also where it is a base clip; None where none was kept."""
         shared = {"method": "base", "seed": row["base_seed"]} if row["base_seed"] is not None else {}
         key = [(row | shared)[name] for name in KEY]
         with self._explained():
-            found = self._database.execute(
+            row = self._database.execute(
                 f"SELECT clip FROM runs WHERE {' AND '.join(f'{name} = ?' for name in KEY)}", key
             ).fetchone()
-        return found and found[0]
+        return row and row[0]
 
     def metas(self) -> list[dict[str, Any]]:
         """The commands that were started, with JSON read."""
         names = ("id", "started", "command", "machine", "versions", "settings")
         with self._explained():
-            found = self._database.execute(f"SELECT {', '.join(names)} FROM meta ORDER BY id").fetchall()
+            rows = self._database.execute(f"SELECT {', '.join(names)} FROM meta ORDER BY id").fetchall()
         return [
             {name: json.loads(value) if name in names[3:] else value for name, value in zip(names, row, strict=True)}
-            for row in found
+            for row in rows
         ]
 
     def fingerprints(self) -> list[str]:
         """The settings of the runs, in the order in which they came."""
         with self._explained():
-            found = self._database.execute("SELECT settings FROM runs GROUP BY settings ORDER BY min(rowid)")
-            return [row[0] for row in found]
+            rows = self._database.execute("SELECT settings FROM runs GROUP BY settings ORDER BY min(rowid)")
+            return [row[0] for row in rows]
 
     def close(self) -> None:
         self._database.close()

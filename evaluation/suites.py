@@ -63,10 +63,10 @@ def _demo(count: int) -> Suite:
 
 def _vbench() -> Suite:
     """The prompts of the installed package, all 946: two of them stand there twice and are counted twice by VBench."""
-    found = importlib.util.find_spec("vbench")  # found, not imported: importing it asks for much that is not needed
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("vbench")  # not imported: importing it asks for much that is not needed
+    if package is None or package.origin is None:
         raise SuiteError("the suite vbench needs VBench's prompts: pip install --no-deps vbench")
-    path = Path(found.origin).parent / "VBench_full_info.json"
+    path = Path(package.origin).parent / "VBench_full_info.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         items = [Item(index, e["prompt_en"], e["dimension"][0]) for index, e in enumerate(entries)]

@@ -40,10 +40,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt: the (method, seed) that are wanted, and the base rows that are known, by seed."""
+    """One prompt: the (method, seed) to make, and the base rows that are known, by seed."""
 
     item: Item
-    wanted: tuple[tuple[str, int], ...]
+    cells: tuple[tuple[str, int], ...]
     base: dict[int, Row] = field(default_factory=dict, compare=False)
 
 
@@ -81,7 +81,7 @@ class Worker:
     @torch.inference_mode()
     def __call__(self, job: Job) -> dict[str, Any]:
         bench = Bench(self.backend, job.item, self.judge, dict(job.base), self.spec.keep_clips, self.measure)
-        rows = [self.methods[name].run(bench, seed) for name, seed in job.wanted]
+        rows = [self.methods[name].run(bench, seed) for name, seed in job.cells]
         # Base rows are kept by the bench, also those that another method asked for.
         rows = [row for row in rows if row["method"] != "base"] + bench.added
         return {"rows": rows, "machine": self.machine, "versions": self.versions}
@@ -170,14 +170,14 @@ def over_servers(spec: Spec, jobs: list[Job], servers: list[str]) -> Iterator[Ou
     left = {job.item.index: job for job in jobs}
     reasons = []
     while left and alive:
-        server, job, found = ended.get()
+        server, job, result = ended.get()
         if job is not None:
             del left[job.item.index]
-            yield job, found
+            yield job, result
             continue
         alive.discard(server)
-        if found is not None:
-            reasons.append(f"{server}: {found}")
+        if result is not None:
+            reasons.append(f"{server}: {result}")
         elif left and waiting.qsize():  # it went home before another server's job came back
             alive.add(server)
             threading.Thread(target=work, args=(server,), daemon=True).start()

@@ -92,7 +92,7 @@ class Counting:
     def __call__(self, job: Any) -> dict[str, Any]:
         self.calls += 1
         rows = [{"prompt_index": job.item.index, "prompt": job.item.prompt, "seed": seed, "method": method,
-                 "nfe": self.calls} for method, seed in job.wanted]  # fmt: skip
+                 "nfe": self.calls} for method, seed in job.cells]  # fmt: skip
         return {"rows": rows, "machine": "m", "versions": {}}
 
 

@@ -64,8 +64,10 @@ def test_rivals_cost_as_much():
 
 
 def test_self_refine_takes_the_evaluations_it_is_compared_with():
+    from foresight.evaluation.enhanced import PLANS
     from foresight.sampling.self_refine import PRESETS
 
+    assert tuple(PRESETS) == PLANS
     assert PRESETS["T2V"].settings().evaluations(BASE) == REFINE
 
 
@@ -190,7 +192,7 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     class Scripted:
         def __call__(self, job):
             jobs.append(job)
-            rows = [row(job.item, method, seed) for method, seed in job.wanted]
+            rows = [row(job.item, method, seed) for method, seed in job.cells]
             return {"rows": rows, "machine": "m", "versions": {}}
 
     def row(item, method, seed):
@@ -201,11 +203,11 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
                 "nfe": 50, "accepted": accepted, "stop_step": 10, "measures": figures,
                 "report": {"trials": [{"details": {}}], "settings": {"tau": 0.2}}}  # fmt: skip
 
-    def complete(store, items, wanted, make, settings, command, workers):
+    def complete(store, items, cells_of, make, settings, command, workers):
         from foresight.evaluation import fill
 
         worker = Scripted()
-        jobs_of = fill.missing(items, wanted, store.rows(settings["fingerprint"]))
+        jobs_of = fill.missing(items, cells_of, store.rows(settings["fingerprint"]))
         fill.keep(store, jobs_of, [(job, worker(job)) for job in jobs_of], command, settings)
         return store.rows(settings["fingerprint"])
 
@@ -215,7 +217,7 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     arguments = ["enhancers", "--quick", "--out", str(tmp_path), "--work", str(tmp_path / "work.sqlite")]
     monkeypatch.setattr("sys.argv", arguments)
     enhancers.main()
-    again = [cell for job in jobs for cell in job.wanted if cell[1] >= RESEED_STEP]
+    again = [cell for job in jobs for cell in job.cells if cell[1] >= RESEED_STEP]
     assert len(jobs) == 6 and {method for method, _ in again} == {"base"} and len(again) == 6
     document = json.loads((tmp_path / "enhancers.json").read_text())
     assert document["summary"]["runs"] == 6 and document["settings"]["seeds"] == 2 and "runs" not in document

@@ -271,8 +271,8 @@ def test_a_plan_holds_what_is_missing_and_nothing_else():
     suite = Suite("s", (Item(0, "a"), Item(1, "b")))
     rows = [{"prompt_index": 0, "prompt": "a", "seed": seed, "method": "base"} for seed in (5, 6)]
     (first, second) = missing(suite.items, lambda _: cells(["base", "efdi"], range(5, 7), 1), rows)
-    assert first.wanted == (("efdi", 5),) and sorted(first.base) == [5, 6]
-    assert second.wanted == (("base", 5), ("base", 6), ("efdi", 5)) and second.base == {}
+    assert first.cells == (("efdi", 5),) and sorted(first.base) == [5, 6]
+    assert second.cells == (("base", 5), ("base", 6), ("efdi", 5)) and second.base == {}
     assert missing(suite.items[:1], lambda _: cells(["base"], range(5, 7)), rows) == []
 
 

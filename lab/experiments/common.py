@@ -37,18 +37,18 @@ def experiment(
     work: Path, items: Sequence[Item], make: Callable[[], Callable], settings: dict[str, Any], command: str,
     workers: int,
 ) -> Iterator[Fill]:
-    """A function that makes what is missing of the results wanted for each prompt, and gives the rows of all of them.
-    settings: what results depend on besides prompt, seed and method."""
+    """A function that makes what is missing of each prompt's cells, and gives the rows of all of them. settings: what
+    results depend on besides prompt, seed and method."""
     settings = settings | {"fingerprint": fingerprint_of(settings), "suite": settings.get("suite", "demo")}
     load_comfyui()
     with Store(work, write=True) as store:
 
-        def fill(wanted: Callable[[Item], Sequence[Cell]]) -> Rows:
-            rows = complete(store, items, wanted, make, settings, command, workers)
+        def fill(cells_of: Callable[[Item], Sequence[Cell]]) -> Rows:
+            rows = complete(store, items, cells_of, make, settings, command, workers)
             known = {(row["prompt_index"], row["prompt"], row["seed"], row["method"]): row for row in rows}
             by_method: Rows = {}
             for item in items:
-                for method, seed in wanted(item):
+                for method, seed in cells_of(item):
                     row = known[item.index, item.prompt, seed, method]
                     by_method.setdefault(method, {})[item.index, seed] = row
             return by_method

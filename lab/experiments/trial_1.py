@@ -116,10 +116,10 @@ def outcomes(rows: Rows, items: Sequence[Item], seeds: dict[int, list[int]]) -> 
     ]  # fmt: skip
 
 
-def summarize(tried: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(prompts_after: list[dict[str, Any]]) -> dict[str, Any]:
     """For each setting the repaired share of failures, where the probe was right, wrong and over all, and the spoiled
     share of good clips, with 95 % intervals from a bootstrap over prompts."""
-    with_failures = [one for one in tried if one["after"]]
+    with_failures = [one for one in prompts_after if one["after"]]
     if not with_failures:
         raise SystemExit("no clip failed, so there is nothing to repair: use more or harder prompts")
     group = np.concatenate([[one["prompt_index"]] * len(one["base"]) for one in with_failures])
@@ -144,7 +144,7 @@ def summarize(tried: list[dict[str, Any]]) -> dict[str, Any]:
             "repaired_where_probe_wrong": share(after > 0, ~base & ~probe), "spoiled": share(after == 0, base),
             "spoiled_where_probe_right": share(after == 0, base & probe),
         }  # fmt: skip
-    return {"prompts": len(tried), "failed_clips": int((~base).sum()),
+    return {"prompts": len(prompts_after), "failed_clips": int((~base).sum()),
             "failed_clips_with_right_probe": int((~base & probe).sum()), "settings": table}
 
 

@@ -57,14 +57,14 @@ def stating(attribute: str, phrases: list[Phrase], scene: Scene) -> int | None:
     """
     words = [split_words(plain(phrase.text)) for phrase in phrases]
     if attribute == "background":
-        return _first(i for i, said in enumerate(words) if "background" in said)
+        return _first(i for i, phrase in enumerate(words) if "background" in phrase)
     if attribute == "relation":
         # "left of", "to the left of", "above"; but not "a video of" or "moves left".
         leads = [i for i, phrase in enumerate(phrases) if phrase.lead == "preposition"]
         return _first(i for i in leads if _RELATIONS & set(words[i][:3]))
     number = int(attribute.split()[1]) if attribute.startswith("object") else len(scene.objects)
     thing = scene.objects[number - 1]
-    named = [i for i, said in enumerate(words) if thing.colour in said and thing.shape in map(NOUNS.get, said)]
+    named = [i for i, phrase in enumerate(words) if thing.colour in phrase and thing.shape in map(NOUNS.get, phrase)]
     if not attribute.endswith("direction"):
         return _first(named)
     moving = [i for i, phrase in enumerate(phrases) if phrase.lead == "verb" or "both" in words[i]]
