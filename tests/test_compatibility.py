@@ -129,7 +129,7 @@ def test_a_watched_model_samples_the_same(family, sampler, record_property):
 
 
 def test_the_readme_shows_what_ran():
-    """If this fails: run the command at the top of this file on both versions, then evaluation.compatibility."""
+    """If this fails: run the commands at the top of this file, the first on both versions."""
     assert section(RESULTS) in (RESULTS.parents[2] / "README.md").read_text(encoding="utf-8")
     ran = json.loads(RESULTS.read_text(encoding="utf-8"))
     if comfyui_version.__version__ in ran:  # of other versions the table says nothing

@@ -46,28 +46,26 @@ def files(info: ObjectInfo) -> dict[str, str]:
     }
 
 
+def keys(texts: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The place of every text, dotted: ForesightSampler.inputs.seed.tooltip."""
+    for key, value in texts.items():
+        yield from keys(value, f"{above}{key}.") if isinstance(value, dict) else [above + key]
+
+
 def differences(english: Mapping[str, Any], translated: Mapping[str, Any]) -> list[str]:
     """What a translation lacks and what is left over in it, one line each."""
-    here, there = set(_keys(english)), set(_keys(translated))
+    here, there = set(keys(english)), set(keys(translated))
     return [f"lacks {key}" for key in sorted(here - there)] + [f"still has {key}" for key in sorted(there - here)]
 
 
-def _keys(texts: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    for key, value in texts.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{before}{key}.")
-        else:
-            yield before + key
-
-
-def translations() -> Iterator[tuple[str, list[str]]]:
-    """Each translated file (path below the project's root) and its differences from locales/en."""
-    for path in sorted(ROOT.glob("locales/*/*.json")):
-        if path.parent.name != "en":
-            english, translated = (
-                json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "locales" / "en" / path.name, path)
-            )
-            yield path.relative_to(ROOT).as_posix(), differences(english, translated)
+def faults() -> list[str]:
+    """The differences of every translated file from locales/en."""
+    lines = []
+    for english in sorted(ROOT.glob("locales/en/*.json")):
+        for path in sorted(ROOT.glob(f"locales/*/{english.name}")):
+            texts = (json.loads(file.read_text(encoding="utf-8")) for file in (english, path))
+            lines += [f"{path.relative_to(ROOT).as_posix()} {line}" for line in differences(*texts)]
+    return lines
 
 
 def main() -> None:
@@ -75,10 +73,7 @@ def main() -> None:
     parser.add_argument("--server", required=True)
     for path, text in files(ComfyClient(parser.parse_args().server).object_info()).items():
         (ROOT / path).write_text(text, encoding="utf-8")
-        print(path)
-    for path, lines in translations():
-        for line in lines:
-            print(f"{path} {line}")
+    print(*faults(), sep="\n")
 
 
 if __name__ == "__main__":
