@@ -154,22 +154,22 @@ def hierarchy(
     base = sample("base", guider=guider, gate=gate)
     graph.group("Trial 1: a single frame", column + 1)
     first = probe("1", guider=guider, verdict=base[3])
-    injected = sample("1", guider=guider, injection=inject("1", first[0]))
+    with_frame = sample("1", guider=guider, injection=inject("1", first[0]))
     graph.group("Trial 2: a refined prompt", column + 2)
-    refined = graph.add(
+    refiner = graph.add(
         "ForesightPromptRefiner", clip=clip, prompt=prompt, negative=negative, preview=base[4], verdict=first[1],
         scorer=scorer, back_end=s.refiner, noise=noise, manual_prompt=s.manual_prompt,
     )  # fmt: skip
     title = "Two-Expert Guider (refined)" if experts else "CFGGuider (refined)"
-    guider = _guider(graph, model, experts, positive=refined[2], negative=refined[3], cfg=cfg, title=title)
-    drawn = {"noise": refined[6]}  # the refiner may have drawn it anew
-    again = sample("2", guider=guider, gate=gate, previous=refined[5], **drawn)
+    guider = _guider(graph, model, experts, positive=refiner[2], negative=refiner[3], cfg=cfg, title=title)
+    inputs["noise"] = refiner[6]  # the refiner may have drawn it anew
+    again = sample("2", guider=guider, gate=gate, previous=refiner[5])
     graph.group("Trial 2→1: both", column + 2)
-    second = probe("2→1", guider=guider, verdict=again[3], **drawn)
-    last = sample("2→1", guider=guider, injection=inject("2→1", second[0]), **drawn)
+    second = probe("2→1", guider=guider, verdict=again[3])
+    last = sample("2→1", guider=guider, injection=inject("2→1", second[0]))
     graph.group("Which trial's clip", column + 3)
     third = switch("3: refined clip passed?", again[3], again, last, (0, 3))
-    second_switch = switch("2: single frame better?", first[1], injected, third, (0, 1))
+    second_switch = switch("2: single frame better?", first[1], with_frame, third, (0, 1))
     return switch("1: base clip passed?", base[3], base, second_switch, (0, 1)), base
 
 
