@@ -13,7 +13,6 @@ import numpy as np
 
 from ..scoring.detector import Detector, DetectorSettings
 from . import statistics
-from .statistics import bootstrap_auc, bootstrap_within
 from .store import Store, StoreError
 
 Cell = dict[str, float]
@@ -88,19 +87,14 @@ class Base:
         return statistics.share(of, np.ones(len(self), bool) if among is None else among, self.prompt)
 
     def over_all(self, values: np.ndarray) -> Cell:
-        known = np.isfinite(values)
-        values, good, prompt = values[known], ~self.failed[known], self.prompt[known]
-        return bootstrap_auc(values, good, prompt)
+        return statistics.bootstrap_auc(values, ~self.failed, self.prompt)
 
     def within(self, values: np.ndarray) -> Cell:
-        known = np.isfinite(values)
-        return bootstrap_within(values[known], ~self.failed[known], self.prompt[known])
+        return statistics.bootstrap_within(values, ~self.failed, self.prompt)
 
     def over_text_only(self, values: np.ndarray) -> Cell:
         """AUC over all runs, minus that of the predictor that reads only the caption."""
-        known = np.isfinite(values)
-        values, text, good = values[known], self.text_only[known], ~self.failed[known]
-        return bootstrap_auc(values, good, self.prompt[known], rival=text)
+        return statistics.bootstrap_auc(values, ~self.failed, self.prompt, rival=self.text_only)
 
     def error(self, predicted: np.ndarray) -> Cell:
         """Mean absolute difference of a predicted and the final score, over the final scores' range (Table S2)."""
@@ -168,9 +162,9 @@ class Evidence:
             ~right, judged,
         )
 
-    def pairs(self, method: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """(base row, row of the method) for every prompt and seed that both have."""
-        base = self.rows.get("base", {})
+    def pairs(self, method: str, rival: str = "base") -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """(row of the rival, row of the method) for every prompt and seed that both have."""
+        base = self.rows.get(rival, {})
         return [(base[key], row) for key, row in self.rows.get(method, {}).items() if key in base]
 
     def good(self, row: dict[str, Any]) -> float:

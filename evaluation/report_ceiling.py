@@ -32,9 +32,7 @@ def summary(rows: Sequence[dict[str, Any]], tau: float) -> dict[str, Any]:
     for step in rows[0]["report"]["branches"]:
         branched = [np.mean([good_of(*one) for one in row["report"]["branches"][step]]) for row in rows]
         scores = np.asarray([trace.get(int(step), math.nan) for trace in traces], float)
-        known = np.isfinite(scores)
-        ceiling = bootstrap_within(branched, good, prompt)
-        score = bootstrap_within(scores[known], good[known], prompt[known])
+        ceiling, score = bootstrap_within(branched, good, prompt), bootstrap_within(scores, good, prompt)
         reached = (score["value"] - 0.5) / (ceiling["value"] - 0.5) if ceiling["value"] > 0.5 else None
         if not any(mixed):
             ceiling = score = None

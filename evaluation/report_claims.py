@@ -10,7 +10,7 @@ import numpy as np
 
 from .evidence import Base, Cell, Evidence, Outcomes, metric_of
 from .report_tables import INJECTED, MAIN, Paired, Table, absent, spread_within
-from .statistics import bootstrap, bootstrap_auc, mean, of_means, ratio, text_only_scores
+from .statistics import bootstrap, mean, of_means, ratio, text_only_scores
 
 QUANTILES = (0.1, 0.2, 0.3)  # of Figure 11
 LEAST = 20  # clips in the top and bottom group together; fewer say nothing
@@ -75,23 +75,19 @@ def repairs(evidence: Evidence) -> Table:
              "Trial 1 alone": ("trial_1", None), "Trial 2 alone": ("trial_2", None)}  # fmt: skip
     rows = []
     for name, (method, trials) in kinds.items():
-        pairs = Paired(evidence, method, lambda _, row, t=trials: (
-            (row["prompt_index"], row["seed"]) in rejected and (t is None or row["trial"] in t)))
+        def keep(_: dict, row: dict, trials=trials) -> bool:
+            return (row["prompt_index"], row["seed"]) in rejected and (trials is None or row["trial"] in trials)
+
+        pairs, over = Paired(evidence, method, keep), Paired(evidence, method, keep, rival="reseed")
         if not pairs.count:
             continue
-        before, after = pairs.values(pairs.base_rows, "good"), pairs.values(pairs.rows, "good")
-        was, other = before == 1, evidence.rows.get("reseed", {})
-        seeded = np.asarray([
-            evidence.good(other[key]) if (key := (row["prompt_index"], row["seed"])) in other else np.nan
-            for row in pairs.rows
-        ])  # fmt: skip
-        known = np.isfinite(seeded)
+        was = pairs.values(pairs.base_rows, "good") == 1
         rows.append({
             "what": name, "runs": pairs.count, "plain": pairs.of("good", True), "good": pairs.of("good"),
             "change": pairs.change("good"), "score_change": pairs.change("final_score"),
-            "reseeded": mean(seeded[known], pairs.prompt[known]) if known.any() else None,
-            "over_reseeded": mean((after - seeded)[known], pairs.prompt[known]) if known.any() else None,
-            "spoiled": mean(after[was] == 0, pairs.prompt[was]) if was.any() else None,
+            "reseeded": over.of("good", True) if over.count else None,
+            "over_reseeded": over.change("good") if over.count else None,
+            "spoiled": mean(pairs.values(pairs.rows, "good")[was] == 0, pairs.prompt[was]) if was.any() else None,
         })  # fmt: skip
     note = (
         "Rejected runs are worse than average, so anything drawn anew looks better (regression to the mean): compare "
@@ -255,9 +251,7 @@ def early(base: Base) -> dict[str, Any]:
 
 
 def foretells(base: Base, outcome: Outcomes) -> dict[str, Any]:
-    known = np.isfinite(outcome.predicted)
-    above = bootstrap_auc(outcome.predicted[known], ~base.failed[known], base.prompt[known])
-    within = base.within(outcome.predicted)
+    above, within = base.over_all(outcome.predicted), base.within(outcome.predicted)
     return _row("The detector tells failures from good clips (AUC less 0.5)", "separated distributions (Figure 14)",
                 _less(above, 0.5), "within prompt", _less(within, 0.5))  # fmt: skip
 
@@ -281,21 +275,13 @@ def _of_methods(evidence: Evidence, by_name: dict[str, Table]) -> list[dict[str,
     equal = {row["rival"]: row for row in by_name["equal_nfe"].rows}
     quality = {row["method"]: row for row in by_name["table_1"].rows}
 
-    def paired(method: str, rival: str, metric: str, keep=lambda key: True) -> Cell | None:
+    def paired(method: str, rival: str, metric: str, keep=lambda rival, row: True) -> Cell | None:
         """method minus rival on the runs that both have."""
-        ours, theirs = evidence.rows.get(method, {}), evidence.rows.get(rival, {})
-        keys = [key for key in ours if key in theirs and keep(key)]
-        if not keys:
-            return None
+        pairs = Paired(evidence, method, keep, rival)
+        return pairs.change(metric) if pairs.count else None
 
-        def value(row: dict) -> float:
-            return evidence.good(row) if metric == "good" else row["seconds"] / row["seconds_plain"]
-
-        values = np.asarray([value(ours[key]) - value(theirs[key]) for key in keys])
-        return mean(values, np.asarray([key[0] for key in keys]))
-
-    def rejected(key: tuple[int, int]) -> bool:
-        return evidence.rows["efdi"][key]["accepted"] is False
+    def rejected(_: dict, row: dict) -> bool:
+        return row["accepted"] is False
 
     seeded = equal.get(MAIN["reseed"], {}).get("change")
     best = equal.get(MAIN["best_of_3"], {}).get("change")
@@ -311,15 +297,15 @@ def _of_methods(evidence: Evidence, by_name: dict[str, Table]) -> list[dict[str,
              paired("efdi", "base", "good", rejected), "against another seed for the same runs",
              paired("efdi", "reseed", "good", rejected)),
         _row("It costs less time than regeneration", "16.55 against 43.73 %, 20.30 against 51.25 % (Table 1)",
-             paired("efdi", "regenerate", "seconds"), "against stopping and reseeding",
-             paired("efdi", "reseed", "seconds"), -1),
+             paired("efdi", "regenerate", "time"), "against stopping and reseeding",
+             paired("efdi", "reseed", "time"), -1),
         _row("It is as good as regeneration", "+0.007, -0.010 (Table 1)", paired("efdi", "regenerate", "good"),
              "at equal evaluations", equal.get(MAIN["regenerate"], {}).get("change")),
         _row("It beats best of 3", "+0.013, +0.009 (Table S5)", paired("efdi", "best_of_3", "good"),
              "at equal evaluations", best),
         _row("A higher threshold gives more good clips", "+0.007, +0.002 at tau .26 (Table S6)",
              paired(swept, "efdi", "good") if swept else None, "and costs more time",
-             paired(swept, "efdi", "seconds") if swept else None),
+             paired(swept, "efdi", "time") if swept else None),
         _row("Injection takes motion away (a risk, Table S7)", "dynamic degree .542 to .403 on Wan",
              moving.get("change"), f"with {gentle['method']}" if gentle else "with a weaker injection",
              gentle.get("change"), -1),

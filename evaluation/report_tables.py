@@ -14,6 +14,7 @@ import numpy as np
 
 from .calibrate import all_candidates, compare, folds_of
 from .cost import at_thresholds, measured
+from .enhanced import ENHANCED
 from .evidence import Base, Cell, Evidence, Outcomes, column, metric_of
 from .paper_cost import BRANCHES
 from .paper_cost import table_s4 as branch_costs
@@ -48,10 +49,13 @@ def absent(evidence: Evidence, methods: Iterable[str]) -> str:
 
 
 class Paired:
-    """A method's runs beside the base runs of the same prompt and seed."""
+    """A method's runs beside a rival's of the same prompt and seed, by default the base runs. keep: of the pairs."""
 
-    def __init__(self, evidence: Evidence, method: str, keep: Callable[[dict, dict], bool] = lambda base, row: True):
-        pairs = [pair for pair in evidence.pairs(method) if keep(*pair)]
+    def __init__(
+        self, evidence: Evidence, method: str, keep: Callable[[dict, dict], bool] = lambda base, row: True,
+        rival: str = "base",
+    ):
+        pairs = [pair for pair in evidence.pairs(method, rival) if keep(*pair)]
         self.evidence, self.count = evidence, len(pairs)
         self.base_rows, self.rows = [base for base, _ in pairs], [row for _, row in pairs]
         self.prompt = column(self.rows, "prompt_index", int) if pairs else np.zeros(0, int)
@@ -59,6 +63,8 @@ class Paired:
     def values(self, rows: Sequence[dict], metric: str) -> np.ndarray:
         if metric == "good":
             return np.asarray([self.evidence.good(row) for row in rows])
+        if metric == "time":  # in plain runs
+            return column(rows, "seconds") / column(rows, "seconds_plain")
         return metric_of(rows, metric)
 
     def of(self, metric: str, base: bool = False) -> Cell:
@@ -75,8 +81,8 @@ class Paired:
 
 def table_1(evidence: Evidence, name: str = "table_1", methods: Sequence[str] | None = None, title: str = "") -> Table:
     """Quality and cost of each method."""
-    methods = methods or [m for m in (*MAIN, *evidence.methods) if m in MAIN or "@" not in m]
-    methods = list(dict.fromkeys(methods))
+    every = (m for m in (*MAIN, *evidence.methods) if m in MAIN or "@" not in m or m.split("@")[0] in ENHANCED)
+    methods = list(dict.fromkeys(methods or every))
     rows = []
     # Base runs have more seeds than the other methods: its row is of the runs that these share.
     shared = set().union(*(evidence.rows[m] for m in methods if m != "base" and m in evidence.rows))

@@ -99,15 +99,17 @@ def bootstrap_auc(
     scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], rival: Sequence[float] | None = None,
     seed: int = 0, draws: int = 2000,
 ) -> dict[str, float]:
-    """`auc` over all rows with its interval, or with a `rival` score the difference of the two (paired)."""
-    right, groups = np.asarray(right, bool), np.asarray(groups)
-    names, place = np.unique(groups, return_inverse=True)
+    """`auc` with its interval over all rows whose score is finite, or with a `rival` score the difference of the two
+    (paired)."""
+    known = np.isfinite(np.asarray(scores, float))
+    right = np.asarray(right, bool)[known]
+    names, place = np.unique(np.asarray(groups)[known], return_inverse=True)
     member = np.eye(len(names))[place]  # [rows, groups]
     good, bad = member[right], member[~right]
 
     def won(values: Sequence[float]) -> np.ndarray:
         """[groups, groups]: how often a right row of one beats a wrong row of the other."""
-        values = np.asarray(values, float)
+        values = np.asarray(values, float)[known]
         above, below = values[right][:, None], values[~right][None, :]
         return good.T @ ((above > below) + 0.5 * (above == below)) @ bad
 
@@ -122,9 +124,10 @@ def bootstrap_auc(
 def bootstrap_within(
     scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], seed: int = 0, draws: int = 2000
 ) -> dict[str, float]:
-    """`auc_within` with its interval."""
-    scores, right, groups = np.asarray(scores, float), np.asarray(right, bool), np.asarray(groups)
-    parts = [(scores[groups == group], right[groups == group]) for group in np.unique(groups)]
+    """`auc_within` with its interval, of the rows whose score is finite."""
+    known = np.isfinite(np.asarray(scores, float))
+    scores, right, groups = (np.asarray(each)[known] for each in (scores, right, groups))
+    parts = [(scores[groups == group], right[groups == group].astype(bool)) for group in np.unique(groups)]
     pairs = np.asarray([good.sum() * (~good).sum() for _, good in parts], float)
     won = np.asarray([_concordance([part]) if some else 0.0 for part, some in zip(parts, pairs, strict=True)]) * pairs
     return ratio(won, pairs, np.arange(len(parts)), seed, draws) | {"value": auc_within(scores, right, groups)}
