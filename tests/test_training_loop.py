@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,9 @@ def small(monkeypatch):
         torch.linspace(0.9, 0.2, 8), torch.rand(8, 3, generator=drawn))  # fmt: skip
     monkeypatch.setattr(reward, "make_samples", lambda clips, share: replace(samples))
     monkeypatch.setattr(reward, "make_guesses", lambda levels, share: samples.x0[:4, :4])
+    # Least squares differ in their last digits each time, so all begin with one solution.
+    start = reward.Scored().as_reward(samples.x0[:4, :4])
+    monkeypatch.setattr(reward.Scored, "as_reward", lambda self, guesses: copy.deepcopy(start))
     monkeypatch.setattr(scorer_batches, "random_scenes", lambda clips, count, shares: random_scenes(clips, 12, shares))
     monkeypatch.setattr(l2r, "random_clips", lambda clips, count: random_clips(clips, 4))
     for module, values in {
