@@ -80,11 +80,13 @@ class Bench:
         measures = dict(judged["measures"])
         if self.measure and clip.latent is not None:
             measures |= self.measure(self.backend.family, self.item, clip)
+        plain = self.known.get(seed, {"nfe_plain": self.backend.steps, "seconds_plain": None})
         return {
             "prompt_index": self.item.index, "prompt": self.item.prompt, "difficulty": self.item.group, "seed": seed,
             "method": method, "right": judged["right"], "measures": measures,
             "final_score": clip.final_score, "motion": motion(clip.frames), "base_seed": None, "notes": [],
             "clip": webp(clip.frames) if self.keep_clips else None,
+            "nfe_plain": plain["nfe_plain"], "seconds_plain": plain["seconds_plain"],
         }  # fmt: skip
 
     def sampled(self, seed: int, method: str, latent: Any, report: Row | None, **columns: Any) -> Row:
@@ -93,12 +95,10 @@ class Bench:
         backend = self.backend
         assert isinstance(backend, InProcess)  # load_method has seen to it
         clip = backend.finished(self.item.prompt, latent, report)
-        plain = self.known.get(seed, {"nfe_plain": backend.steps, "seconds_plain": None})
         unknown = decided(None) | {"trial": None, "rule": None, "accepted": None, "nfe_single_frame": 0,
                                    "seconds_inspection": 0.0, "inspections": 0, "inspections_single_frame": 0}
         return self.finished(seed, method, clip) | (reported(report) if report else unknown) | {
-            "nfe_plain": plain["nfe_plain"], "seconds_plain": plain["seconds_plain"], "report": clip.report, **columns,
-        }  # fmt: skip
+            "report": clip.report, **columns}
 
     def shared(self, seed: int, method: str, of: int, **cost: Any) -> Row:
         """A row whose clip is the base clip of the seed `of`. cost: the columns that differ from that row's."""

@@ -11,7 +11,6 @@ rejections (evaluation/conformal.py) instead of the paper's rules.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import itertools
 import math
@@ -27,7 +26,7 @@ from ..scoring.preset import DetectorPreset, save_preset
 from ..trials.report import finite
 from .conformal import Floors, conformal_floors
 from .evidence import Base, Evidence, Outcomes, load
-from .results import number, percent
+from .results import command_parser, number, percent
 from .statistics import mean
 from .store import StoreError
 
@@ -40,7 +39,7 @@ CLOSE = 0.25  # steps by which a mean stop may be later and still count as equal
 EARLIER = 1.0  # and by which it may be earlier where detectors are compared
 OBJECTIVES, MODES = ("caught", "error"), ("rules", "conformal")
 
-Choose = Callable[[np.ndarray], int]
+FIELDS = ("accepted", "predicted", "step")  # of Outcomes
 
 
 def candidates(base: Base, own: DetectorSettings, objective: str) -> list[DetectorSettings]:
@@ -63,9 +62,9 @@ class Fit:
     def __init__(self, base: Base, settings: Sequence[DetectorSettings], latest: float):
         """latest: the mean stop that a candidate may not exceed."""
         self.base, self.settings, self.latest = base, settings, latest
-        outcomes = [base.replay(each) for each in settings]
+        self.outcomes = [base.replay(each) for each in settings]
         self.accepted, self.predicted, self.step = (
-            np.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("accepted", "predicted", "step")
+            np.stack([getattr(outcome, name) for outcome in self.outcomes]) for name in FIELDS
         )
 
     def choose(self, objective: str, rate: float, among: np.ndarray, earliest: float = 0.0) -> int:
@@ -83,14 +82,6 @@ class Fit:
             cost = -caught if soon.any() else wrongly
         allowed = soon if soon.any() else np.ones_like(soon)
         return int(np.lexsort((stop, np.where(allowed, cost, np.inf)))[0])
-
-    def held_out(self, choose: Choose, folds: np.ndarray) -> Outcomes:
-        """Each run by the candidate that was chosen without its fold."""
-        chosen = np.zeros(len(self.base), int)
-        for fold in np.unique(folds):
-            chosen[folds == fold] = choose(folds != fold)
-        runs = np.arange(len(self.base))
-        return Outcomes(*(array[chosen, runs] for array in (self.accepted, self.predicted, self.step)))
 
 
 def folds_of(base: Base, count: int) -> np.ndarray:
@@ -148,8 +139,8 @@ def compare(
     end = max(own.window(base.steps)[0], math.ceil(latest))  # what passes is passed there, what fails stops sooner
     outcomes = {
         "rule-based (default)": default,
-        "rule-based, calibrated": fit.held_out(
-            lambda among: fit.choose(objective, rate, among, latest - EARLIER), fold),
+        "rule-based, calibrated": parts(base, fold, lambda among: fit.outcomes[
+            fit.choose(objective, rate, among, latest - EARLIER)]),
         f"conformal, at most {100 * rate:g} %": parts(base, fold, lambda among: base.replay(
             fit_floors(base, own, rate, among, end)[0])),
         f"fixed step {at}": base.fixed(at, own.tau),
@@ -164,7 +155,7 @@ def parts(base: Base, folds: np.ndarray, fit: Callable[[np.ndarray], Outcomes]) 
     joined = Outcomes(np.zeros(len(base), bool), np.zeros(len(base)), np.zeros(len(base), int))
     for fold in np.unique(folds):
         here, outcome = folds == fold, fit(folds != fold)
-        for name in ("accepted", "predicted", "step"):
+        for name in FIELDS:
             getattr(joined, name)[here] = getattr(outcome, name)[here]
     return joined
 
@@ -205,10 +196,7 @@ def fitted(evidence: Evidence, fit: Fit, mode: str, objective: str, rate: float)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m foresight.evaluation calibrate", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("calibrate", __doc__)
     parser.add_argument("database", type=Path, help="the database of `run`, or its folder")
     parser.add_argument("--out", type=Path, required=True, help="the preset, a .json file for models/foresight_presets")
     parser.add_argument("--mode", choices=MODES, default=MODES[0])

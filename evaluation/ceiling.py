@@ -27,7 +27,7 @@ from .bench import WATCH, Bench, Method, Row
 from .comfyui import load_comfyui
 from .fill import cells, complete, fingerprint_of, model_settings
 from .report_ceiling import markdown, picture, summary
-from .results import environment, publish
+from .results import command_parser, environment, publish
 from .store import Store, StoreError
 from .suites import SuiteError, load_suite
 from .workers import Spec, Worker
@@ -95,10 +95,7 @@ def steps_at(places: Sequence[int] | None, steps: int) -> tuple[int, ...]:
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m foresight.evaluation ceiling", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("ceiling", __doc__)
     add = parser.add_argument
     add("--suite", default="demo", help="demo, vbench, or a text file with one prompt a line")
     add("--prompts", type=int, default=24, help="the first prompts of the suite")

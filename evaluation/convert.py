@@ -7,12 +7,13 @@ The released files (diffusers' names, in several parts) cannot be loaded by Comf
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from .results import command_parser
 
 # diffusers' CogVideoXTransformer3DModel -> comfy/ldm/cogvideo/model.py
 NAMES = {
@@ -35,9 +36,7 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m foresight.evaluation convert", description=__doc__.splitlines()[0]
-    )
+    parser = command_parser("convert", __doc__)
     parser.add_argument("source", type=Path, help="the folder `transformer` of a release, or its one file")
     parser.add_argument("target", type=Path)
     chosen = parser.parse_args(arguments)

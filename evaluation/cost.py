@@ -20,6 +20,7 @@ from typing import Any
 
 from .evidence import Evidence, load
 from .paper_cost import PAPER, REGENERATED, CostModel, PrimitiveTimes, from_reports, suite_cost, table_s4
+from .results import command_parser
 from .store import StoreError
 
 TIMES = tuple(PrimitiveTimes.__annotations__)
@@ -94,10 +95,7 @@ def suite_lines(
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m foresight.evaluation cost", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("cost", __doc__)
     add = parser.add_argument
     add("database", type=Path, nargs="?", help="the database of `run`, or its folder; without it: the paper's timings")
     add("--settings", help="fingerprint of the runs' settings, where the database holds several")

@@ -50,16 +50,13 @@ STANDARD = (
 
 def hierarchy(name: str, widgets: Mapping[str, Any], *, inject: bool = True, refine: bool = True) -> Method:
     def run(bench: Bench, seed: int) -> Row:
-        base, settings = bench.base(seed), bench.resolved(seed, widgets)
+        settings = bench.resolved(seed, widgets)
         decision = bench.decision(seed, settings)
         watched = bench.watched(seed, decision, settings, 1.0)
         if watched["accepted"]:
             return bench.shared(seed, name, seed, **watched)
         clip = bench.backend.sample(bench.item.prompt, seed, settings, inject=inject, refine=refine)
-        return bench.finished(seed, name, clip) | reported(clip.report) | {
-            "nfe_plain": base["nfe_plain"], "seconds_plain": base["seconds_plain"],
-            "trace": watched["trace"],
-        }
+        return bench.finished(seed, name, clip) | reported(clip.report) | {"trace": watched["trace"]}
 
     return Method(name, run)
 
@@ -79,9 +76,7 @@ def regenerate(name: str, widgets: Mapping[str, Any], *, refine: bool) -> Method
             return bench.shared(seed, name, seed + 1, **verdict, **summed(base, other))
         clip = bench.backend.regenerate(bench.item.prompt, seed + 1, bench.base_clip(seed))
         spent = reported(clip.report)
-        return bench.finished(seed, name, clip) | spent | verdict | summed(base, spent) | {
-            "nfe_plain": base["nfe_plain"], "seconds_plain": base["seconds_plain"],
-        }
+        return bench.finished(seed, name, clip) | spent | verdict | summed(base, spent)
 
     return Method(name, run)
 

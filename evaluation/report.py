@@ -10,7 +10,6 @@ shown as well.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from .report_tables import (
     table_s6,
     table_s6_predicted,
 )
+from .results import command_parser
 from .store import StoreError
 
 MAKERS = (
@@ -81,10 +81,7 @@ def write(evidence: Evidence, folder: Path) -> list[Table]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m foresight.evaluation report", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("report", __doc__)
     parser.add_argument("database", type=Path, help="the database of `run`, or its folder")
     parser.add_argument("--out", type=Path, help="folder for the report (default: that of the database)")
     parser.add_argument("--settings", help="fingerprint of the runs' settings, where the database holds several")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import math
@@ -12,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Of `python -m foresight.evaluation NAME`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m foresight.evaluation {name}", description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
 
 
 def environment(command: str) -> dict[str, Any]:

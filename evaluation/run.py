@@ -24,6 +24,7 @@ from .fill import cells, fingerprint_of, keep, missing, model_settings
 from .graph_settings import FAMILIES
 from .methods import STANDARD, load_method
 from .report import main as report
+from .results import command_parser
 from .store import Store, StoreError
 from .suites import SuiteError, load_suite
 from .workers import Job, Spec, Worker, in_processes, over_servers
@@ -58,10 +59,7 @@ def estimate(jobs: list[Job], rows: list[dict[str, Any]], workers: int, demo: bo
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m foresight.evaluation run", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("run", __doc__)
     add = parser.add_argument
     add("--suite", default="demo", help="demo, vbench, or a text file with one prompt a line")
     add("--out", type=Path, required=True, help=f"folder for {DATABASE} and the report")

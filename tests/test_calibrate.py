@@ -9,7 +9,7 @@ import made_evidence
 import numpy as np
 import pytest
 
-from foresight.evaluation.calibrate import Fit, all_candidates, compare, folds_of, main
+from foresight.evaluation.calibrate import FIELDS, Fit, all_candidates, compare, folds_of, main, parts
 from foresight.evaluation.conformal import conformal_floors, needed
 from foresight.evaluation.evidence import load
 from foresight.evaluation.store import Store
@@ -102,9 +102,10 @@ def test_no_prompt_is_in_two_folds_and_held_out_runs_never_see_their_own_fold(ev
     base = evidence.base
     folds = folds_of(base, 5)
     assert all(len(set(folds[base.prompt == prompt])) == 1 for prompt in set(base.prompt))
-    fit, seen = Fit(base, [evidence.detector], 14.0), []
-    fit.held_out(lambda among: seen.append(set(base.prompt[~among])) or 0, folds)
-    assert len(seen) == 5 and set.union(*seen) == set(base.prompt) and sum(map(len, seen)) == 40
+    outcome, held_out = base.replay(evidence.detector), []
+    joined = parts(base, folds, lambda among: held_out.append(set(base.prompt[~among])) or outcome)
+    assert len(held_out) == 5 and set.union(*held_out) == set(base.prompt) and sum(map(len, held_out)) == 40
+    assert all(np.array_equal(getattr(joined, name), getattr(outcome, name)) for name in FIELDS)
 
 
 def test_compares_detectors_at_nearly_equal_mean_stop_steps(evidence):
