@@ -166,8 +166,8 @@ def repository_only(command: str) -> None:
     """Raises Problem in a copy that came as an archive: tests and lab are in the repository only."""
     if not (ROOT / "lab").is_dir():
         raise Problem(
-            f"`{command}` needs the folders lab and tests. They are not in this copy, only in the repository. Clone the "
-            "repository, or use `python dev.py demo` and `python dev.py serve`."
+            f"`{command}` needs the folders lab and tests. They are not in this copy, only in the repository. Clone "
+            "the repository, or use `python dev.py demo` and `python dev.py serve`."
         )
 
 
