@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,16 +41,14 @@ class Base:
     """The plain runs, inspected at every step and never stopped. All arrays have one entry a run.
 
     traces: [R, N], NaN where a step was not inspected. failed: by the judge where there is one, else a finished clip
-    that scores below tau (the paper's definition). motion and score (of the finished clip) may be NaN.
+    that scores below tau (the paper's definition). score (of the finished clip) may be NaN.
     """
 
     prompt: np.ndarray
-    seed: np.ndarray
     captions: list[str]
     difficulty: np.ndarray
     traces: np.ndarray
     score: np.ndarray
-    motion: np.ndarray
     failed: np.ndarray
     judged: bool
 
@@ -66,10 +64,10 @@ class Base:
         """What a predictor that reads only the caption would say of success."""
         return statistics.text_only_scores(self.captions, ~self.failed, self.prompt)
 
-    def replay(self, settings: DetectorSettings, rows: Sequence[int] | None = None) -> Outcomes:
+    def replay(self, settings: DetectorSettings) -> Outcomes:
         """What a detector of these settings would have said, from the logged scores."""
         decisions = []
-        for trace in self.traces if rows is None else self.traces[rows]:
+        for trace in self.traces:
             detector = Detector(settings, self.steps)
             decisions.append(next(d for k, s in enumerate(trace.tolist(), 1) if (d := detector.observe(k, s))))
         return Outcomes(
@@ -157,9 +155,8 @@ class Evidence:
         judged = all(row["right"] is not None for row in rows)
         right = np.asarray([bool(row["right"]) for row in rows]) if judged else ~(score < self.tau)
         return Base(
-            column(rows, "prompt_index", int), column(rows, "seed", int), [row["prompt"] for row in rows],
-            np.asarray([row["difficulty"] or "" for row in rows]), traces, score, column(rows, "motion"),
-            ~right, judged,
+            column(rows, "prompt_index", int), [row["prompt"] for row in rows],
+            np.asarray([row["difficulty"] or "" for row in rows]), traces, score, ~right, judged,
         )
 
     def pairs(self, method: str, rival: str = "base") -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -68,7 +68,13 @@ class CostModel:
 
     def seconds(self, branch: str) -> float:
         """Of a run that takes this branch."""
-        return sum(count * getattr(self.times, name) for name, count in self.counts(branch).items())
+        counts, times = self.counts(branch), self.times
+        return (
+            counts["video_step"] * times.video_step + counts["video_inspection"] * times.video_inspection
+            + counts["single_frame_step"] * times.single_frame_step
+            + counts["single_frame_inspection"] * times.single_frame_inspection
+            + counts["refinement"] * times.refinement
+        )  # fmt: skip
 
     def per_sample(self, branch: str) -> float:
         """Extra time of a run that takes this branch, as a share of a plain run."""
