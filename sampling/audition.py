@@ -14,12 +14,14 @@ import torch
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Decision, Observer
+from ..trials.report import finite
 from ..trials.verdict import TrialRecord
-from .enhanced import in_part
-from .guided import attached, guided_sample
+from .contender import Contender
+from .enhanced import unsearched
 from .inputs import Inputs, Latent
-from .monitor import MonitorSampler
-from .records import gate_settings, trial_record
+from .records import gate_settings
+from .segments import own_steps
+from .self_refine import caches
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Audition:
 
 def budget(seeds: int, keep: int, fraction: float, inputs: Inputs) -> int:
     """Schedule steps of an audition: as many model evaluations with a first-order sampler."""
-    return seeds * reached(fraction, inputs.whole) + keep * inputs.steps
+    stop = reached(fraction, inputs.whole)
+    return seeds * stop + keep * (inputs.steps - stop)
 
 
 def hold_audition(
@@ -44,8 +47,8 @@ def hold_audition(
 ) -> Audition:
     """Runs each seed up to `fraction` of its schedule, scores the preview there, and the best `keep` to the end.
 
-    make(seed) gives the sampling inputs of one clip. A chosen seed starts again from its noise: its clip is the same as
-    without an audition. wait: seconds in which a person may choose others in the live panel, if somebody looks.
+    make(seed) gives the sampling inputs of one clip. A chosen seed goes on from where it was put aside: its clip is the
+    same as without an audition. wait: seconds in which a person may choose others in the live panel, if somebody looks.
     """
     inputs = {seed: make(seed) for seed in seeds}
     first = inputs[seeds[0]]
@@ -56,26 +59,35 @@ def hold_audition(
         )
     if not 1 <= keep <= len(seeds):
         raise ValueError(f"keep is {keep}, but there are {len(seeds)} seeds: keep between 1 and all of them.")
-    share = stop / first.whole
-    short = replace(gate, every=stop, video=replace(gate.video, start=share, end=share))
+    if own_steps(first.sampler):
+        raise ValueError("an audition looks at a step of the schedule: dpm_fast and dpm_adaptive choose their own.")
     settings = gate_settings(gate, first.whole) | {"steps": first.steps, "seed": seeds[0]}
-    records = [_hear(inputs[seed], short, stop, seed, settings, observer) for seed in seeds]
-    previews = [record.preview for record in records]
+    resumes = unsearched(first.sampler) is first.sampler and not caches(first.guider.model_patcher.model_options)
+    short = gate.once(stop, first.whole)
+    contenders, records = [], []
+    for seed in seeds:
+        hearing = replace(inputs[seed], sampler=unsearched(first.sampler))
+        contender = Contender(f"seed {seed}", hearing, short, observer, resumes)
+        records.append(contender.begin("audition", settings, stop="decided"))
+        contenders.append(contender)
+        ranking = _ranking(records)
+        for loser in ranking[keep:]:  # what is let go is begun anew if a person picks it
+            contenders[loser].calls.clear()
     scores = [record.best and record.best.predicted_score for record in records]
-    ranking = sorted(range(len(seeds)), key=lambda i: math.inf if scores[i] is None else -scores[i])
+    previews = [record.preview for record in records]
     choice = _choice_by_hand(observer, len(seeds), ranking[:keep], wait) if wait else ranking[:keep]
     chosen = tuple(seeds[i] for i in choice)
-    clips = []
-    for seed in chosen:
-        clip, record = _finish(inputs[seed], gate, seed, observer)
-        clips.append(clip)
-        records.append(record)
+    for i in choice:
+        contenders[i].inputs = inputs[seeds[i]]
+        records.append(contenders[i].finish({"seed": seeds[i]}))
+    clips = [contenders[i].latent for i in choice]
     sheet = None
     if all(preview is not None for preview in previews):
         sheet = torch.stack([preview[len(preview) // 2] for preview in previews])
     latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
     report = {
         "seeds": list(seeds), "scores": scores, "chosen": list(chosen), "stop_step": stop,
+        "final_scores": finite([contenders[i].final for i in choice]),
         "nfe": sum(record.nfe_video for record in records), "nfe_of_all_seeds": len(seeds) * first.steps,
         "seconds": sum(sum(record.seconds.values()) for record in records),
         "notes": [f"{record.trial}: {record.message}" for record in records if record.message],
@@ -83,34 +95,10 @@ def hold_audition(
     return Audition(latent, chosen, sheet, report)
 
 
-def _hear(
-    inputs: Inputs, gate: Gate, stop: int, seed: int, settings: dict[str, Any], observer: Observer
-) -> TrialRecord:
-    """The record of a seed's first `stop` steps, with its score there."""
-    inspector = gate.inspector(inputs.whole, stop, picture=observer.to_picture)
-    sampler = in_part(inputs.sampler, inputs.whole)
-    short = replace(
-        inputs, sampler=sampler, sigmas=inputs.sigmas[: stop + 1], guider=attached(inputs.guider, gate.scorer)
-    )
-    monitor = MonitorSampler(sampler, inspector, stop="never", observer=observer)
-    return _sample(short, gate, monitor, f"seed {seed}", "audition", settings)[1]
-
-
-def _finish(inputs: Inputs, gate: Gate, seed: int, observer: Observer) -> tuple[Latent, TrialRecord]:
-    monitor = MonitorSampler(inputs.sampler, observer=observer, look=gate.look)
-    return _sample(inputs, gate, monitor, f"seed {seed}", "finish", {"seed": seed})
-
-
-def _sample(
-    inputs: Inputs, gate: Gate, monitor: MonitorSampler, trial: str, kind: str, settings: dict[str, Any]
-) -> tuple[Latent, TrialRecord]:
-    monitor.observer.begin(trial, kind, steps=inputs.steps, settings=settings)
-    begin = time.perf_counter()
-    latent, _ = guided_sample(inputs, monitor, inputs.guider, gate)
-    seconds = time.perf_counter() - begin
-    record = trial_record(trial, kind, monitor.inspector, monitor.evaluations, monitor.steps, seconds)
-    monitor.observer.conclude(record)
-    return latent, record
+def _ranking(records: Sequence[TrialRecord]) -> list[int]:
+    """Places in `records`, best first; what has no score comes last, in the order of the seeds."""
+    scores = [record.best and record.best.predicted_score for record in records]
+    return sorted(range(len(scores)), key=lambda i: math.inf if scores[i] is None else -scores[i])
 
 
 def _choice_by_hand(observer: Observer, count: int, best: list[int], wait: float) -> list[int]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import comfy.samplers
 
 from .injection import Injection, InjectionSampler
@@ -32,14 +29,3 @@ def injected(sampler: comfy.samplers.Sampler, injection: Injection) -> comfy.sam
     """With an anchor injected into every candidate."""
     inner = InjectionSampler(unsearched(sampler), injection)
     return sampler.around(inner) if isinstance(sampler, SearchSampler) else inner
-
-
-def in_part(sampler: comfy.samplers.Sampler, whole: int) -> comfy.samplers.Sampler:
-    """For the first part of a schedule of `whole` steps, alone: self-refined at the same steps as in the whole."""
-    sampler = unsearched(sampler)
-    refining = self_refinement(sampler)
-    if refining is None:
-        return sampler
-    part = copy.copy(sampler)
-    part.sampler_function = SelfRefine(refining.inner, replace(refining.settings, schedule_steps=whole))
-    return part

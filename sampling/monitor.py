@@ -13,7 +13,7 @@ import torch
 
 from ..scoring.inspector import Inspector
 from ..trials.observer import SILENT, Decision, Observer
-from .candidates import CandidateEngine
+from .candidates import Call, CandidateEngine, Counted, Tape, own_functions, record
 from .guard import harmless
 
 STOPS = ("rejected", "decided", "never")
@@ -25,27 +25,6 @@ class _Stop(Exception):
 
     def __init__(self, x0: torch.Tensor):
         self.x0 = x0
-
-
-class _CountingModel:
-    """The guider, counting its calls: one call is one model evaluation, with or without CFG. A search asks for several
-    candidates in one call, each of `items` rows."""
-
-    def __init__(self, guider, items: int):
-        self._guider, self._items = guider, items
-        self.evaluations = 0
-
-    def __call__(self, x, *args, **kwargs):
-        self.evaluations += max(1, len(x) // self._items)
-        return self._guider(x, *args, **kwargs)
-
-    @property
-    def cfg(self) -> float:
-        """ComfyUI 0.33 logs it at the first step; guiders of other packs may have none."""
-        return getattr(self._guider, "cfg", 1.0)
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
 
 
 def video_latent(x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> torch.Tensor:
@@ -87,9 +66,10 @@ class MonitorSampler(comfy.samplers.Sampler):
     "decided" ends it at the decision (the single-frame probe), "never" only watches. on_step(step, x0) sees the x0
     prediction of each step (1-based; not to be written to). observer: sees each step, and may bring a person's decision
     instead of the detector's; look: decodes x0 predictions for it that are not inspected. compare: a sampler whose
-    evaluations are to be counted beside the run's, without the model. After the run: `evaluations` (of the model),
-    `compared` (those of `compare`), `steps` (executed), `x0` (the last x0 prediction).
-    A stopped run returns its x0 prediction, in model space like any sampler's result.
+    evaluations are to be counted beside the run's, without the model. calls: where the run's evaluations are recorded
+    for as long as it may still be stopped; with a recording it goes on from there, and shows steps anew only.
+    After the run: `evaluations` (of the model), `compared` (those of `compare`), `steps` (executed), `x0` (the last x0
+    prediction), `stopped`. A stopped run returns its x0 prediction, in model space like any sampler's result.
     """
 
     inner: comfy.samplers.Sampler
@@ -100,10 +80,12 @@ class MonitorSampler(comfy.samplers.Sampler):
     observer: Observer = SILENT
     look: Look | None = None
     compare: comfy.samplers.Sampler | None = None
+    calls: list[Call] | None = None
     evaluations: int = field(default=0, init=False)
     compared: int | None = field(default=None, init=False)
     steps: int = field(default=0, init=False)
     x0: torch.Tensor | None = field(default=None, init=False)
+    stopped: bool = field(default=False, init=False)
 
     def __post_init__(self):
         if self.stop not in STOPS:
@@ -116,26 +98,36 @@ class MonitorSampler(comfy.samplers.Sampler):
         if self.compare is not None:
             engine = CandidateEngine(self.compare, model_wrap, sigmas, extra_args, latent_image, denoise_mask)
             self.compared = engine.costs(noise)[-1]
-        model = _CountingModel(model_wrap, len(noise))
+        model, tape = Counted(model_wrap, len(noise)), None
+        if self.calls is not None:
+            own, inspected = own_functions(extra_args), self.inspector is not None
+            tape = Tape(model, self.calls, lambda *request: record(model, own, [request])[0], own, inspected)
         levels, shapes = sigmas.tolist(), getattr(model_wrap.inner_model, "latent_shapes", None)
 
         def watch(step, x0, x, total_steps):
+            if tape is not None and tape.replaying:
+                return
             if callback is not None:
                 callback(step, x0, x, total_steps)
             # Core looks for the user's cancel in its progress bar only, which a caller may have left out.
             comfy.model_management.throw_exception_if_processing_interrupted()
-            self._watch(step + 1, levels[step], x0, shapes)
+            self._watch(step + 1, levels[step], x0, shapes, may_stop=tape is None or tape.recording)
+            if tape is not None and self.inspector is not None and self.inspector.decided:
+                tape.forget()
 
         try:
             return self.inner.sample(
-                model, sigmas, extra_args, watch, noise, latent_image, denoise_mask, disable_pbar
+                tape or model, sigmas, extra_args, watch, noise, latent_image, denoise_mask, disable_pbar
             )
         except _Stop as stop:
+            self.stopped = True
             return stop.x0
         finally:
             self.evaluations = model.evaluations
 
-    def _watch(self, step: int, sigma: float, x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> None:
+    def _watch(
+        self, step: int, sigma: float, x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None, may_stop: bool
+    ) -> None:
         video = video_latent(x0, shapes)
         self.x0, self.steps = video, self.steps + 1
         if self.on_step is not None:
@@ -147,4 +139,6 @@ class MonitorSampler(comfy.samplers.Sampler):
         if decision in (Decision.ACCEPT, Decision.REJECT):
             inspector.overrule(step, decision is Decision.ACCEPT, len(video))
         if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
-            raise _Stop(x0)
+            if may_stop:
+                raise _Stop(x0)
+            inspector.message = "there was no memory to put the clip aside, so it was sampled to its end"

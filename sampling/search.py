@@ -18,12 +18,12 @@ from .candidates import Candidate, CandidateEngine
 from .guard import harmless
 from .monitor import video_latent
 from .noise import mixed_noise
+from .segments import own_steps
 from .self_refine import refuse_caches
 from .vp import require_fitting
 
 METHODS = ("resampling", "beam", "best of N")
 SCALES = ("spread", "raw")
-NO_STEPS = ("dpm_fast_function", "dpm_adaptive_function")  # core's two samplers that choose their own steps
 
 
 def parse_schedule(text: str, steps: int) -> tuple[float, ...]:
@@ -104,7 +104,7 @@ class SearchSampler(comfy.samplers.Sampler):
     result: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if getattr(getattr(self.inner, "sampler_function", None), "__name__", "") in NO_STEPS:
+        if own_steps(self.inner):
             raise ValueError(
                 "Latent Search scores at steps of the schedule, but dpm_fast and dpm_adaptive choose their own: "
                 "connect another SAMPLER."

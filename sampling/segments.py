@@ -20,6 +20,12 @@ def require_ksampler(sampler: comfy.samplers.Sampler, purpose: str) -> comfy.sam
     )
 
 
+def own_steps(sampler: comfy.samplers.Sampler) -> bool:
+    """Whether it is one of core's two samplers that choose their own steps, so that none of the schedule's is met."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    return name in ("dpm_fast_function", "dpm_adaptive_function")
+
+
 @dataclass(frozen=True)
 class Segments:
     """Advances a latent along `sigmas` with a KSAMPLER's own function, from any step to any later one.

@@ -70,12 +70,14 @@ class Preset:
 
 
 # The authors' settings (inference_pnp.py for Wan 2.2, Cosmos 2.5); "distilled" is Wan2GP's for 8-step LTX-2 ("2-6:2",
-# which counts steps from 1 and the first pass too).
+# which counts steps from 1 and the first pass too); "light" is ours, the first extra pass of T2V's first stage: most of
+# what the whole plan gains for a fifth of its evaluations (docs/evidence.md).
 PRESETS = {
     "T2V": Preset("2-5:3, 6-13:1", 40, 0.2),
     "I2V": Preset("1-5:3, 6-13:1", 40, 0.0),
     "Cosmos": Preset("3-8:2, 9-15:1", 35, 0.5),
     "distilled": Preset("1-5:1", 8, 0.1),
+    "light": Preset("2-6:1", 50, 0.2),
 }
 
 
@@ -294,10 +296,14 @@ def self_refining(inner: comfy.samplers.Sampler, settings: SelfRefineSettings) -
     return refining
 
 
+def caches(model_options: dict[str, Any]) -> bool:
+    """Whether the model skips evaluations that look alike, by what it remembers of the steps before."""
+    return "easycache" in model_options.get("transformer_options", {})  # LazyCache's key too
+
+
 def refuse_caches(extra_args: dict[str, Any] | None, name: str) -> None:
     """EasyCache and its kin take the same level twice, or two clips in turn, for a clip that stands still."""
-    options = (extra_args or {}).get("model_options", {}).get("transformer_options", {})
-    if "easycache" in options:  # LazyCache's key too
+    if caches((extra_args or {}).get("model_options", {})):
         raise ValueError(
             f"{name} does not work with EasyCache and LazyCache, which skip evaluations that look alike: take that "
             "node out of the model's path."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -68,6 +68,11 @@ class Gate:
         settings = self.single_frame if single_frame else self.video
         return Inspector(self, settings, steps, available or steps, picture)
 
+    def once(self, step: int, steps: int, floor: float | None = None) -> Gate:
+        """Looks at `step` of `steps` alone, and rejects what scores below `floor` there; None: below tau."""
+        floors = () if floor is None else (floor,)
+        return replace(self, every=step, video=replace(self.video, start=step / steps, end=step / steps, floors=floors))
+
     def decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Frames of one item [1, C, F, H, W], model space: [F, sH, sW, 3] in 0..1 on its device."""
         # Converters are small and plain modules: they go where the latent is.
@@ -77,6 +82,14 @@ class Gate:
         """What the scorer would see of an x0 prediction's first item."""
         latent = video(x0)[:1]
         return self.decode(latent, self.scorer.looks_at(latent.shape[2]))
+
+    def score(self, x0: torch.Tensor) -> float:
+        """Of an x0 prediction's best item; NaN where it is not finite."""
+        latent = video(x0)
+        if not torch.isfinite(latent).all():
+            return math.nan
+        text, frames = self.scorer.encode_text(self.prompt), self.scorer.looks_at(latent.shape[2])
+        return max(float(self.scorer.score(self.decode(item, frames), text)) for item in latent.split(1))
 
     def still(self, x0: torch.Tensor) -> torch.Tensor:
         """The middle frame of an x0 prediction's first item, [sH, sW, 3]."""

@@ -111,10 +111,16 @@ def drive(plan: Plan, do: Callable[[Try | Finish], Outcome | None]) -> Candidate
 
 @dataclass(frozen=True)
 class Costs:
-    """Model evaluations of one candidate: to its `look`, and of the whole clip."""
+    """Model evaluations of one candidate: to its look, and of the whole clip. resumes: whether it can be gone on with;
+    else it is begun anew to be finished."""
 
     look: int
     whole: int
+    resumes: bool = True
+
+    @property
+    def rest(self) -> int:
+        return self.whole - self.look if self.resumes else self.whole
 
 
 @dataclass
@@ -126,36 +132,20 @@ class Purse:
     spent: int = 0
     dearest: int = 0  # evaluations that finishing the dearest candidate put aside still takes
 
-    def affords(self, action: Try | Finish, costs: Costs, first: bool) -> bool:
-        rest = costs.whole - costs.look
+    def affords(self, action: Try | Finish, costs: Costs) -> bool:
         if isinstance(action, Finish):
-            return self.spent + rest <= self.most
-        return first or self.spent + costs.look + max(rest, self.dearest) <= self.most
+            return self.spent + costs.rest <= self.most
+        return self.spent + costs.look + max(costs.rest, self.dearest) <= self.most
 
     def pay(self, evaluations: int) -> None:
         self.spent += evaluations
 
     def put_aside(self, costs: Costs) -> None:
-        self.dearest = max(self.dearest, costs.whole - costs.look)
+        self.dearest = max(self.dearest, costs.rest)
 
 
 def most_evaluations(settings: RaceSettings, plain: Costs, self_refined: Costs) -> int:
     """The bound of a race: every candidate is looked at, the dearest finished, and with a last look another one too."""
     costs = [self_refined if settings.candidate(n).self_refined else plain for n in range(settings.candidates)]
-    rests = sorted((each.whole - each.look for each in costs), reverse=True)
-    finished = rests[: 2 if settings.last_look is not None else 1]
-    return sum(each.look for each in costs) + sum(finished)
-
-
-def affordable_candidates(
-    budget: float, plain: Costs, self_refined: Costs, self_refine: str, most: int = 64
-) -> RaceSettings:
-    """As many candidates as `budget` allows for sure (a share of the plain clip's evaluations, 0.25: a quarter more):
-    the settings for a model and scorer that nobody has calibrated."""
-    settings = RaceSettings(1, self_refine)
-    for candidates in range(2, most + 1):
-        wider = RaceSettings(candidates, self_refine)
-        if most_evaluations(wider, plain, self_refined) > plain.whole * (1 + budget) + 1e-9:
-            break
-        settings = wider
-    return settings
+    rests = sorted((each.rest for each in costs), reverse=True)
+    return sum(each.look for each in costs) + sum(rests[: 1 if settings.last_look is None else 2])

@@ -19,17 +19,26 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     trial, accepted, predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain, nfe_worst_case, seconds,
     seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected run is not judged again
     (paper, section 3.2), so after it `accepted` still tells of the run that it replaced. `final_seed`: of the finished
-    clip's noise, which Trial 2 may have drawn anew.
+    clip's noise, which Trial 2 or a race may have drawn anew. `candidates`: of a race, in the order in which they were
+    tried, with what became of each; empty for the paper's plan. `final_score`: of the finished clip's L2R preview after
+    a race, and of its frames once Run Report has them.
     """
     records, settings = verdict.history, dict(verdict.settings)
-    worst_case = settings.pop("worst_case", None)
-    judgements = [record for record in records if record.kind == "sample" and record.best is not None]
+    worst_case, raced = settings.pop("worst_case", None), settings.pop("raced", [])
+    delivered = next((row["candidate"] for row in raced if row["state"] == "delivered"), None)
+    judgements = [
+        record for record in records
+        if record.best and (record.kind == "sample" or record.trial == f"candidate {delivered}")
+    ]  # fmt: skip
+    accepted = judgements[-1].accepted if judgements else True
     rewordings = [record for record in records if record.kind == "refine" and record.accepted]
     reworded = rewordings[-1] if rewordings else None
     seed, other_seed = settings.pop("seed", None), reworded and reworded.details.get("seed")
+    other_seed = settings.pop("final_seed", other_seed)
     steps = settings.get("steps")
     per_step = _evaluations_per_step(records)
     nfe_plain = next((record.details["nfe_plain"] for record in records if "nfe_plain" in record.details), None)
+    nfe_plain = settings.pop("nfe_plain", nfe_plain)
     enhanced = nfe_plain is not None  # self-refinement or search: evaluations are no longer in step with the steps
     nfe_video = sum(record.nfe_video for record in records)
     nfe_single_frame = sum(record.nfe_single_frame for record in records)
@@ -43,11 +52,12 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "refined_negative": reworded and reworded.negative,
             "seed": seed,
             "final_seed": seed if other_seed is None else other_seed,
-            "final_score": None,
+            "final_score": settings.pop("final_score", None),
             "settings": settings,
             "trials": [_trial(record) for record in records],
             "trial": records[-1].trial,
-            "accepted": judgements[-1].accepted if judgements else True,
+            "candidates": raced,
+            "accepted": settings.pop("accepted", accepted),
             "predicted_score": judgements[-1].best.predicted_score if judgements else None,
             "nfe": nfe_video + nfe_single_frame,
             "nfe_video": nfe_video,

@@ -19,12 +19,16 @@ _KINDS = {
     "refine": "prompt refinement",
     "inject": "video from the anchor",
     "plain": "video, not inspected",
+    "candidate": "video",
+    "finish": "gone on with",
 }
 COLUMNS = ("Trial", "What", "Verdict", "Predicted", "Stop step", "Rule", "NFE", "Seconds")
 
 
 def headline(report: dict[str, Any]) -> str:
     """One line: what became of the run."""
+    if report["candidates"]:
+        return _race_headline(report)
     last = report["trials"][-1]
     trial, kind, verdict = last["trial"], last["kind"], last["verdict"]
     if kind == "sample" and verdict and not verdict["accepted"]:
@@ -45,6 +49,16 @@ def headline(report: dict[str, Any]) -> str:
     if report["final_seed"] != report["seed"]:
         outcome = outcome.replace("a refined prompt", "other noise").replace("the refined prompt", "other noise")
     return outcome
+
+
+def _race_headline(report: dict[str, Any]) -> str:
+    tried = report["candidates"]
+    row = next(row for row in tried if row["state"] == "delivered")
+    if row["candidate"] == 1 and len(tried) == 1:
+        return "Passed: the run was not touched" if row["score"] is not None else "Passed without a score: not touched"
+    below = "" if report["accepted"] else ", still below what is asked"
+    refined = ", self-refined" if row["self_refined"] else ""
+    return f"{len(tried)} tried: candidate {row['candidate']} (seed {row['seed']}{refined}) is delivered{below}"
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -87,7 +101,8 @@ def report_text(report: dict[str, Any]) -> str:
         judgement = f": {verdict}" if verdict != "-" else ""
         if predicted != "-":
             judgement += f", predicted {predicted} at step {stop} ({rule})"
-        lines.append(f"Trial {trial}, {what}{judgement}; {nfe} NFE, {seconds} s")
+        name = trial.capitalize() if report["candidates"] else f"Trial {trial}"
+        lines.append(f"{name}, {what}{judgement}; {nfe} NFE, {seconds} s")
     if report["final_seed"] != report["seed"]:
         lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:

@@ -1,0 +1,187 @@
+"""The race, live: seeds in turn, each under its floor; trials/race.py decides, and says why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.samplers
+
+from ..scoring.detector import reached
+from ..scoring.inspector import Gate
+from ..trials.observer import SILENT, Observer
+from ..trials.race import Candidate, Costs, Finish, Outcome, Purse, RaceSettings, Try, drive, most_evaluations, race
+from ..trials.verdict import TrialRecord, Verdict
+from .contender import Contender
+from .enhanced import self_refinement
+from .inputs import Inputs, Latent
+from .noise import SeededNoise
+from .records import gate_settings, model_family, partial_schedule
+from .search import SearchSampler
+from .segments import own_steps
+from .self_refine import PRESETS, caches, self_refining
+
+RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
+LIGHT = PRESETS["light"].settings()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """look: share of the schedule at which candidates are scored. floors: of plain and of self-refined ones there.
+    budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can take at most."""
+
+    settings: RaceSettings
+    look: float
+    floors: tuple[float, float] = (RANKS, RANKS)
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """latent: the delivered clip; preview: of its look, [F, sH, sW, 3] in 0..1 or None; verdict: with all history."""
+
+    latent: Latent
+    preview: Any
+    verdict: Verdict
+
+
+def run_race(inputs: Inputs, gate: Gate, rules: Rules, *, observer: Observer = SILENT) -> RaceResult:
+    """Candidate 0 is the run of `inputs` itself, to the last bit; the others have the noise of RandomNoise with the
+    seeds that follow. ValueError for a sampler that cannot be raced."""
+    live = _Race(inputs, gate, rules, observer)
+    winner = drive(race(live.rules.settings), live.do)
+    return live.result(winner)
+
+
+@dataclass
+class _Race:
+    """One race: its contenders, what they cost, and what the report will say of them."""
+
+    inputs: Inputs
+    gate: Gate
+    rules: Rules
+    observer: Observer
+    purse: Purse | None = None  # known once the first candidate has shown what a step costs
+    per_step: int = 1
+    contenders: dict[Candidate, Contender] = field(default_factory=dict)
+    aside: list[tuple[float, Contender]] = field(default_factory=list)  # with their leads, best first
+    rows: dict[Candidate, dict[str, Any]] = field(default_factory=dict)
+    history: list[TrialRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        inputs, rules = self.inputs, self.rules
+        if isinstance(inputs.sampler, SearchSampler):
+            raise ValueError(
+                "a race cannot hold a latent search, which is a race of its own: connect the SAMPLER that the search "
+                'takes, or choose the plan "paper".'
+            )
+        self.stop = reached(rules.look, inputs.whole)
+        self.resumes = not caches(inputs.guider.model_patcher.model_options)
+        self.own = self_refinement(inputs.sampler)
+        refinable = self.resumes and isinstance(inputs.sampler, comfy.samplers.KSAMPLER)
+        if rules.settings.self_refine != "off" and not self.own and not refinable:
+            self.notes.append("no candidate is self-refined: the model has a cache, or the sampler is none of core's")
+            self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="off"))
+        if reason := self._alone():
+            self.notes.append(f"no second candidate can be tried: {reason}")
+            self.rules = replace(rules, settings=replace(rules.settings, candidates=1), floors=(-RANKS, -RANKS))
+
+    def _alone(self) -> str | None:
+        if own_steps(self.inputs.sampler):
+            return "the sampler chooses its own steps, so none can be looked at"
+        if self.stop >= self.inputs.steps:
+            return f"the look at step {self.stop} is not before the last of {self.inputs.steps} steps"
+        noise = self.inputs.noise.generate_noise(dict(self.inputs.latent))
+        if not getattr(noise, "is_nested", False) and not noise.any():
+            return "no noise is added here, so every seed gives the same clip"
+        return None
+
+    def do(self, action: Try | Finish) -> Outcome | None:
+        """Carries out an action of the plan; None where the purse does not allow it."""
+        candidate = action.candidate
+        if self.purse is not None and not self.purse.affords(action, self._costs(candidate)):
+            return None
+        if candidate not in self.contenders:
+            self.contenders[candidate] = self._contender(candidate)
+        contender = self.contenders[candidate]
+        trying = isinstance(action, Try)
+        record = contender.begin("candidate", self._settings()) if trying else contender.finish({})
+        self.purse = self.purse or self._purse(record)
+        self.purse.pay(record.nfe_video)
+        score = record.best.predicted_score if record.best else None
+        lead = math.nan if score is None else score - self.rules.floors[candidate.self_refined]
+        if contender.latent is None:
+            self.purse.put_aside(self._costs(candidate))
+            self._put_aside(contender, lead)
+        row = self.rows.setdefault(candidate, {
+            "candidate": candidate.number + 1, "seed": contender.inputs.noise.seed,
+            "self_refined": candidate.self_refined, "look_step": self.stop, "score": score, "nfe": 0,
+        })  # fmt: skip
+        row["nfe"] += record.nfe_video
+        row["state"] = "put aside" if contender.latent is None else "finished"
+        row["final_score"] = contender.final
+        self.history.append(replace(record, details={"seed": row["seed"], "self_refined": candidate.self_refined}))
+        return Outcome(lead, None if contender.latent is None else contender.final)
+
+    def _put_aside(self, contender: Contender, lead: float) -> None:
+        """Only the best can still win, with a last look the best two: the others' states are let go."""
+        self.aside.append((lead, contender))
+        self.aside.sort(key=lambda pair: pair[0], reverse=True)
+        for _, loser in self.aside[1 if self.rules.settings.last_look is None else 2 :]:
+            loser.calls.clear()
+
+    def _contender(self, candidate: Candidate) -> Contender:
+        inputs = self.inputs
+        if candidate.number:
+            inputs = replace(inputs, noise=SeededNoise((inputs.noise.seed + candidate.number) % 2**64))
+        if candidate.self_refined and not self.own:
+            inputs = replace(inputs, sampler=self_refining(inputs.sampler, replace(LIGHT, schedule_steps=inputs.whole)))
+        gate = self.gate.once(self.stop, inputs.whole, self.rules.floors[candidate.self_refined])
+        return Contender(f"candidate {candidate.number + 1}", inputs, gate, self.observer, self.resumes)
+
+    def _costs(self, candidate: Candidate) -> Costs:
+        refinement = self.own.settings if self.own else LIGHT if candidate.self_refined else None
+        steps, whole = self.inputs.steps, self.inputs.whole
+        passes = [refinement.passes(step, whole) if refinement else 0 for step in range(steps)]
+        look = self.per_step * self.stop + sum(passes[: self.stop])
+        return Costs(look, self.per_step * steps + sum(passes), self.resumes)
+
+    def _purse(self, first: TrialRecord) -> Purse:
+        """Opened after the first candidate, which shows how many evaluations the sampler takes for a step."""
+        costs, candidate = self._costs, self.rules.settings.candidate(0)
+        whole = first.steps == self.inputs.steps
+        passes = costs(candidate).whole - self.inputs.steps if whole else costs(candidate).look - self.stop
+        self.per_step = max(1, math.ceil((first.nfe_video - passes) / max(first.steps, 1)))
+        plain, self_refined = costs(Candidate(0)), costs(Candidate(0, True))
+        most = most_evaluations(self.rules.settings, plain, self_refined)
+        if self.rules.budget is not None:
+            most = min(most, math.floor(plain.whole * (1 + self.rules.budget) + 1e-9))
+        return Purse(max(most, costs(candidate).whole, first.nfe_video))
+
+    def _settings(self) -> dict[str, Any]:
+        rules = self.rules
+        return gate_settings(self.gate, self.inputs.whole) | {
+            "model": model_family(self.inputs.guider.model_patcher), "steps": self.inputs.steps,
+            "seed": self.inputs.noise.seed, "plan": "race", "look_step": self.stop,
+            "floors": [floor if abs(floor) < RANKS else None for floor in rules.floors],
+            "candidates": rules.settings.candidates, "self_refine": rules.settings.self_refine, "budget": rules.budget,
+        }  # fmt: skip
+
+    def result(self, winner: Candidate) -> RaceResult:
+        contender, row = self.contenders[winner], self.rows[winner]
+        row["state"] = "delivered"
+        floor = self.rules.floors[winner.self_refined]
+        least, score = (self.gate.video.tau, contender.final) if floor == RANKS else (floor, row["score"])
+        settings = self._settings() | {
+            "final_seed": row["seed"], "final_score": contender.final, "raced": list(self.rows.values()),
+            "accepted": score is None or not score < least, "worst_case": self.purse.most,
+            "nfe_plain": self.per_step * self.inputs.steps,
+        }  # fmt: skip
+        first, *rest = self.history
+        partial = partial_schedule(self.inputs.guider.model_patcher, self.inputs.sigmas)
+        first = replace(first, message="; ".join(filter(None, (first.message, *self.notes, partial))) or None)
+        verdict = Verdict((first, *rest), settings, self.observer.id)
+        look = next(record for record in self.history if record.trial == contender.trial)
+        return RaceResult(contender.latent, look.preview, verdict)

@@ -1,0 +1,250 @@
+"""The race: what it tries, delivers and may spend, and that its candidates are the plain clips of their seeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import FAMILIES
+from tiny_wan import ScriptedScorer, gate, inputs, model
+
+from foresight.sampling import candidates
+from foresight.sampling.noise import SeededNoise
+from foresight.sampling.race import LIGHT, Rules, run_race
+from foresight.sampling.run import monitored_sample
+from foresight.sampling.self_refine import self_refining
+from foresight.trials.race import (
+    SELF_REFINE,
+    Candidate,
+    Costs,
+    Finish,
+    Outcome,
+    Purse,
+    RaceSettings,
+    Try,
+    drive,
+    most_evaluations,
+    race,
+)
+from foresight.trials.report import run_report, to_json
+from foresight.trials.summary import report_text
+
+PLAIN, LIGHTLY = Costs(6, 50), Costs(10, 55)
+
+
+def raced(race_settings, leads, finals=None, most=math.inf):
+    """Drives a race over scripted looks: (winner, actions, spent). A lead of 0 or more passes."""
+    purse, actions = Purse(most), []
+
+    def do(action):
+        candidate = action.candidate
+        costs = LIGHTLY if candidate.self_refined else PLAIN
+        if actions and not purse.affords(action, costs):
+            return None
+        actions.append(action)
+        final = (finals or leads)[candidate.number]
+        if isinstance(action, Finish):
+            purse.pay(costs.rest)
+            return Outcome(leads[candidate.number], final)
+        purse.pay(costs.look)
+        if leads[candidate.number] < 0:
+            purse.put_aside(costs)
+            return Outcome(leads[candidate.number])
+        purse.pay(costs.rest)
+        return Outcome(leads[candidate.number], final)
+
+    return drive(race(race_settings), do), actions, purse.spent
+
+
+def test_the_first_that_passes_is_delivered_and_nothing_else_is_tried():
+    winner, actions, spent = raced(RaceSettings(4, "off"), [-0.1, 0.0, 0.2, 0.3])
+    assert winner == Candidate(1) and actions == [Try(Candidate(0)), Try(Candidate(1))] and spent == 6 + 50
+
+
+def test_without_one_that_passes_the_best_put_aside_is_finished():
+    winner, actions, spent = raced(RaceSettings(3, "later"), [-0.3, -0.1, -0.2])
+    assert winner == Candidate(1, True) and actions[-1] == Finish(winner)
+    assert spent == 6 + 10 + 10 + 45
+
+
+def test_a_candidate_that_cannot_be_scored_passes():
+    winner, actions, _ = raced(RaceSettings(3, "off"), [math.nan, 0.5, 0.5])
+    assert winner == Candidate(0) and len(actions) == 1
+
+
+def test_a_finished_clip_below_the_last_look_gets_a_second_chance():
+    two = RaceSettings(3, "off", last_look=0.5)
+    winner, actions, _ = raced(two, [-0.1, 0.1, 0.0], finals=[0.7, 0.2, 0.0])
+    assert winner == Candidate(0) and actions[-1] == Finish(Candidate(0))
+    worse, _, _ = raced(two, [-0.1, 0.1, 0.0], finals=[0.1, 0.2, 0.0])
+    assert worse == Candidate(1)  # the better of the two, though both are below
+    good, actions, _ = raced(two, [-0.1, 0.1, 0.0], finals=[0.7, 0.5, 0.0])
+    assert good == Candidate(1) and len(actions) == 2
+
+
+def test_which_candidates_are_self_refined():
+    for mode, flags in zip(SELF_REFINE, ([False] * 3, [False, True, True], [True] * 3), strict=True):
+        assert [RaceSettings(3, mode).candidate(n).self_refined for n in range(3)] == flags
+    with pytest.raises(ValueError, match="self_refine is 'some'"):
+        RaceSettings(3, "some")
+    with pytest.raises(ValueError, match="candidates is 0"):
+        RaceSettings(0)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 8), st.sampled_from(SELF_REFINE), st.none() | st.floats(-1, 1),
+    st.lists(st.floats(-1, 1), min_size=8), st.integers(50, 400),
+)
+def test_no_race_spends_more_than_its_purse_or_its_stated_bound(count, mode, last, leads, most):
+    race_settings = RaceSettings(count, mode, last)
+    first = LIGHTLY if race_settings.candidate(0).self_refined else PLAIN
+    most = max(most, first.whole)
+    winner, _, spent = raced(race_settings, leads, most=most)
+    assert winner.number < count and spent <= most
+    _, _, unbound = raced(race_settings, leads)
+    assert unbound <= most_evaluations(race_settings, PLAIN, LIGHTLY)
+
+
+# Live, on a real (tiny) Wan in ComfyUI.
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return model()
+
+
+def start(patcher, sampler="euler", steps=10, **changes):
+    return replace(inputs(patcher, sampler, steps=steps), noise=SeededNoise(7), **changes)
+
+
+def rules(candidates=3, self_refine="off", floor=0.2, look=0.3, **changes):
+    return Rules(RaceSettings(candidates, self_refine, changes.pop("last_look", None)), look, (floor, floor), **changes)
+
+
+def report_of(result):
+    report = run_report(result.verdict)
+    assert to_json(report) and report_text(report)
+    return report
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m", "uni_pc_bh2", "dpmpp_sde", "heun", "lcm"])
+def test_a_passing_run_is_untouched_and_a_put_aside_one_goes_on_exactly(patcher, sampler):
+    own = start(patcher, sampler)
+    plain = monitored_sample(own).latent["samples"]
+    passed = run_race(own, gate(0.3), rules())
+    assert torch.equal(passed.latent["samples"], plain)
+    best_again = run_race(own, gate(0.15, 0.1, 0.05, 0.0), rules())
+    assert torch.equal(best_again.latent["samples"], plain)
+    other = run_race(own, gate(0.1, 0.15, 0.05, 0.0), rules())
+    alone = monitored_sample(replace(own, noise=SeededNoise(8)))
+    assert torch.equal(other.latent["samples"], alone.latent["samples"])
+    assert report_of(other)["final_seed"] == 8
+
+
+def test_self_refined_candidates_are_the_self_refined_clips_of_their_seeds(patcher):
+    own = start(patcher, "euler_ancestral", steps=25)
+    result = run_race(own, gate(0.1, 0.3), rules(self_refine="later"))
+    refined = self_refining(own.sampler, replace(LIGHT, schedule_steps=25))
+    alone = monitored_sample(replace(own, noise=SeededNoise(8), sampler=refined))
+    assert torch.equal(result.latent["samples"], alone.latent["samples"])
+    report = report_of(result)
+    assert [row["self_refined"] for row in report["candidates"]] == [False, True]
+    assert report["candidates"][1]["nfe"] == alone.verdict.record.nfe_video == 25 + 2
+
+
+def test_the_report_says_what_was_tried_and_what_it_cost(patcher):
+    result = run_race(start(patcher), gate(0.1, 0.05, 0.15, 0.4), rules())
+    report = report_of(result)
+    assert [row["state"] for row in report["candidates"]] == ["put aside", "put aside", "delivered"]
+    assert [row["score"] for row in report["candidates"]] == [0.1, 0.05, 0.15]
+    assert (report["nfe"], report["nfe_plain"], report["nfe_worst_case"]) == (3 + 3 + 10, 10, 16)
+    assert report["final_score"] == 0.4 and report["final_seed"] == 9 and report["seed"] == 7
+    assert not report["accepted"] and "still below" in report_text(report)
+    assert "Passed" in report_text(report_of(run_race(start(patcher), gate(0.3), rules())))
+
+
+def test_ranks_alone_spend_what_the_budget_allows(patcher):
+    ranks = Rules(RaceSettings(64, "off"), 0.3, budget=0.6)
+    scorer = ScriptedScorer(0.1, 0.2, 0.15, 0.3)
+    report = report_of(run_race(start(patcher), gate(scorer=scorer), ranks))
+    assert len(report["candidates"]) == 3 and report["final_seed"] == 8
+    assert report["nfe"] == report["nfe_worst_case"] == 16 == 10 * 1.6
+    dearer = report_of(run_race(start(patcher, steps=25), gate(0.1), Rules(RaceSettings(9, "all"), 0.3, budget=0.01)))
+    assert len(dearer["candidates"]) == 1 and dearer["nfe"] == dearer["nfe_worst_case"] == 27
+    lonely = report_of(run_race(start(patcher), gate(0.1), replace(ranks, budget=0.2)))
+    assert len(lonely["candidates"]) == 1 and lonely["nfe"] == 10
+
+
+def test_second_order_samplers_are_counted_by_evaluations(patcher):
+    report = report_of(run_race(start(patcher, "heun"), gate(0.1, 0.05, 0.15), rules()))
+    assert report["nfe"] <= report["nfe_worst_case"] and report["nfe_plain"] == 20
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("busy"), torch.OutOfMemoryError("full"), math.nan])
+def test_what_breaks_a_look_leaves_the_plain_clip(patcher, failure):
+    own = start(patcher)
+    result = run_race(own, gate(failure), rules())
+    assert torch.equal(result.latent["samples"], monitored_sample(own).latent["samples"])
+    assert len(report_of(result)["candidates"]) == 1
+
+
+def test_no_memory_to_put_a_candidate_aside_lets_it_go_on(patcher, monkeypatch):
+    def full(self):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(candidates.Call, "on_cpu", full)
+    own = start(patcher)
+    result = run_race(own, gate(0.1), rules())
+    assert torch.equal(result.latent["samples"], monitored_sample(own).latent["samples"])
+    assert "no memory" in report_of(result)["notes"][0]
+
+
+def test_an_interrupt_between_candidates_ends_the_run(patcher):
+    scorer = ScriptedScorer(0.1, comfy.model_management.InterruptProcessingException())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run_race(start(patcher), gate(scorer=scorer), rules())
+
+
+def test_what_cannot_be_raced_is_sampled_plainly_and_said(patcher):
+    late = run_race(start(patcher), gate(0.1), rules(look=1.0))
+    assert "no second candidate can be tried: the look at step 10" in report_of(late)["notes"][0]
+    unbound = run_race(start(patcher, "dpm_fast"), gate(0.1), rules())
+    assert "chooses its own steps" in report_of(unbound)["notes"][0]
+
+
+def test_only_the_best_states_are_kept(patcher, monkeypatch):
+    """Memory is bounded: however many are put aside, one can still win."""
+    from foresight.sampling import race as live
+
+    kept = []
+    put_aside = live._Race._put_aside
+
+    def watch(self, *arguments):
+        put_aside(self, *arguments)
+        kept.append(sum(bool(contender.calls) for contender in self.contenders.values()))
+
+    monkeypatch.setattr(live._Race, "_put_aside", watch)
+    run_race(start(patcher), gate(0.1, 0.15, 0.12, 0.05, 0.4), rules(candidates=4))
+    assert kept == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_raced(family):
+    own = replace(FAMILIES[family].inputs(), noise=SeededNoise(7))
+    plain = monitored_sample(own).latent["samples"]
+    assert torch.equal(run_race(own, gate(0.3), rules()).latent["samples"], plain)
+    assert torch.equal(run_race(own, gate(0.15, 0.1, 0.05, 0.3), rules()).latent["samples"], plain)
+
+
+def test_a_batch_passes_with_its_best_item(patcher):
+    own = start(patcher)
+    own = replace(own, latent={"samples": own.latent["samples"].repeat(2, 1, 1, 1, 1)})
+    result = run_race(own, gate(0.1, 0.3), rules())
+    assert result.latent["samples"].shape[0] == 2 and len(report_of(result)["candidates"]) == 1
