@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -103,12 +103,6 @@ class DemoFamily:
     def decode(self, latent) -> torch.Tensor:
         """[17, 64, 64, 3] in 0..1."""
         return self.vae.decode(latent["samples"])[0]
-
-
-@cache
-def family() -> DemoFamily:
-    """This process's own."""
-    return DemoFamily()
 
 
 def start_worker() -> None:
