@@ -40,7 +40,6 @@ from ..training import footage
 from ..training.common import STATE, VAE, random_clips
 from ..training.converter import Converter
 from ..training.loop import load_checkpoint, save_checkpoint, train
-from .inspection import call_seconds
 
 LATENT_FORMAT = "Wan21"
 DEMO_CLIPS, DEMO_HELD_OUT = 512, 48
@@ -168,9 +167,13 @@ def cost(decode: Callable[[Tensor], Any], latent: Tensor) -> dict[str, float]:
 def fastest(run: Callable[[], Any]) -> float:
     """Seconds of the fastest of REPEAT calls, or of as many more as fit into PATIENCE: what else the machine does can
     only add to them. A call before these must have warmed up."""
-    times = [call_seconds(run)]
+    times: list[float] = []
     while len(times) < REPEAT or sum(times) < PATIENCE:
-        times.append(call_seconds(run))
+        begin = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
     return min(times)
 
 
