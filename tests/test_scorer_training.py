@@ -11,7 +11,7 @@ from foresight.l2r.checkpoint import load_l2r
 from foresight.lab.training import scorer_batches
 from foresight.lab.training.common import CONVERTER, TRANSFORMER, random_scenes
 from foresight.lab.training.latents import encode_scenes
-from foresight.lab.training.scorer import CONFIG, Trainer, add_previews, calibrated
+from foresight.lab.training.scorer import CONFIG, Trainer, add_previews, calibrated, detect
 from foresight.lab.training.scorer_batches import NEAR, Source, guess, samples_batch, spoilt_clips
 from foresight.lab.training.scorer_data import (
     STATEMENTS,
@@ -22,7 +22,6 @@ from foresight.lab.training.scorer_data import (
     scene_pairs,
     statements,
 )
-from foresight.lab.training.scorer_figures import detect
 from foresight.lab.training.scorer_samples import Samples
 from foresight.lab.training.token_contents import CONTENTS, TOKEN, contents, found_contents, full
 from foresight.scoring.detector import DetectorSettings

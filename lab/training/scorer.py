@@ -24,20 +24,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...demo.captions import parse_caption, prompts
+from ...demo.preset import STEPS
 from ...demo.wan_dit import load_transformer
 from ...demo.world import FRAMES, Scene
 from ...evaluation.statistics import auc, auc_within
 from ...l2r.checkpoint import load_l2r
 from ...l2r.learner import Learner
-from ...scoring.detector import DetectorSettings
+from ...scoring.detector import Detector, DetectorSettings
 from ...scoring.viclip import ViCLIP, ViCLIPConfig, save_viclip
 from .common import CONVERTER, SCORER, STATE, TRANSFORMER, part
 from .latents import encode_scenes, training_data
 from .loop import Record, Task, load_checkpoint, trapezoid
 from .muon import Muon
 from .scorer_batches import SHARES, Batch, Source, guess, samples_batch
-from .scorer_data import STATEMENTS, Captions, clip_captions
-from .scorer_figures import detect, scores
+from .scorer_data import STATEMENTS, Captions, clip_captions, network_frames
 from .scorer_samples import STILLS, TRAIN, VALIDATION, WATCHED, Samples, make_samples
 from .token_contents import CONTENTS, TOKEN
 
@@ -150,6 +150,27 @@ def held_out(viclip: ViCLIP, source: Source, batches: int = 4) -> tuple[Tensor, 
         right += [torch.ones(batch.known), torch.zeros(batch.known)]
         wins.append((scores[-2] > scores[-1]).float().mean())
     return torch.cat(scores), torch.cat(right), torch.stack(wins).mean().item()
+
+
+@torch.no_grad()
+def scores(viclip: ViCLIP, samples: Samples, captions: Captions) -> Tensor:
+    """[N, K] cosines of every kept moment with its caption."""
+    texts = F.normalize(viclip.encode_text(captions(samples.captions)), dim=-1)[samples.prompt]
+    columns = []
+    for moment in samples.previews.unbind(1):
+        frames = network_frames(moment, viclip.config.frames)
+        clips = torch.cat([viclip.encode_vision(part) for part in frames.split(32)])
+        columns.append((F.normalize(clips, dim=-1) * texts).sum(1))
+    return torch.stack(columns, 1)
+
+
+def detect(trace: Tensor, settings: DetectorSettings):
+    """The decision on scores of steps 1, 2, ... of 50."""
+    detector = Detector(settings, STEPS)
+    for step, score in enumerate(trace.tolist(), 1):
+        if decision := detector.observe(step, score):
+            return decision
+    raise ValueError(f"{len(trace)} steps do not reach the end of the window, step {detector.last}")
 
 
 def calibrated(traces: Tensor, right: Tensor) -> ViCLIPConfig:
