@@ -7,7 +7,9 @@ from ..sampling.experts import T2V_BOUNDARY
 from ..sampling.hierarchy import run_hierarchy
 from ..sampling.inputs import Inputs
 from ..sampling.noise import SeededNoise
+from ..sampling.race import run_race
 from ..sampling.vp import fitting
+from ..trials.race import SELF_REFINE
 from ..trials.report import run_report
 from ..trials.summary import report_text
 from . import types
@@ -16,6 +18,7 @@ from .compat import check_choice
 from .experts import two_experts
 from .inspection import build_gate
 from .panel import running
+from .races import PAPER, RACE, race_rules, race_widgets
 from .rewording import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
@@ -69,6 +72,7 @@ class ForesightSampler(io.ComfyNode):
                     "sampler", optional=True,
                     tooltip="Samples instead of sampler_name: from Self-Refine Sampler or Latent Search Sampler.",
                 ),
+                *race_widgets(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -85,8 +89,10 @@ class ForesightSampler(io.ComfyNode):
     def execute(
         cls, model, clip, prompt, negative, seed, steps, cfg, sampler_name, scheduler, latent_image, scorer, l2r, refiner,
         inject, low_noise_model=None, low_noise_cfg=OWN, boundary=T2V_BOUNDARY, switch_step=0, vlm=None, endpoint=NONE,
-        manual_prompt="", sampler=None, **settings,
+        manual_prompt="", sampler=None, plan=RACE, budget=0.25, self_refine="later", **settings,
     ):  # fmt: skip
+        check_choice("plan", plan, (RACE, PAPER))
+        check_choice("self_refine", self_refine, SELF_REFINE)
         reworder = make_reworder(refiner, scorer, vlm, endpoint, manual_prompt)
         check_choice("sampler_name", sampler_name, comfy.samplers.SAMPLER_NAMES)
         check_choice("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES)
@@ -108,10 +114,15 @@ class ForesightSampler(io.ComfyNode):
             sampler = fitting(comfy.samplers.sampler_object(sampler_name), model_sampling)
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
-            result = run_hierarchy(
-                inputs, gate, guider, negative=negative, reworder=reworder,
-                injection=injection if inject else None, observer=run,
-            )  # fmt: skip
+            if plan == RACE:
+                result = run_race(inputs, gate, race_rules(scorer, model, budget, self_refine), observer=run)
+                preview = preview_or_block(result)
+            else:
+                result = run_hierarchy(
+                    inputs, gate, guider, negative=negative, reworder=reworder,
+                    injection=injection if inject else None, observer=run,
+                )  # fmt: skip
+                preview = preview_or_block(result.base.verdict)
             run.finish(result.verdict)
         text = report_text(run_report(result.verdict))
-        return io.NodeOutput(result.latent, result.verdict, preview_or_block(result.base.verdict), ui={"text": [text]})
+        return io.NodeOutput(result.latent, result.verdict, preview, ui={"text": [text]})

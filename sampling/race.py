@@ -24,17 +24,21 @@ from .self_refine import PRESETS, caches, self_refining
 
 RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
 LIGHT = PRESETS["light"].settings()
+LOOK = 0.12  # step 6 of 50: later looks know little more and cost more (docs/evidence.md)
+MANY = 64  # more candidates than any budget pays: the budget alone then bounds a race
 
 
 @dataclass(frozen=True)
 class Rules:
     """look: share of the schedule at which candidates are scored. floors: of plain and of self-refined ones there.
-    budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can take at most."""
+    budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can take at most.
+    preset: the file that the rules come from, for the report."""
 
     settings: RaceSettings
     look: float
     floors: tuple[float, float] = (RANKS, RANKS)
     budget: float | None = None
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class _Race:
         """Carries out an action of the plan; None where the purse does not allow it."""
         candidate = action.candidate
         if self.purse is not None and not self.purse.affords(action, self._costs(candidate)):
+            if candidate.number == 1 and isinstance(action, Try):
+                self.notes.append(f"the budget of {self.rules.budget:.0%} allows no second candidate")
             return None
         if candidate not in self.contenders:
             self.contenders[candidate] = self._contender(candidate)
@@ -166,7 +172,7 @@ class _Race:
             "model": model_family(self.inputs.guider.model_patcher), "steps": self.inputs.steps,
             "seed": self.inputs.noise.seed, "plan": "race", "look_step": self.stop,
             "floors": [floor if abs(floor) < RANKS else None for floor in rules.floors],
-            "candidates": rules.settings.candidates, "self_refine": rules.settings.self_refine, "budget": rules.budget,
+            "self_refine": rules.settings.self_refine, "budget": rules.budget, "race_preset": rules.preset,
         }  # fmt: skip
 
     def result(self, winner: Candidate) -> RaceResult:

@@ -42,20 +42,26 @@ def save_preset(preset: DetectorPreset, path: Path) -> None:
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def load_preset(path: Path | str) -> DetectorPreset:
-    """Raises ValueError, naming the file, for anything but a preset of this version with settings in range."""
-    path = Path(path)
+def read_document(path: Path, schema: str, version: int, what: str, command: str) -> dict[str, Any]:
+    """The JSON object of a file of ours. Raises ValueError, naming the file, for anything else or another version."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} is no detector preset: {error}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ValueError(f"{path.name} is no detector preset: python -m foresight.evaluation calibrate writes them.")
-    if document.get("version") != VERSION:
+        raise ValueError(f"{path.name} is no {what}: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        raise ValueError(f"{path.name} is no {what}: {command} writes them.")
+    if document.get("version") != version:
         raise ValueError(
-            f"{path.name} is a preset of version {document.get('version')}, and this pack reads version {VERSION}: "
+            f"{path.name} is a {what} of version {document.get('version')}, and this pack reads version {version}: "
             "calibrate again, or update the pack."
         )
+    return document
+
+
+def load_preset(path: Path | str) -> DetectorPreset:
+    """Raises ValueError, naming the file, for anything but a preset of this version with settings in range."""
+    path = Path(path)
+    document = read_document(path, SCHEMA, VERSION, "detector preset", "python -m foresight.evaluation calibrate")
     names = {each.name for each in fields(DetectorSettings)}
     video = document.get("video")
     if not isinstance(video, dict) or not video.keys() <= names:

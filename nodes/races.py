@@ -1,0 +1,51 @@
+"""Rules of a race from the widgets: a preset where one was fitted to this scorer and model, ranks alone elsewhere."""
+
+import logging
+
+from comfy_api.latest import io
+
+from ..sampling.race import LOOK, MANY, Rules
+from ..sampling.records import model_family
+from ..scoring.race_preset import load_race_preset
+from ..trials.race import SELF_REFINE, RaceSettings
+from .folders import RACES, files, path_of
+
+logger = logging.getLogger("foresight")
+
+RACE, PAPER = "race", "paper"
+
+
+def race_widgets():
+    return [
+        io.Combo.Input(
+            "plan", options=[RACE, PAPER], default=RACE, optional=True,
+            tooltip="race: looks at the clip early; where it falls short, other seeds are begun and the best goes on. paper: the "
+            "published hierarchy of trials (refiner, inject and the detector's settings are its own).",
+        ),
+        io.Float.Input(
+            "budget", default=0.25, min=0.0, max=10.0, step=0.05, round=0.001, optional=True,
+            tooltip="race: model evaluations beyond a plain clip's, as a share. With a preset for this model and scorer that is the "
+            "average, and a single clip may take more (the report says how much at most); without one it is the most.",
+        ),
+        io.Combo.Input(
+            "self_refine", options=list(SELF_REFINE), default="later", optional=True,
+            tooltip="race: which candidates are lightly self-refined (5 more evaluations on 50 steps). later: all but the first, "
+            "which stays the plain clip of its seed. all: the first too, which pays most.",
+        ),
+    ]  # fmt: skip
+
+
+def race_rules(scorer, model, budget: float, self_refine: str) -> Rules:
+    """model: a MODEL. The preset is found by the names of scorer and model class among models/foresight_races."""
+    for file in files(RACES):
+        try:
+            preset = load_race_preset(path_of(RACES, file))
+        except ValueError as error:  # one broken file must not stop races of every model
+            logger.warning("Foresight: %s", error)
+            continue
+        if (preset.scorer, preset.model) != (scorer.name, model_family(model)):
+            continue
+        if race := preset.race(self_refine, budget):
+            settings = RaceSettings(race.candidates, self_refine, race.last_look)
+            return Rules(settings, race.look, (race.floor, race.floor_self_refined), preset=file)
+    return Rules(RaceSettings(MANY, self_refine), LOOK, budget=budget)

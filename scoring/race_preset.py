@@ -1,0 +1,88 @@
+"""Race presets: look, floors and number of candidates that were fitted to logged runs of one model and scorer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..trials.race import SELF_REFINE
+from .preset import read_document
+
+SCHEMA, VERSION = "foresight.race_preset", 1
+
+
+@dataclass(frozen=True)
+class FittedRace:
+    """What was fitted for one budget. budget: evaluations beyond a plain clip's, as a share, that races took on average
+    where it was fitted; most: that one can take at most. look: share of the schedule. floors: of plain and of
+    self-refined candidates there. last_look: see trials.race.RaceSettings."""
+
+    budget: float
+    most: float
+    look: float
+    candidates: int
+    floor: float
+    floor_self_refined: float
+    last_look: float | None = None
+
+    def __post_init__(self):
+        numbers = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}: it must be a finite number")
+        if not 0 < self.look <= 1:
+            raise ValueError(f"look is {self.look}: it is a share of the schedule, above 0 and at most 1")
+        if not isinstance(self.candidates, int) or not 1 <= self.candidates <= 64:
+            raise ValueError(f"candidates is {self.candidates}: set it between 1 and 64")
+        if not 0 <= self.budget <= self.most:
+            raise ValueError(f"budget is {self.budget} and most {self.most}: 0 <= budget <= most")
+
+
+@dataclass(frozen=True)
+class RacePreset:
+    """scorer: whose scores the floors are in. model: the class in core that it was fitted on, e.g. "WAN21". steps: of
+    the schedule. races: by self_refine, cheapest first. fitted: how it was made and what it reached, for people."""
+
+    scorer: str
+    model: str
+    steps: int
+    races: Mapping[str, tuple[FittedRace, ...]]
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+
+    def race(self, self_refine: str, budget: float) -> FittedRace | None:
+        """The dearest that `budget` allows on average; None where not even the cheapest does."""
+        return max(
+            (race for race in self.races.get(self_refine, ()) if race.budget <= budget + 1e-9),
+            key=lambda race: race.budget, default=None,
+        )
+
+
+def save_race_preset(preset: RacePreset, path: Path) -> None:
+    document = {"schema": SCHEMA, "version": VERSION, **asdict(preset)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_race_preset(path: Path | str) -> RacePreset:
+    """Raises ValueError, naming the file and the value, for anything but a preset of this version."""
+    path = Path(path)
+    command = "python -m foresight.evaluation calibrate --objective yield"
+    document = read_document(path, SCHEMA, VERSION, "race preset", command)
+    names = {each.name for each in fields(FittedRace)}
+    races: dict[str, tuple[FittedRace, ...]] = {}
+    try:
+        for mode, rows in document["races"].items():
+            if mode not in SELF_REFINE:
+                raise ValueError(f"races has {mode!r}: choose of {', '.join(SELF_REFINE)}")
+            if unknown := sorted({name for row in rows for name in row} - names):
+                raise ValueError(f"races has settings that this pack does not know: {', '.join(unknown)}")
+            races[mode] = tuple(FittedRace(**row) for row in rows)
+        return RacePreset(
+            str(document["scorer"]), str(document["model"]), int(document["steps"]), races, document.get("fitted", {})
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be used: {error}; calibrate again.") from error
