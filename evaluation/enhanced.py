@@ -12,7 +12,7 @@ from typing import Any
 from .bench import Bench, Method, MethodError, Row
 
 ENHANCED = ("steps", "self_refine", "search")
-PLANS = ("T2V", "I2V", "Cosmos", "distilled")  # of Self-Refine Sampler (a test holds this to it)
+PLANS = ("T2V", "I2V", "Cosmos", "distilled", "light")  # of Self-Refine Sampler (a test holds this to it)
 REWARDS = ("alignment", "latent")
 SEARCH_SETTINGS = {"method": str, "candidates": int, "beta": float, "budget": int, "steps": int,
                    "reward": lambda name: REWARDS[REWARDS.index(name)]}  # fmt: skip

@@ -99,18 +99,18 @@ def test_an_enhanced_method_that_is_none_is_named(name, message):
 @torch.inference_mode()
 def test_clips_are_measured_and_what_is_rejected_is_followed_by_another_seed(backend):
     bench = bench_of(backend, partial(measures, ["alignment"]))
-    rows = {arm.method: {(0, 7): load_method(arm.method, STEPS).run(bench, 7)} for arm in SHORT[:3]}
+    rows = {arm.method: {(0, 5007): load_method(arm.method, STEPS).run(bench, 5007)} for arm in SHORT[:3]}
     json.dumps([row for each in rows.values() for row in each.values()])
-    base = rows["base"][0, 7]
+    base = rows["base"][0, 5007]
     assert base["nfe"] == STEPS and 0 <= base["measures"]["coherent_motion"] <= 1
     assert np.isfinite(base["measures"]["feature"]).all()
-    assert all("alignment reward" in row[0, 7]["measures"] for row in rows.values())
+    assert all("alignment reward" in row[0, 5007]["measures"] for row in rows.values())
     for row in rows.values():
-        row[0, 7].update(accepted=True)
+        row[0, 5007].update(accepted=True)
     passed = outcomes(rows, SHORT[:3])[0]["arms"]
     assert passed["base"]["nfe_detected"] == STEPS and passed["base"]["right_detected"] == passed["base"]["right"]
     base.update(accepted=False, stop_step=3)
-    rows["base"][0, 7 + RESEED_STEP] = base | {"right": not base["right"]}
+    rows["base"][0, 5007 + RESEED_STEP] = base | {"right": not base["right"]}
     (rejected,) = outcomes(rows, SHORT[:3])
     assert rejected["arms"]["base"]["nfe_detected"] == 3 + STEPS
     assert rejected["arms"]["base"]["right_detected"] != rejected["arms"]["base"]["right"]
