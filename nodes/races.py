@@ -4,10 +4,9 @@ import logging
 
 from comfy_api.latest import io
 
-from ..sampling.race import LOOK, MANY, Rules
 from ..sampling.records import model_family
 from ..scoring.race_preset import load_race_preset
-from ..trials.race import SELF_REFINE, RaceSettings
+from ..trials.race import SELF_REFINE, Rules
 from .folders import RACES, files, path_of
 
 logger = logging.getLogger("foresight")
@@ -45,7 +44,6 @@ def race_rules(scorer, model, budget: float, self_refine: str) -> Rules:
             continue
         if (preset.scorer, preset.model) != (scorer.name, model_family(model)):
             continue
-        if race := preset.race(self_refine, budget):
-            settings = RaceSettings(race.candidates, self_refine, race.last_look)
-            return Rules(settings, race.look, (race.floor, race.floor_self_refined), preset=file)
-    return Rules(RaceSettings(MANY, self_refine), LOOK, budget=budget)
+        if rules := preset.rules(self_refine, budget, file):
+            return rules
+    return Rules.ranks(budget, self_refine)

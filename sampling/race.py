@@ -11,7 +11,7 @@ import comfy.samplers
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
-from ..trials.race import Candidate, Costs, Finish, Outcome, Purse, RaceSettings, Try, drive, most_evaluations, race
+from ..trials.race import RANKS, Candidate, Costs, Finish, Outcome, Purse, Rules, Try, drive, most_evaluations, race
 from ..trials.verdict import TrialRecord, Verdict
 from .contender import Contender
 from .enhanced import self_refinement
@@ -22,23 +22,7 @@ from .search import SearchSampler
 from .segments import own_steps
 from .self_refine import PRESETS, caches, self_refining
 
-RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
 LIGHT = PRESETS["light"].settings()
-LOOK = 0.12  # step 6 of 50: later looks know little more and cost more (docs/evidence.md)
-MANY = 64  # more candidates than any budget pays: the budget alone then bounds a race
-
-
-@dataclass(frozen=True)
-class Rules:
-    """look: share of the schedule at which candidates are scored. floors: of plain and of self-refined ones there.
-    budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can take at most.
-    preset: the file that the rules come from, for the report."""
-
-    settings: RaceSettings
-    look: float
-    floors: tuple[float, float] = (RANKS, RANKS)
-    budget: float | None = None
-    preset: str | None = None
 
 
 @dataclass(frozen=True)

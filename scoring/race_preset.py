@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..trials.race import SELF_REFINE
+from ..trials.race import SELF_REFINE, RaceSettings, Rules
 from .preset import read_document
 
 SCHEMA, VERSION = "foresight.race_preset", 1
@@ -59,6 +59,14 @@ class RacePreset:
             (race for race in self.races.get(self_refine, ()) if race.budget <= budget + 1e-9),
             key=lambda race: race.budget, default=None,
         )
+
+    def rules(self, self_refine: str, budget: float, file: str | None = None) -> Rules | None:
+        """Of the dearest race that `budget` allows. file: the preset's name, for the report."""
+        race = self.race(self_refine, budget)
+        if race is None:
+            return None
+        settings = RaceSettings(race.candidates, self_refine, race.last_look)
+        return Rules(settings, race.look, (race.floor, race.floor_self_refined), preset=file)
 
 
 def save_race_preset(preset: RacePreset, path: Path) -> None:

@@ -16,7 +16,7 @@ from tiny_wan import ScriptedScorer, gate, inputs, model
 
 from foresight.sampling import candidates
 from foresight.sampling.noise import SeededNoise
-from foresight.sampling.race import LIGHT, Rules, run_race
+from foresight.sampling.race import LIGHT, run_race
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.self_refine import self_refining
 from foresight.trials.race import (
@@ -27,6 +27,7 @@ from foresight.trials.race import (
     Outcome,
     Purse,
     RaceSettings,
+    Rules,
     Try,
     drive,
     most_evaluations,

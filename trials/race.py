@@ -14,6 +14,9 @@ import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and know little more (docs/evidence.md)
+MANY = 64  # more candidates than any budget pays, so that the budget alone bounds a race
+RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
 SELF_REFINE = ("off", "later", "all")  # which candidates are self-refined; "later": all but the user's own seed
 
 
@@ -69,6 +72,24 @@ class RaceSettings:
 
     def candidate(self, number: int) -> Candidate:
         return Candidate(number, self.self_refine == "all" or (self.self_refine == "later" and number > 0))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a race goes by. look: share of the schedule at which candidates are scored. floors: of plain and of
+    self-refined ones there. budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can take at most.
+    preset: the file that the rules come from, for the report."""
+
+    settings: RaceSettings
+    look: float
+    floors: tuple[float, float] = (RANKS, RANKS)
+    budget: float | None = None
+    preset: str | None = None
+
+    @classmethod
+    def ranks(cls, budget: float, self_refine: str) -> Rules:
+        """For a model and scorer that nobody has calibrated: as many candidates as the budget pays, the best goes on."""
+        return cls(RaceSettings(MANY, self_refine), LOOK, budget=budget)
 
 
 def race(settings: RaceSettings) -> Plan:
