@@ -98,7 +98,8 @@ class Backend(Protocol):
 
 class InProcess:
     """family: what DemoFamily has: steps, scorer, gate(prompt, **settings), guider(prompt, negative), inputs(prompt,
-    seed), decode(latent) -> [F, H, W, 3] in 0..1, and, if the model wants one, a negative prompt."""
+    seed), decode(latent) -> [F, H, W, 3] in 0..1, and, if the model wants one, a negative prompt. The methods steps and
+    search ask for inputs(prompt, seed, steps) and reward(prompt, name) as well."""
 
     def __init__(self, family: Any):
         self.family = family

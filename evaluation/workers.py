@@ -30,12 +30,12 @@ ATTEMPTS = 3  # at what loses its worker: more is no accident
 class Spec:
     """What a worker has to set up. model: of graph_settings.FAMILIES; family: "module:function" instead of it."""
 
-    model: str
-    family: str | None
-    steps: int | None
-    judge: str | None
-    methods: tuple[str, ...]
-    keep_clips: bool
+    model: str = "demo"
+    family: str | None = None
+    steps: int | None = None
+    judge: str | None = None
+    methods: tuple[str, ...] = ()
+    keep_clips: bool = True
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ def main() -> None:
     print(f"{len(items) * len(seeds)} times about {evaluations:.0f} model evaluations: about {minutes:.0f} minutes "
           f"with {a.workers} processes on cores of their own", flush=True)
     measure = partial(measures, sorted({arm.reward for arm in arms}))
-    make = partial(Worker, Spec("demo", None, None, None, tuple(methods), False), measure=measure)
+    make = partial(Worker, Spec(methods=tuple(methods), keep_clips=False), measure=measure)
     command = f"python -m foresight.lab.experiments.enhancers --prompts {a.prompts} --seeds {a.seeds}"
     weights = {"weights": fingerprint(*WATCHED, "reward"), "latent_reward": missing}
     with experiment(a.work, items, make, weights, command, a.workers) as fill:

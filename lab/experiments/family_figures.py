@@ -283,7 +283,7 @@ def main() -> None:
     command += f" --branches {a.branches}"
     items, method = load_suite("demo", a.prompts).items, f"looks@{a.branches}"
     seeds = range(FIRST_SEED, FIRST_SEED + a.seeds)
-    spec = Spec("demo", None, None, None, (method,), False)
+    spec = Spec(methods=(method,), keep_clips=False)
     make = partial(Worker, spec, load=partial(looking, branches=a.branches))
     with experiment(a.work, items, make, {"weights": fingerprint()}, command, a.workers) as fill:
         rows = fill(lambda _: cells([method], seeds))[method]

@@ -177,7 +177,7 @@ def main() -> None:
     texts = [entry for pair in zip(*by_difficulty, strict=True) for entry in pair]
     items = [Item(index, text, "", scene) for index, (text, scene) in enumerate(texts)]
     command = f"python -m foresight.lab.experiments.trial_1 --prompts {a.prompts} --seeds {a.seeds}"
-    make = partial(Worker, Spec("demo", None, None, None, (PLAIN, PROBE, *METHODS), False), load=load)
+    make = partial(Worker, Spec(methods=(PLAIN, PROBE, *METHODS), keep_clips=False), load=load)
     settings = {"suite": "demo, validation", "weights": fingerprint("diffusion_models", "vae")}
     first = cells([PLAIN], range(FIRST_SEED, FIRST_SEED + a.seeds))
     with experiment(a.work, items, make, settings, command, a.workers) as fill:

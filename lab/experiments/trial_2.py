@@ -213,7 +213,7 @@ def main() -> None:
     if a.prompts != PROMPTS:
         command += f" --prompts {a.prompts}"
     items, seeds = load_suite("demo", a.prompts).items, []
-    make = partial(Worker, Spec("demo", None, None, None, (BASE, *ARMS), False), load=load, judge=margins)
+    make = partial(Worker, Spec(methods=(BASE, *ARMS), keep_clips=False), load=load, judge=margins)
     with experiment(a.work, items, make, {"weights": fingerprint()}, command, a.workers) as fill:
         base: dict = {}
         while sum(not row["accepted"] for row in base.values()) < a.rejected:
