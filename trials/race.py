@@ -77,8 +77,8 @@ class RaceSettings:
 @dataclass(frozen=True)
 class Rules:
     """What a race goes by. look: share of the schedule at which candidates are scored. floors: of plain and of
-    self-refined ones there. budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can take at most.
-    preset: the file that the rules come from, for the report."""
+    self-refined ones there. budget: the most that may be spent beyond a plain clip, as a share; None: what the settings
+    can take at most. preset: the file that the rules come from, for the report."""
 
     settings: RaceSettings
     look: float
@@ -88,7 +88,7 @@ class Rules:
 
     @classmethod
     def ranks(cls, budget: float, self_refine: str) -> Rules:
-        """For a model and scorer that nobody has calibrated: as many candidates as the budget pays, the best goes on."""
+        """For what nobody has calibrated: as many candidates as the budget pays for, and the best goes on."""
         return cls(RaceSettings(MANY, self_refine), LOOK, budget=budget)
 
 
