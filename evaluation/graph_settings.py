@@ -17,6 +17,7 @@ CALIBRATE = "calibrate"
 @dataclass(frozen=True)
 class Settings:
     """What the graphs of one model family have in common. gate, injection: other widgets of those nodes, by name.
+    plan: of Foresight Sampler; the visual hierarchy is the paper's.
 
     text_encoder: None is the demo's own. shift: of core's ModelSamplingSD3; None for models without one. width, height,
     length: pixels and frames. converter: a file, "auto", or CALIBRATE for an L2R Calibrate node. rule: of CogVideoX
@@ -49,6 +50,7 @@ class Settings:
     seed: int = 0
     tau: float = -1.0
     delta: float = -1.0
+    plan: str = "race"
     refiner: str = "restart"
     manual_prompt: str = ""
     gate: Mapping[str, Any] = field(default_factory=dict)

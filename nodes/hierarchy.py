@@ -1,4 +1,4 @@
-"""Foresight Sampler: the whole hierarchy in one node."""
+"""Foresight Sampler: the race, and the paper's whole hierarchy, in one node."""
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -31,8 +31,9 @@ class ForesightSampler(io.ComfyNode):
             node_id="ForesightSampler",
             display_name="Foresight Sampler",
             category="Foresight",
-            description="Samples a clip, stops it early when it is going to fail, and repairs it: a single frame injected "
-            "(Trial 1), a refined prompt (Trial 2), or both. A clip that passes is the plain sampler's to the last bit.",
+            description="Samples a clip and looks at it early. Where it falls short it is put aside, other seeds are begun, and "
+            "the best is finished (plan race); or it is repaired by the paper's trials: a single frame injected, a refined "
+            "prompt, or both (plan paper). A clip that passes is the plain sampler's to the last bit.",
             inputs=[
                 io.Model.Input("model"),
                 io.Clip.Input("clip"),
@@ -40,7 +41,7 @@ class ForesightSampler(io.ComfyNode):
                 io.String.Input("negative", multiline=True, default="", tooltip="What the clip should not show."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Of the noise; every trial starts from the same.",
+                    tooltip="Of the noise. A race goes on with the seeds that follow; the paper's trials start from the same.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Of the schedule; windows are shares of it."),
                 io.Float.Input(
@@ -53,11 +54,11 @@ class ForesightSampler(io.ComfyNode):
                 types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
                 io.Combo.Input(
                     "refiner", options=[*BACK_ENDS, OFF], default=DEFAULT,
-                    tooltip=f"Who states the prompt better in Trial 2. {BACK_END_TIP} off: only single frames are tried.",
+                    tooltip=f"paper: who states the prompt better in Trial 2. {BACK_END_TIP} off: only single frames are tried.",
                 ),
                 io.Boolean.Input(
                     "inject", default=True,
-                    tooltip="Trial 1: start again from a single frame. With this and the refiner off, runs are only watched.",
+                    tooltip="paper: Trial 1, start again from a single frame. With this and the refiner off, runs are only watched.",
                 ),
                 *threshold_widgets(),
                 *detector_widgets(),
@@ -70,7 +71,7 @@ class ForesightSampler(io.ComfyNode):
                 *back_end_widgets(),
                 io.Sampler.Input(
                     "sampler", optional=True,
-                    tooltip="Samples instead of sampler_name: from Self-Refine Sampler or Latent Search Sampler.",
+                    tooltip="Samples instead of sampler_name: from Self-Refine Sampler, or with plan paper from Latent Search Sampler.",
                 ),
                 *race_widgets(),
             ],

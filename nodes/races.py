@@ -1,6 +1,7 @@
 """Rules of a race from the widgets: a preset where one was fitted to this scorer and model, ranks alone elsewhere."""
 
 import logging
+import math
 
 from comfy_api.latest import io
 
@@ -29,13 +30,16 @@ def race_widgets():
         io.Combo.Input(
             "self_refine", options=list(SELF_REFINE), default="later", optional=True,
             tooltip="race: which candidates are lightly self-refined (5 more evaluations on 50 steps). later: all but the first, "
-            "which stays the plain clip of its seed. all: the first too, which pays most.",
+            "which stays the plain clip of its seed. all: the first too; brings most, but then no clip is the plain one.",
         ),
     ]  # fmt: skip
 
 
 def race_rules(scorer, model, budget: float, self_refine: str) -> Rules:
-    """model: a MODEL. The preset is found by the names of scorer and model class among models/foresight_races."""
+    """model: a MODEL. The preset is found by the names of scorer and model class among models/foresight_races; of several
+    that fit the first by name counts. ValueError for a budget that is none."""
+    if not 0 <= budget < math.inf:
+        raise ValueError(f"budget is {budget}: it is a share of a plain clip's evaluations, 0 or more.")
     for file in files(RACES):
         try:
             preset = load_race_preset(path_of(RACES, file))

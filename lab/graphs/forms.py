@@ -13,7 +13,7 @@ from ...evaluation.graph_settings import CALIBRATE, FAMILIES, Settings
 from ...evaluation.graphs import ObjectInfo, fill_defaults
 from ...evaluation.server import Prompt
 from .graph import WIDTH, Graph, Link, Node
-from .notes import note
+from .notes import REFINE_NOTE, SEARCH_NOTE, note, paper_note, race_note
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,16 @@ def _result(graph: Graph, s: Settings, column: int, latent: Link, verdict: Link,
 
 
 def one_node(graph: Graph, s: Settings) -> None:
+    graph.note += f"\n\n{race_note(s)}"
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family, column=2)
     latent = _clip_size(graph, s, family.vae, column=2)
-    graph.group("Sample, watch, repair", column=3)
+    graph.group("Sample, look early, finish the best", column=3)
     sampler = graph.add(
         "ForesightSampler", model=family.model, clip=family.clip, prompt=s.prompt, negative=s.negative, seed=s.seed,
         steps=s.steps, cfg=s.cfg, sampler_name=s.sampler, scheduler=s.scheduler, latent_image=latent, scorer=scorer,
         l2r=l2r, refiner=s.refiner, manual_prompt=s.manual_prompt, tau=s.tau, delta=s.delta, **s.gate, **s.injection,
-        **family.experts, size=(420, None),
+        **family.experts, plan=s.plan, size=(420, None),
     )  # fmt: skip
     _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
 
@@ -174,6 +175,7 @@ def hierarchy(
 
 
 def visual_hierarchy(graph: Graph, s: Settings) -> None:
+    graph.note += f"\n\n{paper_note(s)}"
     family = _family(graph, s)
     l2r, scorer = _inspector(graph, s, family, column=1)
     graph.group("Prompt", column=2)
@@ -189,18 +191,6 @@ def visual_hierarchy(graph: Graph, s: Settings) -> None:
         prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta, experts=family.experts,
     )  # fmt: skip
     _result(graph, s, 6, switch[0], switch[1], family.vae, scorer)
-
-
-REFINE_NOTE = (
-    "**Self-Refine Sampler** predicts the clip at some early steps, adds fresh noise and predicts again, and keeps "
-    "what both agree on: half as many evaluations again as a plain clip. *Enhancer Report* shows where it refined "
-    "(white) and what it cost."
-)
-SEARCH_NOTE = (
-    "**Latent Search Sampler** begins several candidates of the clip, scores them half way and finishes the best, "
-    "within a budget of three clips. *Enhancer Report* tells the winner's seed; *Candidate Noise* makes its noise, to "
-    "sample it alone."
-)
 
 
 def _enhanced(graph: Graph, s: Settings, enhance: Callable[[Link, Link], Node]) -> None:

@@ -1,8 +1,10 @@
-"""The note beside each example graph: what it is, and where its model files come from."""
+"""The note beside each example graph: what it is, what to look at, and where its model files come from."""
 
 from __future__ import annotations
 
-from ...evaluation.graph_settings import FAMILIES
+from ...evaluation.graph_settings import DEMO, FAMILIES, Settings
+from ...scoring.detector import DetectorSettings, reached
+from ...trials.race import LOOK
 
 _HUB = "https://huggingface.co"
 _WAN_21 = f"{_HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
@@ -38,22 +40,32 @@ Press **Run**.
 Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, a direction and a background:
 "a red circle moves left on a white background", "a green square under a blue ring, both standing still".
 
-**Run Report** tells what was seen and done. Set **tau** to 1 to see every trial; -1 is the scorer's own threshold."""
-# Family -> its name, and the note's last lines.
+**Run Report** tells what was seen, what was done and what it cost."""
+REFINE_NOTE = (
+    "**Self-Refine Sampler** predicts the clip at some early steps, adds fresh noise and predicts again, and keeps "
+    "what both agree on: half as many evaluations again as a plain clip. *Enhancer Report* shows where it refined "
+    "(white) and what it cost."
+)
+SEARCH_NOTE = (
+    "**Latent Search Sampler** begins several candidates of the clip, scores them half way and finishes the best, "
+    "within a budget of three clips. *Enhancer Report* tells the winner's seed; *Candidate Noise* makes its noise, to "
+    "sample it alone."
+)
+# Family -> its name, and what is to be known of it.
 _TEXTS = {
     "wan2.1_t2v_1.3b": (
         "Wan 2.1 T2V 1.3B", "Size, length and step count are the paper's (480p, 49 frames, 50 steps).",
     ),
-    "wan2.1_t2v_14b": ("Wan 2.1 T2V 14B", "The window is steps 5 to 9 of 30."),
+    "wan2.1_t2v_14b": ("Wan 2.1 T2V 14B", "81 frames in 30 steps, as in ComfyUI's own template."),
     "wan2.2_t2v_14b": (
         "Wan 2.2 T2V 14B",
         "Both experts are watched as one run: the low-noise model takes over below sigma 0.875 (Wan's own boundary), "
-        "and is not even loaded for a clip that is stopped. The window is steps 4 to 6 of 20.",
+        "and is not even loaded before a clip goes on beyond it.",
     ),
     "wan2.2_ti2v_5b": (
         "Wan 2.2 TI2V 5B",
-        "The window is steps 4 to 6 of 20. Connect a start image to *Wan22ImageToVideoLatent* for image to video: "
-        "Trial 1 is left out then, because the first frame is given, and Trial 2 comes next.",
+        "Connect a start image to *Wan22ImageToVideoLatent* for image to video. (The paper's Trial 1 is left out then, "
+        "because the first frame is given.)",
     ),
     "cogvideox_5b": (
         "CogVideoX-5B",
@@ -73,9 +85,36 @@ def note(family: str) -> str:
     files = [file for file in (s.model, s.low_noise_model, s.text_encoder, s.vae, s.scorer) if file in DOWNLOADS]
     return "\n".join((
         f"## Foresight with {name}", "",
-        "A clip that is going to miss its prompt is stopped early and repaired; one that passes is not touched.", "",
-        "Put these files here:", "", *map(_entry, files), "", lines,
+        "A clip is looked at early. One that passes is not touched; one that will miss its prompt is not paid for.",
+        "", "Put these files here:", "", *map(_entry, files), "", lines,
     ))  # fmt: skip
+
+
+def race_note(s: Settings) -> str:
+    """What to look at where Foresight Sampler races."""
+    note = (
+        f"**What to look at.** *Foresight Sampler* looks at the clip about step {reached(LOOK, s.steps)} of {s.steps}. "
+        "Where it falls short, the next seeds are tried, and the best goes on. The live view and *Run Report* show "
+        "every candidate: its picture at the look, its score, what became of it. Compare **NFE** with *plain*."
+        "\n\n**budget**: what may be spent beyond a plain clip. **self_refine**: which candidates are lightly refined. "
+        "**plan** *paper*: the published trials instead."
+    )
+    if s.scorer == DEMO.scorer:
+        return note
+    return note + (
+        "\n\nNo preset for this model comes with the pack: ranks decide, and the budget is the most that is spent. The "
+        "node's help says how to fit one to your own clips."
+    )
+
+
+def paper_note(s: Settings) -> str:
+    """What to look at where the paper's trials are nodes."""
+    start, end = DetectorSettings.video().window(s.steps)
+    return (
+        "**What to look at.** The paper's trials, each a group of nodes. The gate decides at steps "
+        f"{start} to {end} of {s.steps}; each *Trial Switch* runs only the branch that the verdict asks for. "
+        "Set **tau** to 1 to see every trial; -1 is the scorer's own threshold."
+    )
 
 
 def _entry(file: str) -> str:
