@@ -20,7 +20,8 @@ def send(event: str, data: dict, client: str | None) -> None:
     if event == "foresight.step" and data["score"] is not None:
         run = STORE.run(data["run"])
         trial = run.trials[data["index"]]
-        show_on_node(run.about["node"], f"Trial {trial.trial}, step {data['step']}/{trial.steps}: score {data['score']:.3f}")
+        name = trial.trial.capitalize() if trial.details else f"Trial {trial.trial}"
+        show_on_node(run.about["node"], f"{name}, step {data['step']}/{trial.steps}: score {data['score']:.3f}")
 
 
 STORE = RunStore(send, comfy.model_management.InterruptProcessingException)

@@ -41,7 +41,7 @@ class Refused(Exception):
 class Trial:
     """One guider call or rewording of a run. trace: [step, score or None]; window: the detector's first and last step.
 
-    decidable: whether accepting or rejecting changes what comes next (there is a gate).
+    decidable: whether accepting or rejecting changes what comes next (there is a gate). details: of a candidate.
     """
 
     trial: str
@@ -49,17 +49,24 @@ class Trial:
     steps: int = 0
     window: tuple[int, int] | None = None
     decidable: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     trace: list[tuple[int, float | None]] = field(default_factory=list)
     verdict: dict[str, Any] | None = None
     pictures: dict[int, np.ndarray] = field(default_factory=dict)  # step -> uint8 [frames, height, width, 3]
+
+    @property
+    def undecided(self) -> bool:
+        """A candidate that has passed its look cannot be put aside: the budget counts on its being finished."""
+        return self.decidable and not (self.kind == "candidate" and self.step >= self.window[1])
 
     def state(self) -> dict[str, Any]:
         """pictures: the steps that have one; size: frames, height and width of each."""
         first = next(iter(self.pictures.values()), None)
         return {
             "trial": self.trial, "kind": self.kind, "steps": self.steps, "window": self.window,
-            "decidable": self.decidable, "step": self.step, "trace": list(self.trace), "verdict": self.verdict,
+            "decidable": self.decidable, "details": self.details, "step": self.step, "trace": list(self.trace),
+            "verdict": self.verdict,
             "pictures": sorted(self.pictures), "size": None if first is None else list(first.shape[:3]),
         }  # fmt: skip
 
@@ -82,9 +89,9 @@ class Run(Observer):
         self._decision: Decision | None = None
         self._last_picture = self._last_event = 0.0  # when
 
-    def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None):
+    def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None, details=None):
         with self.store.lock:
-            self.trials.append(Trial(trial, kind, steps, window, decidable))
+            self.trials.append(Trial(trial, kind, steps, window, decidable, finite(details or {})))
             self.settings.update(settings or {})
             self._decision = None
             self._send("trial", index=len(self.trials) - 1, trial=self.trials[-1].state(), settings=self.settings)
@@ -142,7 +149,7 @@ class Run(Observer):
                 return
             if self._decision is not None:
                 raise Refused(f"'{self._decision}' was asked for just before, and is not done yet")
-            if decision is not Decision.STOP and not (self.trials and self.trials[-1].decidable):
+            if decision is not Decision.STOP and not (self.trials and self.trials[-1].undecided):
                 raise Refused("nothing is being judged in this part of the run: it can only be stopped")
             self._decision = decision
 

@@ -61,13 +61,15 @@ def hold_audition(
         raise ValueError(f"keep is {keep}, but there are {len(seeds)} seeds: keep between 1 and all of them.")
     if own_steps(first.sampler):
         raise ValueError("an audition looks at a step of the schedule: dpm_fast and dpm_adaptive choose their own.")
-    settings = gate_settings(gate, first.whole) | {"steps": first.steps, "seed": seeds[0]}
+    settings = gate_settings(gate, first.whole) | {
+        "steps": first.steps, "seed": seeds[0], "plan": "audition", "look_step": stop, "keep": keep,
+    }  # fmt: skip
     resumes = unsearched(first.sampler) is first.sampler and not caches(first.guider.model_patcher.model_options)
     short = gate.once(stop, first.whole)
     contenders, records = [], []
-    for seed in seeds:
+    for number, seed in enumerate(seeds, 1):
         hearing = replace(inputs[seed], sampler=unsearched(first.sampler))
-        contender = Contender(f"seed {seed}", hearing, short, observer, resumes)
+        contender = Contender(f"seed {seed}", hearing, short, observer, resumes, {"candidate": number, "seed": seed})
         records.append(contender.begin("audition", settings, stop="decided"))
         contenders.append(contender)
         ranking = _ranking(records)
@@ -79,7 +81,7 @@ def hold_audition(
     chosen = tuple(seeds[i] for i in choice)
     for i in choice:
         contenders[i].inputs = inputs[seeds[i]]
-        records.append(contenders[i].finish({"seed": seeds[i]}))
+        records.append(contenders[i].finish({}))
     clips = [contenders[i].latent for i in choice]
     sheet = None
     if all(preview is not None for preview in previews):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..scoring.inspector import Gate, Inspector
@@ -24,7 +24,8 @@ class Contender:
 
     calls: its evaluations while it is put aside, on the CPU: one latent each (Wan at 720p, 81 frames: 19 MB), freed as
     soon as it has passed or gone on; without them it begins anew, for the same clip at full price. resumes: off
-    for models whose caches remember the steps before. latent, x0, final: of the finished clip; final is its score.
+    for models whose caches remember the steps before. details: for panel and report. latent, x0, final: of the finished
+    clip; final is its score.
     """
 
     trial: str
@@ -32,6 +33,7 @@ class Contender:
     gate: Gate
     observer: Observer = SILENT
     resumes: bool = True
+    details: dict[str, Any] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     latent: Latent | None = None
     x0: Latent | None = None
@@ -56,7 +58,7 @@ class Contender:
             inputs.sampler, inspector, stop=stop, observer=observer, look=gate.look,
             calls=self.calls if self.resumes else None,
         )  # fmt: skip
-        observer.begin(self.trial, kind, steps=inputs.steps, settings=settings, **shown)
+        observer.begin(self.trial, kind, steps=inputs.steps, settings=settings, details=self.details, **shown)
         begin = time.perf_counter()
         latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate.scorer), gate)
         if not monitor.stopped:
@@ -66,5 +68,6 @@ class Contender:
                 self.final = gate.score(monitor.x0)
         seconds = time.perf_counter() - begin
         record = trial_record(self.trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
+        record = replace(record, details=self.details)
         observer.conclude(record)
         return record

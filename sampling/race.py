@@ -11,7 +11,20 @@ import comfy.samplers
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
-from ..trials.race import RANKS, Candidate, Costs, Finish, Outcome, Purse, Rules, Try, drive, most_evaluations, race
+from ..trials.race import (
+    RANKS,
+    REJECTED,
+    Candidate,
+    Costs,
+    Finish,
+    Outcome,
+    Purse,
+    Rules,
+    Try,
+    drive,
+    most_evaluations,
+    race,
+)
 from ..trials.verdict import TrialRecord, Verdict
 from .contender import Contender
 from .enhanced import self_refinement
@@ -23,6 +36,7 @@ from .segments import own_steps
 from .self_refine import PRESETS, caches, self_refining
 
 LIGHT = PRESETS["light"].settings()
+BY_HAND = {"user_accept": "accepted", "user_reject": "rejected"}  # rule of the inspector -> what a person did
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class _Race:
     def do(self, action: Try | Finish) -> Outcome | None:
         """Carries out an action of the plan; None where the purse does not allow it."""
         candidate = action.candidate
-        if self.purse is not None and not self.purse.affords(action, self._costs(candidate)):
+        if self.purse is not None and not self.purse.affords(action, self._actual_costs(candidate)):
             if candidate.number == 1 and isinstance(action, Try):
                 self.notes.append(f"the budget of {self.rules.budget:.0%} allows no second candidate")
             return None
@@ -97,23 +111,25 @@ class _Race:
             self.contenders[candidate] = self._contender(candidate)
         contender = self.contenders[candidate]
         trying = isinstance(action, Try)
-        record = contender.begin("candidate", self._settings()) if trying else contender.finish({})
-        self.purse = self.purse or self._purse(record)
+        record = contender.begin("candidate", self._settings()) if trying else contender.finish(self._bounds())
+        self._learn(candidate, record, trying)
         self.purse.pay(record.nfe_video)
-        score = record.best.predicted_score if record.best else None
-        lead = math.nan if score is None else score - self.rules.floors[candidate.self_refined]
-        if contender.latent is None:
-            self.purse.put_aside(self._costs(candidate))
-            self._put_aside(contender, lead)
-        row = self.rows.setdefault(candidate, {
-            "candidate": candidate.number + 1, "seed": contender.inputs.noise.seed,
-            "self_refined": candidate.self_refined, "look_step": self.stop, "score": score, "nfe": 0,
+        self.history.append(record)
+        score, rule = (record.best.predicted_score, record.best.rule) if record.best else (None, None)
+        row = self.rows.setdefault(candidate, contender.details | {
+            "look_step": self.stop, "score": score, "by_hand": BY_HAND.get(rule), "nfe": 0,
         })  # fmt: skip
         row["nfe"] += record.nfe_video
         row["state"] = "put aside" if contender.latent is None else "finished"
         row["final_score"] = contender.final
-        self.history.append(replace(record, details={"seed": row["seed"], "self_refined": candidate.self_refined}))
-        return Outcome(lead, None if contender.latent is None else contender.final)
+        lead = math.nan if score is None else score - self.rules.floors[candidate.self_refined]
+        if row["by_hand"] == "rejected":
+            lead = REJECTED
+        if contender.latent is None:
+            self.purse.put_aside(self._actual_costs(candidate))
+            self._put_aside(contender, lead)
+            return Outcome(lead)
+        return Outcome(lead, contender.final, row["by_hand"] == "accepted")
 
     def _put_aside(self, contender: Contender, lead: float) -> None:
         """Only the best can still win, with a last look the best two: the others' states are let go."""
@@ -128,27 +144,47 @@ class _Race:
             inputs = replace(inputs, noise=SeededNoise((inputs.noise.seed + candidate.number) % 2**64))
         if candidate.self_refined and not self.own:
             inputs = replace(inputs, sampler=self_refining(inputs.sampler, replace(LIGHT, schedule_steps=inputs.whole)))
-        gate = self.gate.once(self.stop, inputs.whole, self.rules.floors[candidate.self_refined])
-        return Contender(f"candidate {candidate.number + 1}", inputs, gate, self.observer, self.resumes)
+        floor = self.rules.floors[candidate.self_refined]
+        details = {
+            "candidate": candidate.number + 1, "seed": inputs.noise.seed, "self_refined": candidate.self_refined,
+            "floor": floor if abs(floor) < RANKS else None,
+        }  # fmt: skip
+        gate = self.gate.once(self.stop, inputs.whole, floor)
+        name = f"candidate {candidate.number + 1}"
+        return Contender(name, inputs, gate, self.observer, self.resumes, details)
 
     def _costs(self, candidate: Candidate) -> Costs:
-        refinement = self.own.settings if self.own else LIGHT if candidate.self_refined else None
-        steps, whole = self.inputs.steps, self.inputs.whole
-        passes = [refinement.passes(step, whole) if refinement else 0 for step in range(steps)]
-        look = self.per_step * self.stop + sum(passes[: self.stop])
-        return Costs(look, self.per_step * steps + sum(passes), self.resumes)
+        steps = self.inputs.steps
+        look = self.per_step * self.stop + self._passes(candidate, self.stop)
+        return Costs(look, self.per_step * steps + self._passes(candidate, steps), self.resumes)
 
-    def _purse(self, first: TrialRecord) -> Purse:
-        """Opened after the first candidate, which shows how many evaluations the sampler takes for a step."""
-        costs, candidate = self._costs, self.rules.settings.candidate(0)
-        whole = first.steps == self.inputs.steps
-        passes = costs(candidate).whole - self.inputs.steps if whole else costs(candidate).look - self.stop
-        self.per_step = max(1, math.ceil((first.nfe_video - passes) / max(first.steps, 1)))
-        plain, self_refined = costs(Candidate(0)), costs(Candidate(0, True))
-        most = most_evaluations(self.rules.settings, plain, self_refined)
-        if self.rules.budget is not None:
-            most = min(most, math.floor(plain.whole * (1 + self.rules.budget) + 1e-9))
-        return Purse(max(most, costs(candidate).whole, first.nfe_video))
+    def _actual_costs(self, candidate: Candidate) -> Costs:
+        """With what the look has taken, once it is over: a person may have cut it short."""
+        costs, row = self._costs(candidate), self.rows.get(candidate)
+        return replace(costs, look=row["nfe"]) if row else costs
+
+    def _passes(self, candidate: Candidate, steps: int) -> int:
+        """Of self-refinement in the first `steps` steps, at most."""
+        refinement = self.own.settings if self.own else LIGHT if candidate.self_refined else None
+        return sum(refinement.passes(step, self.inputs.whole) for step in range(steps)) if refinement else 0
+
+    def _learn(self, candidate: Candidate, record: TrialRecord, trying: bool) -> None:
+        """Opens the purse after the first candidate, which shows how many evaluations the sampler takes for a step;
+        where that shows in later steps only (Heun's first look is half a step), the purse grows in proportion."""
+        steps = self.inputs.steps
+        first, last = (0, record.steps) if trying else (steps - record.steps, steps)
+        passes = self._passes(candidate, last) - self._passes(candidate, first)
+        per_step = math.ceil((record.nfe_video - passes) / max(record.steps, 1))
+        if self.purse is None or per_step > self.per_step:
+            self.per_step = max(self.per_step, per_step)
+            plain, self_refined = self._costs(Candidate(0)), self._costs(Candidate(0, True))
+            most = most_evaluations(self.rules.settings, plain, self_refined)
+            if self.rules.budget is not None:
+                most = min(most, math.floor(plain.whole * (1 + self.rules.budget) + 1e-9))
+            self.purse = self.purse or Purse(0)
+            self.purse.most = max(most, self._costs(self.rules.settings.candidate(0)).whole, record.nfe_video)
+            for each in self.rows:
+                self.purse.put_aside(self._actual_costs(each))
 
     def _settings(self) -> dict[str, Any]:
         rules = self.rules
@@ -156,8 +192,15 @@ class _Race:
             "model": model_family(self.inputs.guider.model_patcher), "steps": self.inputs.steps,
             "seed": self.inputs.noise.seed, "plan": "race", "look_step": self.stop,
             "floors": [floor if abs(floor) < RANKS else None for floor in rules.floors],
-            "self_refine": rules.settings.self_refine, "budget": rules.budget, "race_preset": rules.preset,
+            "self_refine": rules.settings.self_refine, "last_look": rules.settings.last_look, "budget": rules.budget,
+            "race_preset": rules.preset, **self._bounds(),
         }  # fmt: skip
+
+    def _bounds(self) -> dict[str, int]:
+        """What the race may take and a plain clip takes, once that is known."""
+        if self.purse is None:
+            return {}
+        return {"worst_case": self.purse.most, "nfe_plain": self.per_step * self.inputs.steps}
 
     def result(self, winner: Candidate) -> RaceResult:
         contender, row = self.contenders[winner], self.rows[winner]
@@ -166,8 +209,7 @@ class _Race:
         least, score = (self.gate.video.tau, contender.final) if floor == RANKS else (floor, row["score"])
         settings = self._settings() | {
             "final_seed": row["seed"], "final_score": contender.final, "raced": list(self.rows.values()),
-            "accepted": score is None or not score < least, "worst_case": self.purse.most,
-            "nfe_plain": self.per_step * self.inputs.steps,
+            "accepted": row["by_hand"] == "accepted" if row["by_hand"] else score is None or not score < least,
         }  # fmt: skip
         first, *rest = self.history
         partial = partial_schedule(self.inputs.guider.model_patcher, self.inputs.sigmas)

@@ -249,3 +249,9 @@ def test_a_batch_passes_with_its_best_item(patcher):
     own = replace(own, latent={"samples": own.latent["samples"].repeat(2, 1, 1, 1, 1)})
     result = run_race(own, gate(0.1, 0.3), rules())
     assert result.latent["samples"].shape[0] == 2 and len(report_of(result)["candidates"]) == 1
+
+
+def test_a_look_at_the_first_step_keeps_its_bound_with_a_second_order_sampler(patcher):
+    result = run_race(start(patcher, "heun"), gate(0.1), rules(look=0.1))
+    report = report_of(result)
+    assert report["nfe"] <= report["nfe_worst_case"] and report["nfe_plain"] == 20

@@ -10,8 +10,8 @@ from .verdict import TrialRecord, Verdict
 
 
 class Decision(StrEnum):
-    """What a person can say of a live run: take it as it is, go on to the next trial, cancel the queue's run, or finish
-    these of the trials that are offered."""
+    """What a person can say of a live run: take it as it is, go on to the next trial or candidate, cancel the queue's
+    run, or finish these of the trials that are offered."""
 
     ACCEPT = "accept"
     REJECT = "reject"
@@ -32,10 +32,11 @@ class Observer:
 
     def begin(
         self, trial: str, kind: str, *, steps: int = 0, window: tuple[int, int] | None = None, decidable: bool = False,
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None, details: dict[str, Any] | None = None,
     ) -> None:
         """A trial starts. window: the detector's first and last step; decidable: whether accepting or rejecting changes
-        what comes next (there is a gate). settings: of the run, as the report has them (prompt, tau, seed, steps)."""
+        what comes next (there is a gate). settings: of the run, as the report has them (prompt, tau, seed, steps).
+        details: of a candidate (candidate, seed, self_refined, floor)."""
 
     def step(self, step: int, score: float | None, picture: Any = None) -> None:
         """A step (1-based) is done. score: of the best item where it was inspected."""

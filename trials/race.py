@@ -18,6 +18,7 @@ LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and 
 MANY = 64  # more candidates than any budget pays, so that the budget alone bounds a race
 RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
 SELF_REFINE = ("off", "later", "all")  # which candidates are self-refined; "later": all but the user's own seed
+REJECTED = -math.inf  # the lead of what a person has put aside: it is finished only where there is nothing else
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Finish:
 
 @dataclass(frozen=True)
 class Outcome:
-    """lead: the score at the look less the floor, NaN where it could not be scored. final: the finished clip's score,
-    NaN where it could not be scored, None where the candidate was put aside."""
+    """lead: the score at the look less the floor, NaN where it could not be scored, REJECTED where a person has put the
+    candidate aside. final: the finished clip's score, NaN where it could not be scored, None where the candidate was
+    put aside. chosen: a person has accepted the candidate."""
 
     lead: float
     final: float | None = None
+    chosen: bool = False
 
 
 Plan = Generator[Try | Finish, Outcome | None, Candidate]
@@ -101,11 +104,14 @@ def race(settings: RaceSettings) -> Plan:
         if outcome is None:
             break
         if outcome.final is not None:
+            if outcome.chosen:
+                return candidate
             finished[candidate] = outcome.final
             break
         aside[candidate] = outcome.lead
     if not finished:
         yield from _finish_best(aside, finished)
+    aside = {candidate: lead for candidate, lead in aside.items() if lead != REJECTED}
     if settings.last_look is not None and aside and max(finished.values()) < settings.last_look:
         yield from _finish_best(aside, finished)
     return max(finished, key=lambda candidate: -math.inf if math.isnan(finished[candidate]) else finished[candidate])
