@@ -92,5 +92,5 @@ def load_race_preset(path: Path | str) -> RacePreset:
         return RacePreset(
             str(document["scorer"]), str(document["model"]), int(document["steps"]), races, document.get("fitted", {})
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # int(infinity) too
         raise ValueError(f"{path.name} cannot be used: {error}; calibrate again.") from error
