@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..trials.picture import report_figure
-from ..trials.report import run_report, to_json
+from ..trials.report import run_report, to_json, with_final_score
 from ..trials.summary import report_text
 from . import types
 from .inspection import score_images
@@ -23,7 +23,8 @@ class RunReport(io.ComfyNode):
             node_id="ForesightRunReport",
             display_name="Run Report",
             category="Foresight",
-            description="The trials of a run with their scores, rules and cost.",
+            description="What a run did, as a picture and in words: its candidates or trials with their looks, scores and cost, "
+            "what was delivered and why.",
             inputs=[
                 types.Verdict.Input(
                     "verdict", optional=True, tooltip="Of the last node of the run: it brings the whole history."
@@ -64,11 +65,11 @@ class RunReport(io.ComfyNode):
                 )
         report = run_report(verdict)
         if images is not None and scorer is not None and report["prompt"]:
-            report["final_score"] = score_images(scorer, images, report["prompt"])
+            report = with_final_score(report, score_images(scorer, images, report["prompt"]))
             STORE.amend(verdict.run, report)
         text = report_text(report)
         previews = {record.trial: record.preview for record in verdict.history if record.preview is not None}
-        picture = torch.from_numpy(report_figure(report, previews)).float()[None] / 255
+        picture = torch.from_numpy(report_figure(report, previews, images)).float()[None] / 255
         on_node = {"text": [text], "foresight_report": [report]}
         if save:
             on_node["images"] = [keep(picture, to_json(report), cls)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foresight.trials.picture import report_figure
-from foresight.trials.report import run_report
+from foresight.trials.report import run_report, with_final_score
 from foresight.trials.summary import report_text, rows
 from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
 
@@ -75,13 +75,13 @@ def test_text_tells_the_whole_hierarchy():
         "Rejected twice, then redone by Trial 2->1 with a refined prompt, from a single frame",
         "Prompt: a red circle above a blue square",
         "Refined: (a blue square:1.3), a red circle",
-        "Trial 0, video: rejected, predicted 0.180 at step 11 (early reject); 11 NFE, 10.5 s",
-        "Trial 1, single frame: not used, predicted 0.190 at step 24 (stable stop); 24 NFE, 10.5 s",
+        "Trial 0, video: rejected, predicted 0.180 at step 11 (it stays below tau); 11 NFE, 10.5 s",
+        "Trial 1, single frame: not used, predicted 0.190 at step 24 (the score has settled); 24 NFE, 10.5 s",
         "Trial 2, prompt refinement; 0 NFE, 2.0 s",
-        "Trial 2, video: rejected, predicted 0.200 at step 14 (budget); 14 NFE, 10.5 s",
-        "Trial 2->1, single frame: used, predicted 0.260 at step 24 (stable stop); 24 NFE, 10.5 s",
+        "Trial 2, video: rejected, predicted 0.200 at step 14 (best of the window); 14 NFE, 10.5 s",
+        "Trial 2->1, single frame: used, predicted 0.260 at step 24 (the score has settled); 24 NFE, 10.5 s",
         "Trial 2->1, video from the anchor; 49 NFE, 70.0 s",
-        "122 NFE (plain 50, at most 138), 114.0 s (plain about 60.8 s)",
+        "122 model evaluations (NFE; plain 50, at most 138), 114.0 s (plain about 60.8 s)",
     ]
 
 
@@ -101,6 +101,100 @@ def test_text_tells_the_whole_hierarchy():
 )
 def test_the_headline_says_what_became_of_the_run(records, expected):
     assert report_text(report(records)).splitlines()[0] == expected
+
+
+RACE = {
+    "plan": "race", "look_step": 6, "floors": [0.2, 0.25], "race_preset": "mine.json", "final_seed": 8,
+    "final_score": 0.3, "worst_case": 75, "nfe_plain": 50, "accepted": True,
+}  # fmt: skip
+
+
+def tried(number, state, score, **more):
+    row = {"candidate": number, "seed": 6 + number, "self_refined": number > 1, "floor": 0.25 if number > 1 else 0.2,
+           "look_step": 6, "score": score, "by_hand": None, "nfe": 6 + 4 * (number > 1), "state": state,
+           "final_score": 0.3 if state != "put aside" else None}  # fmt: skip
+    return row | more
+
+
+def raced(*rows, resumed=(), **changes):
+    """The report of a race; resumed: the candidates that were put aside first, and finished all the same."""
+    records = []
+    for row in rows:
+        trial = f"candidate {row['candidate']}"
+        aside = row["state"] == "put aside" or row["candidate"] in resumed
+        items = (ItemVerdict(not aside, row["score"], 6, "budget", ((6, row["score"]),)),)
+        records.append(TrialRecord(trial, "candidate", items, not aside, row["nfe"], steps=6, seconds=SECONDS))
+        if row["candidate"] in resumed:
+            records.append(TrialRecord(trial, "finish", nfe_video=44, steps=44, seconds=SECONDS))
+    return report(tuple(records), **RACE | changes, raced=list(rows))
+
+
+ASIDE, ALSO = tried(1, "put aside", 0.1), tried(2, "put aside", 0.2)
+
+
+@pytest.mark.parametrize(
+    "rows, resumed, expected",
+    [
+        ([tried(1, "delivered", 0.3)], (), "Passed: the run was not touched."),
+        ([tried(1, "delivered", 0.3, self_refined=True)], (), "Passed: self-refined from its start."),
+        ([tried(1, "delivered", None)], (), "Passed without a score: the run was not touched."),
+        ([tried(1, "delivered", 0.3, floor=None)], (1,), "The only candidate: the run was not touched."),
+        ([tried(1, "delivered", 0.1)], (1,),
+         "Still below its floor, but the budget allows no other candidate: candidate 1 is delivered."),
+        ([ASIDE, tried(2, "delivered", 0.3)], (), "Candidate 2 of 2 is delivered: it passed at step 6."),
+        ([ASIDE, tried(2, "delivered", None)], (),
+         "Candidate 2 of 2 is delivered: it could not be scored, which passes."),
+        ([ASIDE, tried(2, "delivered", 0.2)], (2,),
+         "None of 2 passed: candidate 2, nearest to its floor at step 6, is delivered, still below it."),
+        ([tried(1, "delivered", 0.3, floor=None), ALSO | {"floor": None}], (1,),
+         "Candidate 1 of 2 is delivered, the best at step 6."),
+        ([tried(1, "finished", 0.1), tried(2, "delivered", 0.3)], (1,),
+         "Candidate 2 of 2 is delivered, the better of two finished clips."),
+        ([ASIDE, tried(2, "delivered", None, by_hand="accepted")], (), "Accepted by hand: candidate 2 is delivered."),
+        ([tried(1, "delivered", None, by_hand="rejected")], (1,),
+         "All were rejected by hand: candidate 1 is delivered, because something must be."),
+    ],
+)  # fmt: skip
+def test_the_headline_of_a_race_says_what_is_delivered_why_and_for_how_much(rows, resumed, expected):
+    document = raced(*rows, resumed=resumed)
+    nfe = document["nfe"]
+    assert report_text(document).splitlines()[0] == (
+        f"{expected} It took {nfe} model evaluations; a plain clip takes 50, this race at most 75."
+    )
+    assert ("not touched" in report_text(document)) == (len(rows) == 1 and "not touched" in expected)
+    previews = {f"candidate {row['candidate']}": np.zeros((5, 8, 8, 3)) for row in rows}
+    assert 0.01 < ink(report_figure(document, previews, np.zeros((9, 8, 8, 3)))) < 0.8
+    assert report_figure(document, {}).shape == (800, 1200, 3)
+
+
+def test_text_tells_a_race():
+    assert report_text(raced(ASIDE, tried(2, "delivered", 0.3))).splitlines()[1:] == [
+        "Prompt: a red circle above a blue square",
+        "Each candidate is looked at once, after step 6 of 50; below its floor (0.200, self-refined 0.250; from "
+        "mine.json) it is put aside and the next seed is tried.",
+        "Candidate 1, seed 7: 0.100, floor 0.200: put aside; 6 NFE, 10.5 s",
+        "Candidate 2, seed 8, self-refined: 0.300, floor 0.250: delivered; 10 NFE, 10.5 s",
+        "Final score: 0.300 by its preview (tau 0.220)",
+        "16 model evaluations (NFE; plain 50, at most 75), 21.0 s (plain about 62.5 s)",
+    ]
+
+
+def test_a_final_score_below_tau_is_said():
+    document = with_final_score(raced(tried(1, "delivered", 0.3)), 0.1)
+    assert "its final score 0.100 still below tau 0.220" in report_text(document).splitlines()[0]
+    assert document["accepted"], "the floor has judged"
+    by_rank = with_final_score(raced(tried(1, "delivered", 0.3, floor=None), resumed=(1,)), 0.1)
+    assert not by_rank["accepted"] and "by its frames" in report_text(by_rank)
+    assert with_final_score(by_rank, float("nan"))["final_score"] is None
+
+
+def test_a_race_of_many_candidates_fits_and_keeps_the_delivered_one():
+    many = [tried(n, "put aside", 0.1) for n in range(1, 40)] + [tried(40, "delivered", 0.3)]
+    previews = {f"candidate {row['candidate']}": np.full((5, 8, 8, 3), 0.5) for row in many}
+    previews["candidate 40"] = np.zeros((5, 8, 8, 3))
+    picture = report_figure(raced(*many), previews)
+    assert (picture == (21, 128, 61)).all(-1).mean() > 0.001  # its green frame
+    assert picture.shape == (800, 1200, 3)
 
 
 def test_messages_and_missing_scores_are_told():

@@ -1,4 +1,4 @@
-"""A run report as a picture: score curves, filmstrips, a table of the trials, the prompt before and after.
+"""A run report as a picture: a race's candidates side by side, or score curves and filmstrips of the trials; a table.
 
 Drawn with matplotlib's objects on an Agg canvas; pyplot and its global state stay out of the server process.
 """
@@ -13,26 +13,35 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .summary import COLUMNS, headline, rows, score, totals
+from .summary import columns, final_score, headline, race_rules, rows, score, totals
 
 _WIDTH, _HEIGHT, _DPI = 1200, 800, 100  # pixels
 _COLOURS = {"0": "#2563ab", "1": "#d97706", "2": "#15803d", "2->1": "#8b3fa8"}
 _VIDEO_WINDOW, _FRAME_WINDOW, _INK, _FAINT = "#cfe0f3", "#fbe5c8", "#1f2933", "#8a94a0"
+_DELIVERED = "#15803d"
 _FRAMES = 6  # of a filmstrip
+_CARDS, _ROWS = 6, 9  # candidates of a race that are pictured, and that have a row of the table
+# Widths of the table's columns.
+_TRIAL_WIDTHS = (0.08, 0.2, 0.13, 0.11, 0.1, 0.2, 0.09, 0.09)
+_RACE_WIDTHS = (0.1, 0.19, 0.12, 0.16, 0.09, 0.2, 0.06, 0.08)
 _LINE = 165  # characters of a prompt line
 
 
-def report_figure(report: dict[str, Any], previews: Mapping[str, Any]) -> np.ndarray:
+def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any = None) -> np.ndarray:
     """[800, 1200, 3] uint8 RGB.
 
     report: what trials.report.run_report gives. previews: trial -> [F, H, W, 3], uint8 or float in 0..1, an array or a
-    CPU tensor; trials without one are left out.
+    CPU tensor; trials without one are left out. clip: the finished one's frames, where they are known.
     """
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     bottom = _table(figure, report)
     top = _header(figure, report)
     previews = {trial: preview for trial, preview in previews.items() if len(preview)}
+    if report["candidates"]:
+        _candidates(figure, report, previews, clip, bottom + 0.03, top)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
     _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if previews else 0.91, top - bottom - 0.11)), report)
     _filmstrips(figure, report, previews, bottom + 0.03, top)
     canvas.draw()
@@ -50,13 +59,16 @@ def _wrapped(label: str, text: str, lines: int = 2) -> list[str]:
 
 def _header(figure: Figure, report: dict[str, Any]) -> float:
     """Draws outcome and prompts; gives the y where they end."""
-    _text(figure, 0.025, 0.978, headline(report), fontsize=15, fontweight="bold")
+    title = textwrap.wrap(headline(report), 96, max_lines=2)
+    _text(figure, 0.025, 0.978, "\n".join(title), fontsize=15, fontweight="bold")
     lines = _wrapped("Prompt", report["prompt"] or "-")
+    lines += [race_rules(report)] if report["candidates"] else []
     if report["refined_prompt"] not in (None, report["prompt"]):
         lines += _wrapped("Refined", report["refined_prompt"])
     line_height = 0.0225
-    _text(figure, 0.025, 0.932, "\n".join(lines), linespacing=1.35)
-    return 0.932 - line_height * len(lines) - 0.035
+    top = 0.932 - 0.032 * (len(title) - 1)
+    _text(figure, 0.025, top, "\n".join(lines), linespacing=1.35)
+    return top - line_height * len(lines) - 0.035
 
 
 def _curves(axes, report: dict[str, Any]) -> None:
@@ -107,6 +119,40 @@ def _curve_label(trial: dict[str, Any]) -> str:
     return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {verdict['rule'].replace('_', ' ')}"
 
 
+def _candidates(figure: Figure, report, previews: Mapping[str, Any], clip: Any, bottom: float, top: float) -> None:
+    """The looks side by side, the delivered one framed; the finished clip below them."""
+    cards = [row for row in report["candidates"] if f"candidate {row['candidate']}" in previews]
+    delivered = [row for row in cards if row["state"] == "delivered"]
+    best = sorted(cards, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
+    cards = [row for row in cards if row in (delivered + [row for row in best if row not in delivered])[:_CARDS]]
+    middle = bottom
+    if clip is not None and len(clip):
+        middle = bottom + (0.45 * (top - bottom) if cards else top - bottom - 0.03)
+        _text(figure, 0.025, middle - 0.005, "the finished clip", fontsize=9, color=_DELIVERED, fontweight="bold")
+        _strip(figure, clip, (0.025, bottom, 0.95, middle - 0.03 - bottom))
+    width = 0.95 / max(2, len(cards))
+    for place, row in enumerate(cards):
+        x, won = 0.025 + place * width, row["state"] == "delivered"
+        name, colour = f"candidate {row['candidate']}", _DELIVERED if won else _INK
+        floor = "" if row["floor"] is None else f", floor {score(row['floor'])}"
+        _text(figure, x, top, f"{name}{', delivered' if won else ''}", color=colour, fontweight="bold")
+        _text(figure, x, top - 0.023, f"{score(row['score'])}{floor}", color=colour)
+        axes = _strip(figure, previews[name], (x, middle + 0.01, width - 0.015, top - middle - 0.062))
+        if won:
+            axes.set_axis_on()
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color=_DELIVERED, linewidth=4)
+
+
+def _strip(figure: Figure, frames: Any, box: tuple[float, float, float, float]):
+    axes = figure.add_axes(box)
+    axes.imshow(_filmstrip(frames, box[2] * _WIDTH / (box[3] * _HEIGHT)), aspect="equal")
+    axes.set_anchor("NW")
+    axes.set_axis_off()
+    return axes
+
+
 def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: float, top: float) -> None:
     height = (top - bottom) / max(2, len(previews))
     sources = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
@@ -117,11 +163,7 @@ def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: flo
         if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
             title += f", preview at step {source['verdict']['stop_step']}"
         _text(figure, 0.625, y, title, fontsize=9, color=_COLOURS.get(trial, _INK), fontweight="bold")
-        box = (0.625, y - height + 0.012, 0.35, height - 0.038)
-        axes = figure.add_axes(box)
-        axes.imshow(_filmstrip(preview, box[2] * _WIDTH / (box[3] * _HEIGHT)), aspect="equal")
-        axes.set_anchor("NW")
-        axes.set_axis_off()
+        _strip(figure, preview, (0.625, y - height + 0.012, 0.35, height - 0.038))
 
 
 def _filmstrip(preview: Any, aspect: float) -> np.ndarray:
@@ -143,24 +185,33 @@ def _filmstrip(preview: Any, aspect: float) -> np.ndarray:
 
 
 def _table(figure: Figure, report: dict[str, Any]) -> float:
-    """Draws the trials and the totals at the bottom; gives the y where they begin."""
-    cells = rows(report)
+    """Draws the trials or candidates and the totals at the bottom; gives the y where they begin."""
+    cells, raced = rows(report), bool(report["candidates"])
+    if len(cells) > _ROWS:
+        won = next(i for i, row in enumerate(report["candidates"]) if row["state"] == "delivered")
+        shown = sorted({won, *[i for i in range(_ROWS) if i != won][: _ROWS - 2]})
+        cells = [*(cells[i] for i in shown), (f"{len(cells) - len(shown)} more", *[""] * (len(cells[0]) - 1))]
     row_height, base = 0.031, 0.028
     for note in textwrap.wrap("; ".join(report["notes"]), 185, max_lines=1, placeholder=" ..."):
         _text(figure, 0.025, base + 0.005, note, fontsize=8.5, color="#a33a1f")
         base += 0.024
-    final = f"   final score {score(report['final_score'])}" if report["final_score"] is not None else ""
+    final = f"   Final score {final_score(report)}" if report["final_score"] is not None else ""
     _text(figure, 0.025, base + 0.01, totals(report) + final, fontsize=10, fontweight="bold")
     height = row_height * (len(cells) + 1)
     axes = figure.add_axes((0.025, base + 0.022, 0.95, height))
     axes.set_axis_off()
     table = axes.table(
-        cellText=cells, colLabels=COLUMNS, bbox=(0, 0, 1, 1), cellLoc="left", colLoc="left", edges="horizontal",
-        colWidths=(0.08, 0.22, 0.14, 0.11, 0.1, 0.16, 0.09, 0.1),
+        cellText=cells, colLabels=columns(report), bbox=(0, 0, 1, 1), cellLoc="left", colLoc="left", edges="horizontal",
+        colWidths=_RACE_WIDTHS if raced else _TRIAL_WIDTHS,
     )  # fmt: skip
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     for (row, column), cell in table.get_celld().items():
         cell.set_edgecolor("#d8dee4")
-        cell.get_text().set_color(_FAINT if row == 0 else _COLOURS[cells[row - 1][0]] if column == 0 else _INK)
+        ink = _FAINT if row == 0 else _INK
+        if raced and row and "delivered" in cells[row - 1][5]:
+            ink = _DELIVERED
+        elif not raced and row and column == 0:
+            ink = _COLOURS[cells[row - 1][0]]
+        cell.get_text().set_color(ink)
     return base + 0.022 + height

@@ -21,7 +21,7 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     (paper, section 3.2), so after it `accepted` still tells of the run that it replaced. `final_seed`: of the finished
     clip's noise, which Trial 2 or a race may have drawn anew. `candidates`: of a race, in the order in which they were
     tried, with what became of each; empty for the paper's plan. `final_score`: of the finished clip's L2R preview after
-    a race, and of its frames once Run Report has them.
+    a race, and of its frames once Run Report has them; `final_score_of` says which.
     """
     records, settings = verdict.history, dict(verdict.settings)
     worst_case, raced = settings.pop("worst_case", None), settings.pop("raced", [])
@@ -53,6 +53,7 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "seed": seed,
             "final_seed": seed if other_seed is None else other_seed,
             "final_score": settings.pop("final_score", None),
+            "final_score_of": "preview",
             "settings": settings,
             "trials": [_trial(record) for record in records],
             "trial": records[-1].trial,
@@ -66,9 +67,23 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "nfe_worst_case": worst_case if enhanced else worst_case and math.ceil(worst_case * per_step),
             "seconds": sum(sum(record.seconds.values()) for record in records),
             "seconds_plain_estimate": _plain_seconds(records, steps, nfe_plain),
-            "notes": [f"Trial {record.trial}, {record.kind}: {record.message}" for record in records if record.message],
+            "notes": [f"{_name(record)}: {record.message}" for record in records if record.message],
         }
     )
+
+
+def with_final_score(report: dict[str, Any], final: float | None) -> dict[str, Any]:
+    """The report once the finished clip's frames are scored. Where no floor has judged a race, its final score does."""
+    row = next((row for row in report["candidates"] if row["state"] == "delivered"), None)
+    tau, accepted, final = report["settings"].get("tau"), report["accepted"], finite(final)
+    if row and row["floor"] is None and not row["by_hand"] and None not in (final, tau):
+        accepted = final >= tau
+    return report | {"final_score": final, "final_score_of": "frames", "accepted": accepted}
+
+
+def _name(record: TrialRecord) -> str:
+    raced = record.kind in ("candidate", "finish")
+    return record.trial.capitalize() if raced else f"Trial {record.trial}, {record.kind}"
 
 
 def to_json(report: dict[str, Any]) -> str:

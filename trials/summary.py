@@ -19,10 +19,15 @@ _KINDS = {
     "refine": "prompt refinement",
     "inject": "video from the anchor",
     "plain": "video, not inspected",
-    "candidate": "video",
-    "finish": "gone on with",
 }
-COLUMNS = ("Trial", "What", "Verdict", "Predicted", "Stop step", "Rule", "NFE", "Seconds")
+# The detector's rules, in what they saw.
+_RULES = {
+    "early_reject": "it stays below tau", "give_up": "it falls below tau", "early_accept": "it stays above tau",
+    "stable_stop": "the score has settled", "budget": "best of the window", "below_floor": "below its floor",
+    "not_inspected": "no score", "user_accept": "accepted by hand", "user_reject": "rejected by hand",
+}  # fmt: skip
+COLUMNS = ("Trial", "What", "Verdict", "Predicted", "Stop step", "Why", "NFE", "Seconds")
+RACE_COLUMNS = ("Candidate", "Seed", "Self-refined", "Score at its look", "Floor", "State", "NFE", "Seconds")
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -52,28 +57,90 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def _race_headline(report: dict[str, Any]) -> str:
+    """What is delivered, why, and what it cost."""
+    least, final = report["settings"].get("tau"), report["final_score"]
+    below = None not in (least, final) and final < least
+    still = f", its final score {final:.3f} still below tau {least:.3f}" if below else ""
+    nfe, plain, most = (report[key] for key in ("nfe", "nfe_plain", "nfe_worst_case"))
+    return f"{_why(report)}{still}. It took {nfe} model evaluations; a plain clip takes {plain}, this race at most {most}."
+
+
+def _why(report: dict[str, Any]) -> str:
     tried = report["candidates"]
     row = next(row for row in tried if row["state"] == "delivered")
-    if row["candidate"] == 1 and len(tried) == 1:
-        return "Passed: the run was not touched" if row["score"] is not None else "Passed without a score: not touched"
-    below = "" if report["accepted"] else ", still below what is asked"
-    refined = ", self-refined" if row["self_refined"] else ""
-    return f"{len(tried)} tried: candidate {row['candidate']} (seed {row['seed']}{refined}) is delivered{below}"
+    name, step = f"candidate {row['candidate']}", row["look_step"]
+    aside = any(trial["trial"] == name and trial["kind"] == "finish" for trial in report["trials"])
+    if row["by_hand"] == "accepted":
+        return f"Accepted by hand: {name} is delivered"
+    if row["by_hand"] == "rejected":
+        return f"All were rejected by hand: {name} is delivered, because something must be"
+    below = aside and row["floor"] is not None
+    if len(tried) == 1:
+        if below:
+            return f"Still below its floor, but the budget allows no other candidate: {name} is delivered"
+        if row["floor"] is None:
+            outcome = "The only candidate"
+        else:
+            outcome = "Passed" if row["score"] is not None else "Passed without a score"
+        return f"{outcome}: {'self-refined from its start' if row['self_refined'] else 'the run was not touched'}"
+    if sum(other["state"] != "put aside" for other in tried) > 1:
+        return f"{name.capitalize()} of {len(tried)} is delivered, the better of two finished clips"
+    if below:
+        return f"None of {len(tried)} passed: {name}, nearest to its floor at step {step}, is delivered, still below it"
+    if aside:
+        return f"{name.capitalize()} of {len(tried)} is delivered, the best at step {step}"
+    unseen = "could not be scored, which passes" if row["score"] is None else f"passed at step {step}"
+    return f"{name.capitalize()} of {len(tried)} is delivered: it {unseen}"
+
+
+def race_rules(report: dict[str, Any]) -> str:
+    """One line: how candidates were judged."""
+    settings, step = report["settings"], report["candidates"][0]["look_step"]
+    look = f"Each candidate is looked at once, after step {step} of {settings['steps']}"
+    if settings["race_preset"] is None:
+        return f"{look}; no floors are fitted to this model, so the best of all goes on."
+    plain, self_refined = map(score, settings["floors"])
+    floors = f"{plain}, self-refined {self_refined}; from {settings['race_preset']}"
+    return f"{look}; below its floor ({floors}) it is put aside and the next seed is tried."
+
+
+def _race_row(report: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
+    state = row["state"] if row["state"] != "finished" else f"finished, final score {score(row['final_score'])}"
+    seconds = sum(
+        sum(trial["seconds"].values())
+        for trial in report["trials"] if trial["trial"] == f"candidate {row['candidate']}"
+    )  # fmt: skip
+    return (
+        str(row["candidate"]), str(row["seed"]), "yes" if row["self_refined"] else "no", score(row["score"]),
+        score(row["floor"]), f"{row['by_hand']} by hand, {state}" if row["by_hand"] else state, str(row["nfe"]),
+        f"{seconds:.1f}",
+    )  # fmt: skip
+
+
+def columns(report: dict[str, Any]) -> tuple[str, ...]:
+    """Heads of `rows`."""
+    return RACE_COLUMNS if report["candidates"] else COLUMNS
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row of COLUMNS for each executed trial, in order."""
+    """One row of `columns` for each candidate of a race, else for each executed trial, in order."""
+    if report["candidates"]:
+        return [_race_row(report, row) for row in report["candidates"]]
     return [_row(trial) for trial in report["trials"]]
+
+
+def _beside(report: dict[str, Any]) -> str:
+    """Model evaluations of a plain run, and the most that this one could take."""
+    plain, most = report["nfe_plain"], report["nfe_worst_case"]
+    return ", ".join(([f"plain {plain}"] if plain else []) + ([f"at most {most}"] if most else []))
 
 
 def totals(report: dict[str, Any]) -> str:
     """One line: model evaluations and time, beside those of a plain run."""
-    plain = [f"plain {report['nfe_plain']}"] if report["nfe_plain"] else []
-    worst = [f"at most {report['nfe_worst_case']}"] if report["nfe_worst_case"] else []
-    compared = f" ({', '.join(plain + worst)})" if plain or worst else ""
     estimate = report["seconds_plain_estimate"]
     about = "" if estimate is None else f" (plain about {estimate:.1f} s)"
-    return f"{report['nfe']} NFE{compared}, {report['seconds']:.1f} s{about}"
+    beside = _beside(report)
+    return f"{report['nfe']} model evaluations (NFE{beside and f'; {beside}'}), {report['seconds']:.1f} s{about}"
 
 
 def expense(usage: dict[str, Any]) -> str:
@@ -82,6 +149,12 @@ def expense(usage: dict[str, Any]) -> str:
     tokens = [f"{usage[key]} {key.replace('_', ' ')}" for key in ("prompt_tokens", "completion_tokens") if key in usage]
     price = [] if usage.get("price") is None else [f"price {usage['price']:.2g}"]
     return ", ".join(parts + tokens + price)
+
+
+def final_score(report: dict[str, Any]) -> str:
+    tau = report["settings"].get("tau")
+    wanted = "" if tau is None else f" (tau {tau:.3f})"
+    return f"{score(report['final_score'])} by its {report['final_score_of']}{wanted}"
 
 
 def score(value: float | None) -> str:
@@ -97,20 +170,31 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"Refined: {report['refined_prompt']}")
     if report["refined_negative"] and report["refined_negative"] != report["negative"]:
         lines.append(f"Refined negative: {report['refined_negative']}")
-    for trial, what, verdict, predicted, stop, rule, nfe, seconds in rows(report):
-        judgement = f": {verdict}" if verdict != "-" else ""
-        if predicted != "-":
-            judgement += f", predicted {predicted} at step {stop} ({rule})"
-        name = trial.capitalize() if report["candidates"] else f"Trial {trial}"
-        lines.append(f"{name}, {what}{judgement}; {nfe} NFE, {seconds} s")
-    if report["final_seed"] != report["seed"]:
+    if report["candidates"]:
+        lines.append(race_rules(report))
+    for cells in rows(report):
+        lines.append(_race_line(*cells) if report["candidates"] else _line(*cells))
+    if report["final_seed"] != report["seed"] and not report["candidates"]:
         lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
-        lines.append(f"Final score: {score(report['final_score'])}")
+        lines.append(f"Final score: {final_score(report)}")
     lines += [f"Asked: {expense(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
     lines.append(totals(report))
     lines += [f"Note: {note}" for note in report["notes"]]
     return "\n".join(lines)
+
+
+def _race_line(number, seed, self_refined, at_look, floor, state, nfe, seconds) -> str:
+    refined = ", self-refined" if self_refined == "yes" else ""
+    against = "" if floor == "-" else f", floor {floor}"
+    return f"Candidate {number}, seed {seed}{refined}: {at_look}{against}: {state}; {nfe} NFE, {seconds} s"
+
+
+def _line(trial, what, verdict, predicted, stop, why, nfe, seconds) -> str:
+    judgement = f": {verdict}" if verdict != "-" else ""
+    if predicted != "-":
+        judgement += f", predicted {predicted} at step {stop} ({why})"
+    return f"Trial {trial}, {what}{judgement}; {nfe} NFE, {seconds} s"
 
 
 def _row(trial: dict[str, Any]) -> tuple[str, ...]:
@@ -123,7 +207,7 @@ def _row(trial: dict[str, Any]) -> tuple[str, ...]:
             accepted if verdict["accepted"] else rejected,
             score(verdict["predicted_score"]),
             "-" if step is None else str(step),
-            verdict["rule"].replace("_", " "),
+            _RULES[verdict["rule"]],
         )
     nfe = trial["nfe_video"] + trial["nfe_single_frame"]
     what = _KINDS[trial["kind"]]
