@@ -12,7 +12,10 @@ from .suites import Item
 
 Row = dict[str, Any]
 Measure = Callable[[Any, Item, Sampled], Mapping[str, Any]]
+Cell = tuple[str, int]  # method and seed: one result of a prompt
 BASE = "base"
+LIGHT = "self_refine@light"
+REUSED = (BASE, LIGHT)  # rows that other methods look at, so that they are handed on where they are there
 # The window is the last step, so that every step is scored and nothing is decided before.
 WATCH = {"start": 1.0, "end": 1.0}
 
@@ -32,13 +35,13 @@ class Method:
 
 @dataclass
 class Bench:
-    """One prompt on a backend. known: base rows by seed; added: those that were made here. measure(family, item, clip):
-    further figures of clips that are finished in this process."""
+    """One prompt on a backend. known: rows by method and seed; added: those that were made here. measure(family, item,
+    clip): further figures of clips that are finished in this process."""
 
     backend: Backend
     item: Item
     judge: Judge
-    known: dict[int, Row]
+    known: dict[Cell, Row]
     keep_clips: bool = True
     measure: Measure | None = None
     added: list[Row] = field(default_factory=list)
@@ -46,7 +49,7 @@ class Bench:
 
     def base(self, seed: int) -> Row:
         """The base row of a seed, sampled where it is not known yet."""
-        if seed not in self.known:
+        if (BASE, seed) not in self.known:
             clip = self.base_clip(seed)
             (trial,) = clip.report["trials"]
             trace, sigmas = trial["verdict"]["trace"], clip.sigmas
@@ -60,9 +63,20 @@ class Bench:
                 "inspections": len(trace), "inspections_single_frame": 0, "report": clip.report,
                 "notes": clip.report["notes"],
             }  # fmt: skip
-            self.known[seed] = row
-            self.added.append(row)
-        return self.known[seed]
+            self._add(row)
+        return self.known[BASE, seed]
+
+    def row(self, method: Method, seed: int) -> Row:
+        """What a method gives on a seed, made where it is not known yet."""
+        if (method.name, seed) not in self.known:
+            row = method.run(self, seed)
+            if (method.name, seed) not in self.known:  # base has added its own
+                self._add(row)
+        return self.known[method.name, seed]
+
+    def _add(self, row: Row) -> None:
+        self.known[row["method"], row["seed"]] = row
+        self.added.append(row)
 
     def base_clip(self, seed: int) -> Sampled:
         """The finished base run; sampled again where only its row is known."""
@@ -80,7 +94,7 @@ class Bench:
         measures = dict(judged["measures"])
         if self.measure and clip.latent is not None:
             measures |= self.measure(self.backend.family, self.item, clip)
-        plain = self.known.get(seed, {"nfe_plain": self.backend.steps, "seconds_plain": None})
+        plain = self.known.get((BASE, seed), {"nfe_plain": self.backend.steps, "seconds_plain": None})
         return {
             "prompt_index": self.item.index, "prompt": self.item.prompt, "difficulty": self.item.group, "seed": seed,
             "method": method, "right": judged["right"], "measures": measures,
@@ -155,8 +169,8 @@ def reported(report: Row) -> Row:
     traces = [(len(t["verdict"]["trace"]) if t["verdict"] else 0, t["kind"] == "probe") for t in report["trials"]]
     return {
         **({k: first[k] for k in ("predicted_score", "stop_step", "rule", "accepted")} if first else decided(None)),
-        "trial": report["trial"], "nfe": report["nfe"], "nfe_single_frame": report["nfe_single_frame"],
-        "seconds": report["seconds"],
+        "trace": first and first["trace"], "trial": report["trial"], "seconds": report["seconds"], "nfe": report["nfe"],
+        "nfe_single_frame": report["nfe_single_frame"],
         "seconds_inspection": sum(trial["seconds"]["inspection"] for trial in report["trials"]),
         "inspections": sum(count for count, probe in traces if not probe),
         "inspections_single_frame": sum(count for count, probe in traces if probe),

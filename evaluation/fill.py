@@ -11,13 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ..scoring.detector import DetectorSettings
-from .bench import BASE
+from .bench import BASE, REUSED, Cell
 from .graph_settings import FAMILIES, PACK
 from .store import Store
 from .suites import Item
 from .workers import Job, Outcome, in_processes
-
-Cell = tuple[str, int]  # method and seed: one result of a prompt
 
 
 def model_settings(model: str, family: str | None, steps: int | None, judge: str | None) -> dict[str, Any]:
@@ -48,16 +46,16 @@ def cells(methods: Sequence[str], seeds: Sequence[int], method_seeds: int | None
 
 def missing(items: Iterable[Item], cells_of: Callable[[Item], Sequence[Cell]], rows: Iterable[dict]) -> list[Job]:
     """One job for each prompt of which one of its cells is not in `rows`."""
-    done, base = set(), {}
+    done, known = set(), {}
     for row in rows:
         done.add((row["prompt_index"], row["prompt"], row["seed"], row["method"]))
-        if row["method"] == BASE:
-            base.setdefault((row["prompt_index"], row["prompt"]), {})[row["seed"]] = row
+        if row["method"] in REUSED:
+            known.setdefault((row["prompt_index"], row["prompt"]), {})[row["method"], row["seed"]] = row
     jobs = []
     for item in items:
         absent = tuple((m, seed) for m, seed in cells_of(item) if (item.index, item.prompt, seed, m) not in done)
         if absent:
-            jobs.append(Job(item, absent, base.get((item.index, item.prompt), {})))
+            jobs.append(Job(item, absent, known.get((item.index, item.prompt), {})))
     return jobs
 
 
@@ -76,7 +74,7 @@ def keep(store: Store, jobs: list[Job], outcomes: Iterable[Outcome], command: st
             where = {"machine": result["machine"], "versions": result["versions"] | {"foresight": PACK["ver"]}}
             name = json.dumps(where, sort_keys=True)
             if name not in metas:
-                plain = [row for row in (*result["rows"], *job.base.values()) if row["method"] == BASE]
+                plain = [row for row in (*result["rows"], *job.known.values()) if row["method"] == BASE]
                 used = plain[0]["report"]["settings"] if plain else {}  # every method of a suite looks at a base run
                 scorers = {key: used[key] for key in ("tau", "delta", "scale", "scorer", "l2r") if key in used}
                 metas[name] = store.begin(command, **where, settings=settings | scorers)

@@ -1,6 +1,7 @@
 """What is compared: ways to spend model evaluations on a prompt and a seed.
 
     base                  the plain clip; watched to its end, every step scored, never stopped
+    race                  the default of Foresight Sampler (evaluation/raced.py): seeds in turn, looked at early
     efdi                  the paper's method: the whole hierarchy, with the nodes' default refiner (restart);
                           efdi@refiner=ablation: one that keeps the noise and changes the words, as the paper's does
     trial_1, trial_2      only single-frame injection; only the refiner
@@ -39,6 +40,7 @@ from typing import Any
 from .backend import GATE_SETTINGS, INJECTION_SETTINGS, REFINERS, named
 from .bench import BASE, Bench, Method, MethodError, Row, reported, summed
 from .enhanced import ENHANCED, enhanced
+from .raced import raced
 
 PROBE_STOP = 0.48  # mean stop of the paper's probes: step 24 of 50 (Table S4)
 ENTRY_POINTS = "foresight.evaluation.samplers"
@@ -163,6 +165,8 @@ def load_method(name: str, steps: int) -> Method:
                                 "single_end": probe})  # fmt: skip
     if kind in ENHANCED:
         return enhanced(name, kind, rest)
+    if kind == "race":
+        return raced(name, rest)
     settings = _settings(name, rest)
     if kind == BASE and not rest:
         return Method(BASE, lambda bench, seed: bench.base(seed))
@@ -176,7 +180,7 @@ def load_method(name: str, steps: int) -> Method:
         return audition(name, settings, int(counted[2]))
     if counted and not rest:
         return best_of(name, int(counted[2]))
-    known = [*STANDARD, "fixed_step@K", *ENHANCED, *installed]
+    known = [*STANDARD, "race", "fixed_step@K", *ENHANCED, *installed]
     raise MethodError(f"there is no method {name!r}: choose of {', '.join(known)}, or name a plug-in, module:function.")
 
 

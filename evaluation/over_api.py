@@ -39,7 +39,8 @@ class OverApi:
     def graph(self, prompt: str, seed: int, settings: Mapping[str, Any], inject: bool, refine: bool) -> Prompt:
         graph = one_node(self.model, self.nodes, prompt=prompt, seed=seed, steps=self.steps)
         sampler, decoded = node_of(graph, "ForesightSampler"), node_of(graph, "VAEDecode")
-        graph[sampler]["inputs"] |= {"inject": inject, **settings, **({} if refine else {"refiner": "off"})}
+        refiner = {} if refine else {"refiner": "off"}
+        graph[sampler]["inputs"] |= {"plan": "paper", "inject": inject, **settings, **refiner}
         return graph | {FRAMES: _node("PreviewImage", images=[decoded, 0])}
 
     def sample(

@@ -13,6 +13,8 @@ from ..demo.world import DIFFICULTIES, Scene
 
 # A suite file with a longer line is some other file (a book, a log in one line); video models read a few hundred words.
 LONGEST = 20_000
+# Of the demo world: results are told on test prompts, settings chosen on validation prompts that no training looked at.
+DEMO = {"demo": ("test", 0), "demo_validation": ("validation", 200)}
 SHOWN = 60  # characters of a prompt in a message
 VICLIP_WORDS = 32  # its context: what comes later in a prompt is not scored
 
@@ -42,23 +44,25 @@ class Suite:
 
 
 def load_suite(name: str, count: int | None = None) -> Suite:
-    """"demo", "vbench" or the path of a text file with one prompt a line; its first `count` prompts. SuiteError."""
+    """"demo", "demo_validation", "vbench" or the path of a text file with one prompt a line; its first `count` prompts.
+    SuiteError."""
     if count is not None and count < 1:
         raise SuiteError(f"{count} prompts are asked for: ask for 1 or more.")
-    if name == "demo":
-        return _demo(60 if count is None else count)
+    if name in DEMO:
+        return _demo(name, 60 if count is None else count)
     suite = _vbench() if name == "vbench" else _file(Path(name))
     return Suite(suite.name, suite.items[:count], suite.notes)
 
 
-def _demo(count: int) -> Suite:
-    """Test prompts in turn, so that any beginning of the suite holds as many of each difficulty."""
+def _demo(name: str, count: int) -> Suite:
+    """Difficulties in turn, so that any beginning of the suite holds as many of each."""
+    split, first = DEMO[name]
     items = []
     for index in range(count):
         group = DIFFICULTIES[index % len(DIFFICULTIES)]
-        prompt, scene = demo_prompt("test", group, index // len(DIFFICULTIES))
+        prompt, scene = demo_prompt(split, group, first + index // len(DIFFICULTIES))
         items.append(Item(index, prompt, group, scene))
-    return Suite("demo", tuple(items))
+    return Suite(name, tuple(items))
 
 
 def _vbench() -> Suite:
@@ -82,7 +86,8 @@ def _file(path: Path) -> Suite:
         raise SuiteError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
     except OSError as error:
         raise SuiteError(
-            f"no suite {str(path)!r} ({error.strerror or error}): name demo, vbench, or a text file, one prompt a line."
+            f"no suite {str(path)!r} ({error.strerror or error}): name demo, demo_validation, vbench, or a text file, "
+            "one prompt a line."
         ) from None
     prompts: dict[str, int] = {}
     empty, doubled, notes = 0, 0, []

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .backend import Backend, InProcess, Judge, demo_judge, named, no_judge
-from .bench import Bench, Measure, Method, Row
+from .bench import Bench, Cell, Measure, Method, Row
 from .methods import load_method
 from .suites import Item
 
@@ -40,11 +40,11 @@ class Spec:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt: the (method, seed) to make, and the base rows that are known, by seed."""
+    """One prompt: the cells to make, and the rows that are there of what methods share."""
 
     item: Item
-    cells: tuple[tuple[str, int], ...]
-    base: dict[int, Row] = field(default_factory=dict, compare=False)
+    cells: tuple[Cell, ...]
+    known: dict[Cell, Row] = field(default_factory=dict, compare=False)
 
 
 Outcome = tuple[Job, dict[str, Any] | Exception]
@@ -80,11 +80,10 @@ class Worker:
 
     @torch.inference_mode()
     def __call__(self, job: Job) -> dict[str, Any]:
-        bench = Bench(self.backend, job.item, self.judge, dict(job.base), self.spec.keep_clips, self.measure)
-        rows = [self.methods[name].run(bench, seed) for name, seed in job.cells]
-        # Base rows are kept by the bench, also those that another method asked for.
-        rows = [row for row in rows if row["method"] != "base"] + bench.added
-        return {"rows": rows, "machine": self.machine, "versions": self.versions}
+        bench = Bench(self.backend, job.item, self.judge, dict(job.known), self.spec.keep_clips, self.measure)
+        for name, seed in job.cells:
+            bench.row(self.methods[name], seed)
+        return {"rows": bench.added, "machine": self.machine, "versions": self.versions}
 
 
 _worker: Callable[[Job], dict[str, Any]] | None = None

@@ -67,7 +67,7 @@ def test_a_suite_file_may_hold_anything_that_people_write(tmp_path):
     "content, message",
     [
         (b"\n\n  \n", "has no prompts"), (b"ein B\xe4r", "not UTF-8.*byte 5"), (b"a\0b", "line 1.*zero bytes"),
-        (b"ok\n" + b"x" * 20_001, "line 2 has 20,001 characters"), (None, "no suite.*name demo, vbench"),
+        (b"ok\n" + b"x" * 20_001, "line 2 has 20,001 characters"), (None, "no suite.*name demo, demo_validation, vbench"),
     ],
 )  # fmt: skip
 def test_a_suite_file_that_is_none_is_refused(tmp_path, content, message):
@@ -177,7 +177,7 @@ def test_best_of_several_seeds():
     assert (row["seed"], row["base_seed"], row["nfe"], row["final_score"]) == (1, 2, 3 * STEPS, 0.3)
     row = load_method("audition_3", STEPS).run(made, 1)
     assert (row["base_seed"], row["nfe"], row["inspections"]) == (2, 3 * 3 + STEPS, 9)
-    assert sorted(made.known) == [1, 2, 3] and len(made.added) == 3  # each base run once
+    assert sorted(made.known) == [("base", seed) for seed in (1, 2, 3)] and len(made.added) == 3  # each base run once
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_prompt_with_all_methods_and_a_plug_in(worker):
     assert len(base["trace"]) == STEPS and base["trace"][0][2] == 1.0 and set(base["measures"]) > {"count", "colour"}
     assert (plug_in["nfe"], plug_in["notes"], plug_in["accepted"]) == (STEPS // 2, ["half the steps"], None)
     assert plug_in["final_score"] != base["final_score"]
-    again = worker(Job(item, (("efdi", 1000),), {1000: base}))  # goes on from the base rows that are known
+    again = worker(Job(item, (("efdi", 1000),), {("base", 1000): base}))  # goes on from the base rows that are known
     timeless = [{k: v for k, v in row.items() if "seconds" not in k and k not in ("report", "clip")} for row in (
         *again["rows"], rows["efdi", 1000])]
     assert len(again["rows"]) == 1 and timeless[0] == timeless[1]
@@ -271,8 +271,8 @@ def test_a_plan_holds_what_is_missing_and_nothing_else():
     suite = Suite("s", (Item(0, "a"), Item(1, "b")))
     rows = [{"prompt_index": 0, "prompt": "a", "seed": seed, "method": "base"} for seed in (5, 6)]
     (first, second) = missing(suite.items, lambda _: cells(["base", "efdi"], range(5, 7), 1), rows)
-    assert first.cells == (("efdi", 5),) and sorted(first.base) == [5, 6]
-    assert second.cells == (("base", 5), ("base", 6), ("efdi", 5)) and second.base == {}
+    assert first.cells == (("efdi", 5),) and sorted(first.known) == [("base", 5), ("base", 6)]
+    assert second.cells == (("base", 5), ("base", 6), ("efdi", 5)) and second.known == {}
     assert missing(suite.items[:1], lambda _: cells(["base"], range(5, 7)), rows) == []
 
 

@@ -155,7 +155,7 @@ class Purse:
     """What a race may spend, in model evaluations, and has spent. A candidate is begun only where the dearest of those
     put aside could still be finished afterwards, so the bound holds whatever the looks say."""
 
-    most: int
+    most: float  # a whole number, or infinite
     spent: int = 0
     dearest: int = 0  # evaluations that finishing the dearest candidate put aside still takes
 

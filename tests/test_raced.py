@@ -1,0 +1,61 @@
+"""The race over finished candidates says what a live one does."""
+
+from __future__ import annotations
+
+import pytest
+
+from foresight.demo.captions import prompt
+from foresight.evaluation.backend import InProcess, demo_judge
+from foresight.evaluation.bench import Bench, MethodError
+from foresight.evaluation.demo_family import DemoFamily
+from foresight.evaluation.methods import load_method
+from foresight.evaluation.raced import rules_of
+from foresight.evaluation.suites import Item
+from foresight.sampling.race import run_race
+from foresight.trials.report import run_report
+
+STEPS = 20
+RULES = ("look=3,candidates=4,floor=0.14", "look=4,candidates=3,self_refine=all,floor=0.2",
+         "look=3,candidates=3,self_refine=off", "budget=0.5,preset=none.json")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench():
+    text, scene = prompt("validation", "hard", 3)
+    item = Item(0, text, "hard", scene)
+    return Bench(InProcess(DemoFamily(steps=STEPS)), item, demo_judge, {}, keep_clips=False)
+
+
+@pytest.mark.parametrize("options", RULES[:3])
+def test_a_replayed_race_is_the_live_one(bench, options):
+    method = load_method(f"race@{options}", STEPS)
+    row = bench.row(method, 5)
+    family, text = bench.backend.family, bench.item.prompt
+    rules = rules_of(dict(_read(options)), "foresight-demo-viclip", "WAN21", STEPS)
+    report = run_report(run_race(family.inputs(text, 5), family.gate(text), rules).verdict)
+    assert row["nfe"] == report["nfe"]
+    delivered = next(each for each in report["candidates"] if each["state"] == "delivered")
+    assert row["predicted_score"] == pytest.approx(delivered["score"], abs=1e-6)
+    assert row["inspections"] == len(report["candidates"])
+
+
+def _read(options):
+    kinds = {"look": int, "candidates": int, "floor": float, "self_refine": str}
+    for part in options.split(","):
+        name, _, value = part.partition("=")
+        yield name, kinds[name](value)
+
+
+def test_candidates_are_made_once_for_all_races(bench):
+    made = len(bench.added)
+    bench.row(load_method("race@look=4,candidates=2,self_refine=off,floor=0.1", STEPS), 5)
+    assert len(bench.added) == made + 1  # the race's own row
+
+
+@pytest.mark.parametrize("name, said", [
+    ("race@look=2.5", "'look=2.5' is no option"), ("race@self_refine=some", "self_refine is one of"),
+    ("race@floor=0.2", "own rules need a look"), ("race@colour=red", "options are budget"),
+])  # fmt: skip
+def test_a_wrong_name_is_told(name, said):
+    with pytest.raises(MethodError, match=said):
+        load_method(name, STEPS)
