@@ -3,7 +3,7 @@
     python -m foresight.evaluation.demo_command --server http://127.0.0.1:8188 --count 12 --out out
 
 `python dev.py demo` starts the server and calls this. Prompts are taken from the test split by index: easy, medium and
-hard in turn, seed 0, 1, 2, ...
+hard in turn, seed 0, 1, 2, ...  Foresight races (--plan race) or goes through the paper's trials (--plan paper).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from ..demo.judge import judge
 from ..demo.world import DIFFICULTIES, Scene
 from .graphs import ObjectInfo, node_of, one_node
 from .media import contact_sheet, write_clip
-from .server import ComfyClient, Prompt, seconds
+from .server import ComfyClient, Prompt, PromptRejected, seconds
 
 # Output nodes to run one at a time: the others' nodes stay in the prompt, so that ComfyUI keeps what they have loaded.
-PLAIN, FORESIGHT, PREVIEW = "save_plain", "save", "save_preview"
+PLAIN, FORESIGHT, PICTURE = "save_plain", "save", "save_picture"
 SHARED = ("model", "seed", "steps", "cfg", "sampler_name", "scheduler", "latent_image")
 WORDS = {True: "right", False: "wrong", None: "-"}
+PLANNED = ("plan", "budget", "self_refine")  # widgets of Foresight Sampler that the report repeats
 HEADER = (
-    f"{'':>5} {'prompt':<52} {'score':>6} {'step':>4} {'rule':<13} {'trial':<5} {'final':>6}  "
+    f"{'':>5} {'prompt':<52} {'score':>6} {'step':>4} {'delivered':<24} {'final':>6}  "
     f"{'judge: before, after':<20} {'NFE':>5} {'plain':>5}"
 )
 
@@ -47,13 +48,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same prompt and seed without and with Foresight. preview: [F,H,W,3] uint8, of the first run when it was
-    decided on; None when it was not inspected."""
+    """The same prompt and seed without and with Foresight. picture: [H,W,3] uint8, Run Report's, with what was seen of
+    each candidate or trial when it was decided on. planned: the widgets PLANNED."""
 
     plain: Clip
     final: Clip
-    preview: np.ndarray | None
+    picture: np.ndarray
     report: dict[str, Any]
+    planned: dict[str, Any]
 
 
 def fixed_pair(index: int, first_seed: int) -> tuple[str, Scene, int]:
@@ -75,7 +77,8 @@ def demo_graph(object_info: ObjectInfo, prompt: str, seed: int, **widgets: Any) 
     add("plain", "KSampler", **{name: inputs[name] for name in SHARED}, positive=["positive", 0],
         negative=["negative", 0], denoise=1.0)  # fmt: skip
     add("frames", "VAEDecode", samples=["plain", 0], vae=graph[decoded]["inputs"]["vae"])
-    for id, images in ((PLAIN, ["frames", 0]), (FORESIGHT, [decoded, 0]), (PREVIEW, [sampler, 2])):
+    report = node_of(graph, "ForesightRunReport")
+    for id, images in ((PLAIN, ["frames", 0]), (FORESIGHT, [decoded, 0]), (PICTURE, [report, 0])):
         add(id, "SaveImage", images=images, filename_prefix=f"foresight_demo{id.removeprefix('save')}")
     return graph
 
@@ -88,9 +91,11 @@ def generate(client: ComfyClient, graph: Prompt) -> Pair:
     plain, final = clip(PLAIN), clip(FORESIGHT)
     # Drawing the report is no part of the run's time; the sampler's results are still there.
     report = node_of(graph, "ForesightRunReport")
-    outputs = client.queue(graph, targets=[report, PREVIEW])["outputs"]
-    preview = read_frames(client, outputs[PREVIEW]["images"]) if PREVIEW in outputs else None
-    return Pair(plain, final, preview, outputs[report]["foresight_report"][0])
+    outputs = client.queue(graph, targets=[report, PICTURE])["outputs"]
+    (picture,) = read_frames(client, outputs[PICTURE]["images"])
+    widgets = graph[node_of(graph, "ForesightSampler")]["inputs"]
+    planned = {name: widgets[name] for name in PLANNED}
+    return Pair(plain, final, picture, outputs[report]["foresight_report"][0], planned)
 
 
 def read_frames(client: ComfyClient, files: list[dict[str, str]]) -> np.ndarray:
@@ -103,7 +108,10 @@ def judged(frames: np.ndarray, scene: Scene | None) -> bool | None:
 
 
 def run_entry(text: str, seed: int, scene: Scene | None, pair: Pair) -> dict[str, Any]:
-    """One entry of report.json: the first verdict (on the base run) and what came out of the trials."""
+    """One entry of report.json: the first verdict (on the user's own run) and what came out of the race or the trials.
+
+    candidates: of a race, those that were tried (see trials.report). nfe_worst_case: what the run could take at most.
+    """
     report = pair.report
     first = report["trials"][0]["verdict"] or {}
     return {
@@ -121,6 +129,10 @@ def run_entry(text: str, seed: int, scene: Scene | None, pair: Pair) -> dict[str
         "nfe_plain": report["nfe_plain"],
         "seconds": round(pair.final.seconds, 3),
         "seconds_plain": round(pair.plain.seconds, 3),
+        **pair.planned,
+        "candidates": report["candidates"],
+        "delivered_seed": report["final_seed"],
+        "nfe_worst_case": report["nfe_worst_case"],
     }
 
 
@@ -135,6 +147,10 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "repaired": sum(run["judge_final"] and not run["judge_base"] for run in judged_runs),
         "spoiled": sum(run["judge_base"] and not run["judge_final"] for run in judged_runs),
         **{key: sum(run[key] for run in runs) for key in ("nfe", "nfe_plain", "seconds", "seconds_plain")},
+        "nfe_worst_case": sum(run["nfe_worst_case"] for run in runs),
+        "candidates": sum(len(run["candidates"]) for run in runs),
+        "other_seed": sum(run["delivered_seed"] != run["seed"] for run in runs),
+        **{key: runs[0][key] for key in PLANNED},
     }
 
 
@@ -156,24 +172,37 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def delivered(run: dict[str, Any]) -> str:
+    """Which candidate of how many, or by which trial and the rule that led to it."""
+    for row in run["candidates"]:
+        if row["state"] == "delivered":
+            return f"candidate {row['candidate']} of {len(run['candidates'])}"
+    return f"trial {run['trial']}, {(run['rule'] or 'not inspected').replace('_', ' ')}"
+
+
 def line(index: int, run: dict[str, Any]) -> str:
     text = run["prompt"] if len(run["prompt"]) <= 52 else run["prompt"][:51] + "…"
     verdicts = f"{WORDS[run['judge_base']]}, {WORDS[run['judge_final']]}"
     return (
         f"{index + 1:>4}. {text:<52} {number(run['predicted_score']):>6} {run['stop_step'] or '-':>4} "
-        f"{run['rule'] or '-':<13} {run['trial']:<5} {number(run['final_score']):>6}  {verdicts:<20} "
-        f"{run['nfe']:>5} {run['nfe_plain']:>5}"
+        f"{delivered(run):<24} {number(run['final_score']):>6}  {verdicts:<20} {run['nfe']:>5} {run['nfe_plain']:>5}"
     )
 
 
 def total(summary: dict[str, Any]) -> str:
-    ratio = summary["nfe"] / summary["nfe_plain"]
+    ratio, most = (summary[key] / summary["nfe_plain"] for key in ("nfe", "nfe_worst_case"))
+    if summary["plan"] == "race":
+        settings = f"budget {summary['budget']:.0%}, self-refined: {summary['self_refine']}"
+        others = f"another seed delivered in {summary['other_seed']}"
+        tried = f"{summary['candidates']} candidates tried ({settings}), {others}"
+    else:
+        tried = f"{summary['rejected']} rejected early"
     return (
-        f"\n{summary['runs']} runs, {summary['rejected']} rejected early. "
+        f"\n{summary['runs']} runs, {tried}.\n"
         f"Right before: {summary['right_base']} of {summary['judged']}, after: {summary['right_final']} "
         f"({summary['repaired']} repaired, {summary['spoiled']} spoiled).\n"
-        f"Model evaluations: {summary['nfe']} against {summary['nfe_plain']} plain ({ratio:.2f} times). "
-        f"Time: {summary['seconds']:.0f} s against {summary['seconds_plain']:.0f} s plain."
+        f"Model evaluations: {summary['nfe']} against {summary['nfe_plain']} plain ({ratio:.2f} times, at most "
+        f"{most:.2f}). Time: {summary['seconds']:.0f} s against {summary['seconds_plain']:.0f} s plain."
     )
 
 
@@ -181,18 +210,12 @@ def write_files(run: dict[str, Any], pair: Pair, stem: Path) -> None:
     """The clips and the contact sheet of an entry of report.json."""
     write_clip(pair.plain.frames, stem.with_name(f"{stem.name}_plain"))
     write_clip(pair.final.frames, stem.with_name(f"{stem.name}_foresight"))
-    rows = [(f"plain:\n{WORDS[run['judge_base']]}", pair.plain.frames)]
-    if pair.preview is not None:
-        rows.append((f"preview at\nstep {run['stop_step']}", pair.preview))
-    rows.append((f"with Foresight:\n{WORDS[run['judge_final']]}", pair.final.frames))
-    decision = "not inspected" if run["accepted"] is None else "accepted" if run["accepted"] else "rejected"
-    text = [
-        f"{run['prompt']}   (seed {run['seed']})",
-        f"{decision} with score {number(run['predicted_score'])} at step {run['stop_step'] or '-'} "
-        f"by {run['rule'] or '-'}; trial {run['trial']}, final score {number(run['final_score'])}; "
-        f"{run['nfe']} model evaluations, plain {run['nfe_plain']}",
+    rows = [
+        (f"plain:\n{WORDS[run['judge_base']]}", pair.plain.frames),
+        (f"with Foresight:\n{WORDS[run['judge_final']]}", pair.final.frames),
     ]
-    contact_sheet(rows, text, stem.with_name(f"{stem.name}_sheet.png"))
+    text = f"{run['prompt']}   (seed {run['seed']})"
+    contact_sheet(rows, [text], stem.with_name(f"{stem.name}_sheet.png"), below=pair.picture)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -202,7 +225,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run; each further run has the next one")
     parser.add_argument("--count", type=int, help="number of runs (default 12; with --prompt 1)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for clips, sheets and report.json")
+    parser.add_argument("--plan", choices=("race", "paper"), help="how Foresight goes about it (default race)")
+    parser.add_argument("--budget", type=float, help="of the race: evaluations beyond a plain clip's, as a share")
+    parser.add_argument("--self-refine", choices=("off", "later", "all"), help="of the race: which are self-refined")
     options = parser.parse_args(arguments)
+    widgets = {name: value for name in PLANNED if (value := getattr(options, name)) is not None}
     count = options.count or (1 if options.prompt else 12)
     if options.prompt is None:
         pairs = [fixed_pair(index, options.seed) for index in range(count)]
@@ -216,13 +243,15 @@ def main(arguments: list[str] | None = None) -> None:
     client = ComfyClient(options.server)
     nodes = client.object_info()
     text, _, seed = pairs[0]
-    # Loads the models, so that no run's time holds it.
-    generate(client, demo_graph(nodes, text, seed + count, steps=2))
+    try:  # loads the models, so that no run's time holds it
+        generate(client, demo_graph(nodes, text, seed + count, **widgets, steps=2))
+    except PromptRejected as refused:
+        parser.error(str(refused))
 
     print(HEADER)
     runs = []
     for index, (text, scene, seed) in enumerate(pairs):
-        pair = generate(client, demo_graph(nodes, text, seed))
+        pair = generate(client, demo_graph(nodes, text, seed, **widgets))
         run = run_entry(text, seed, scene, pair)
         runs.append(run)
         print(line(index, run), flush=True)

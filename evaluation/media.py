@@ -27,13 +27,16 @@ def write_clip(frames: np.ndarray, path: Path) -> None:
     first.save(path.with_suffix(".webp"), save_all=True, append_images=others, duration=1000 // FPS, loop=0, quality=90)
 
 
-def contact_sheet(rows: list[tuple[str, np.ndarray]], text: list[str], path: Path, columns: int = 9) -> None:
-    """A PNG with lines of text and, below, one row of frames for each (label, [F,H,W,3] uint8). Rows with more frames
-    than columns show evenly spaced ones."""
+def contact_sheet(
+    rows: list[tuple[str, np.ndarray]], text: list[str], path: Path, columns: int = 9, below: np.ndarray | None = None
+) -> None:
+    """A PNG with lines of text, one row of frames for each (label, [F,H,W,3] uint8), and a picture ([H,W,3] uint8)
+    below. Rows with more frames than columns show evenly spaced ones."""
     tile = rows[0][1].shape[1] * 2
     width = 2 * _MARGIN + _LABEL + columns * (tile + 2)
     top = _MARGIN + _LINE * len(text) + _MARGIN
-    sheet = Image.new("RGB", (width, top + len(rows) * (tile + _MARGIN)), "white")
+    bottom = top + len(rows) * (tile + _MARGIN)
+    sheet = Image.new("RGB", (width, bottom + (0 if below is None else len(below))), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, line in enumerate(text):
         draw.text((_MARGIN, _MARGIN + number * _LINE), line, "black", font)
@@ -44,4 +47,6 @@ def contact_sheet(rows: list[tuple[str, np.ndarray]], text: list[str], path: Pat
         for column, frame in enumerate(frames[shown]):
             picture = Image.fromarray(frame).resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(picture, (_MARGIN + _LABEL + column * (tile + 2), y))
+    if below is not None:
+        sheet.paste(Image.fromarray(below), ((width - below.shape[1]) // 2, bottom))
     sheet.save(path)

@@ -6,6 +6,7 @@ import json
 
 import av
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -18,7 +19,8 @@ from foresight.evaluation.server import ComfyServer
 
 KEYS = {
     "prompt", "seed", "accepted", "predicted_score", "stop_step", "rule", "trial", "final_score", "judge_base",
-    "judge_final", "nfe", "nfe_plain", "seconds", "seconds_plain",
+    "judge_final", "nfe", "nfe_plain", "seconds", "seconds_plain", "plan", "budget", "self_refine", "candidates",
+    "delivered_seed", "nfe_worst_case",
 }  # fmt: skip
 
 
@@ -26,9 +28,22 @@ def clip_of(scene: Scene, seconds: float) -> run.Clip:
     return run.Clip(render(scene, generator=torch.Generator().manual_seed(0)).numpy(), seconds)
 
 
-def report(accepted: bool, trial: str) -> dict:
+PAPER, RACE = ({"plan": plan, "budget": 0.25, "self_refine": "later"} for plan in ("paper", "race"))
+PICTURE = np.full((800, 1200, 3), 255, np.uint8)
+
+
+def report(accepted: bool, trial: str, states: tuple[str, ...] = ()) -> dict:
     verdict = {"accepted": accepted, "predicted_score": 0.31, "stop_step": 10, "rule": "early_reject"}
-    return {"trials": [{"verdict": verdict}], "trial": trial, "final_score": 0.4, "nfe": 70, "nfe_plain": 50}
+    tried = [{"candidate": n, "seed": n + 2, "state": state} for n, state in enumerate(states, 1)]
+    delivered = next((row["seed"] for row in tried if row["state"] == "delivered"), 3)
+    return {
+        "trials": [{"verdict": verdict}], "trial": trial, "final_score": 0.4, "nfe": 70, "nfe_plain": 50,
+        "candidates": tried, "final_seed": delivered, "nfe_worst_case": 90,
+    }  # fmt: skip
+
+
+def pair(before: Scene, after: Scene, told: dict, planned: dict = RACE) -> run.Pair:
+    return run.Pair(clip_of(before, 1.0), clip_of(after, 1.5), PICTURE, told, planned)
 
 
 def test_prompts_are_fixed_by_index():
@@ -40,22 +55,31 @@ def test_prompts_are_fixed_by_index():
 
 def test_an_entry_compares_the_first_verdict_with_what_came_out():
     (text, right), (_, wrong) = prompt("test", "easy", 0), prompt("test", "easy", 1)
-    entry = run.run_entry(
-        text, 3, right, run.Pair(clip_of(wrong, 1.0), clip_of(right, 1.5), None, report(False, "1"))
-    )
+    entry = run.run_entry(text, 3, right, pair(wrong, right, report(False, "1"), PAPER))
     assert entry.keys() == KEYS
     assert entry["judge_base"] is False and entry["judge_final"] is True
     assert (entry["accepted"], entry["trial"], entry["nfe"], entry["seconds_plain"]) == (False, "1", 70, 1.0)
     summary = run.summarise([entry])
     assert (summary["repaired"], summary["spoiled"], summary["rejected"]) == (1, 0, 1)
-    assert "wrong, right" in run.line(0, entry)
-    assert "1 repaired" in run.total(summary)
+    assert "wrong, right" in run.line(0, entry) and "trial 1, early reject" in run.line(0, entry)
+    assert "1 repaired" in run.total(summary) and "1 rejected early" in run.total(summary)
+
+
+def test_a_race_says_what_was_tried_and_what_it_may_cost():
+    (text, right), (_, wrong) = prompt("test", "easy", 0), prompt("test", "easy", 1)
+    states = ("put aside", "delivered", "put aside")
+    entry = run.run_entry(text, 3, right, pair(right, wrong, report(False, "candidate 2", states)))
+    assert entry["delivered_seed"] == 4 and len(entry["candidates"]) == 3 and entry["budget"] == 0.25
+    assert "candidate 2 of 3" in run.line(0, entry) and "right, wrong" in run.line(0, entry)
+    total = run.total(run.summarise([entry]))
+    assert "3 candidates tried (budget 25%, self-refined: later), another seed delivered in 1" in total
+    assert "Right before: 1 of 1, after: 0 (0 repaired, 1 spoiled)" in total
+    assert "70 against 50 plain (1.40 times, at most 1.80)" in total
 
 
 def test_clips_without_a_scene_are_not_judged():
     _, scene = prompt("test", "easy", 0)
-    pair = run.Pair(clip_of(scene, 1.0), clip_of(scene, 1.0), None, report(True, "0"))
-    entry = run.run_entry("a cat", 0, None, pair)
+    entry = run.run_entry("a cat", 0, None, pair(scene, scene, report(True, "0"), PAPER))
     assert entry["judge_base"] is None and entry["judge_final"] is None
     assert run.summarise([entry])["judged"] == 0
     assert "-, -" in run.line(0, entry)
@@ -71,8 +95,11 @@ def test_clips_are_written_whole(tmp_path):
     assert np.abs(decoded.astype(int) - big).mean() < 6
     with Image.open(tmp_path / "clip.webp") as animation:
         assert animation.is_animated and animation.size == (256, 256)
-    media.contact_sheet([("plain", frames), ("preview", frames[::4])], ["one", "two"], tmp_path / "sheet.png")
-    assert Image.open(tmp_path / "sheet.png").width > 9 * 128
+    rows = [("plain", frames), ("preview", frames[::4])]
+    media.contact_sheet(rows, ["one", "two"], tmp_path / "sheet.png")
+    media.contact_sheet(rows, ["one", "two"], tmp_path / "more.png", below=PICTURE)
+    sheet, more = Image.open(tmp_path / "sheet.png"), Image.open(tmp_path / "more.png")
+    assert sheet.width > 9 * 128 and more.size == (sheet.width, sheet.height + 800)
 
 
 def test_the_demo_writes_what_it_promises(comfy_server: ComfyServer, tmp_path, capsys):
@@ -82,13 +109,39 @@ def test_the_demo_writes_what_it_promises(comfy_server: ComfyServer, tmp_path, c
     assert [entry.keys() for entry in written["runs"]] == [KEYS] * 2
     assert [entry["seed"] for entry in written["runs"]] == [5, 6]
     for entry in written["runs"]:
-        assert entry["nfe_plain"] == preset.STEPS
+        assert entry["plan"] == "race" and entry["nfe_plain"] == preset.STEPS
         assert isinstance(entry["judge_base"], bool) and isinstance(entry["judge_final"], bool)
-        if entry["accepted"]:
-            assert (entry["trial"], entry["nfe"]) == ("0", preset.STEPS)
+        (row,) = [row for row in entry["candidates"] if row["state"] == "delivered"]
+        assert row["seed"] == entry["delivered_seed"] == entry["seed"] + row["candidate"] - 1
+        assert entry["nfe"] == sum(row["nfe"] for row in entry["candidates"]) <= entry["nfe_worst_case"]
+        if row["candidate"] == 1:
             assert entry["judge_base"] == entry["judge_final"]
     names = {f"{n:02}_{what}" for n in (1, 2) for what in ("plain.mp4", "plain.webp", "foresight.mp4", "foresight.webp",
              "sheet.png")}  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == names | {"report.json"}
     said = capsys.readouterr().out
     assert "2 runs" in said and written["runs"][0]["prompt"][:40] in said
+
+
+@pytest.mark.parametrize(
+    "arguments, planned",
+    [
+        (["--plan", "paper"], PAPER),
+        (["--budget", "0", "--self-refine", "off"], RACE | {"budget": 0.0, "self_refine": "off"}),
+    ],
+)
+def test_the_demo_runs_what_it_is_told(comfy_server: ComfyServer, tmp_path, arguments, planned):
+    run.main(["--server", comfy_server.url, "--count", "1", "--out", str(tmp_path), *arguments])
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    (entry,) = written["runs"]
+    assert planned.items() <= entry.items() and planned.items() <= written["summary"].items()
+    if planned["plan"] == "paper":
+        assert entry["candidates"] == [] and entry["trial"] in ("0", "1", "2", "2->1")
+    else:
+        assert len(entry["candidates"]) == 1 and entry["nfe"] == preset.STEPS
+
+
+def test_a_budget_that_is_none_ends_the_demo_with_a_sentence(comfy_server: ComfyServer, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--server", comfy_server.url, "--budget", "-1", "--out", str(tmp_path)])
+    assert ended.value.code == 2 and "budget" in capsys.readouterr().err
