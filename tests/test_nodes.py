@@ -105,6 +105,7 @@ def test_unknown_weights(server, info):
     "class_type, widget",
     [
         ("ForesightSampler", "refiner"), ("ForesightSampler", "sampler_name"), ("ForesightSampler", "injection_mask"),
+        ("ForesightSampler", "plan"), ("ForesightSampler", "self_refine"),
         ("ForesightViCLIPScore", "precision"), ("ForesightL2RPreview", "converter"),
     ],
 )  # fmt: skip
@@ -118,6 +119,12 @@ def test_a_choice_that_there_is_not(server, info, class_type, widget):
 def test_tau_out_of_range(server, info, tau):
     with pytest.raises(PromptRejected, match=r"ForesightSampler.*tau"):
         server.queue(one_node(info, tau=tau))
+
+
+@pytest.mark.parametrize("budget", [-0.1, 10.5, "much"])
+def test_a_budget_that_is_none(server, info, budget):
+    with pytest.raises(PromptRejected, match=r"ForesightSampler.*budget"):
+        server.queue(changed(one_node(info), "ForesightSampler", budget=budget))
 
 
 @pytest.mark.parametrize("missing", ["l2r", "scorer"])
@@ -159,8 +166,8 @@ def test_a_schedule_that_is_none(server, info, between, message):
 
 
 def report(server, prompt: Prompt) -> dict[str, Any]:
-    (found,) = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
-    return found
+    (told,) = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
+    return told
 
 
 def test_a_report_is_kept_beside_its_picture(server, info):
@@ -173,15 +180,21 @@ def test_a_report_is_kept_beside_its_picture(server, info):
         assert "ForesightRunReport" in picture.text["prompt"]
 
 
-def test_a_schedule_of_one_step_is_sampled(server, info):
-    found = report(server, one_node(info, tau=-0.99, steps=1))
-    assert (found["trial"], found["nfe"], found["accepted"]) == ("0", 1, True)
+PLANS = pytest.mark.parametrize("plan, trial", [("race", "candidate 1"), ("paper", "0")])
 
 
-def test_a_converter_for_other_latents_leaves_plain_sampling(server, info):
-    found = report(server, one_node(info, tau=1.0, seed=3, converter="four_channels.safetensors"))
-    assert (found["trial"], found["accepted"], found["nfe"]) == ("0", True, 6)
-    (note,) = found["notes"]
+@PLANS
+def test_a_schedule_of_one_step_is_sampled(server, info, plan, trial):
+    told = report(server, one_node(info, tau=-0.99, steps=1, plan=plan))
+    assert (told["trial"], told["nfe"], told["accepted"]) == (trial, 1, True)
+
+
+@PLANS
+def test_a_converter_for_other_latents_leaves_plain_sampling(server, info, plan, trial):
+    told = report(server, one_node(info, tau=1.0, seed=3, converter="four_channels.safetensors", plan=plan))
+    assert (told["trial"], told["nfe"]) == (trial, 6)
+    assert told["accepted"] is (plan == "paper")  # after a race the finished frames are held against tau
+    (note,) = told["notes"]
     assert "4" in note and "16" in note and "channels" in note
 
 

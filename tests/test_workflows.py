@@ -6,8 +6,10 @@ import asyncio
 import json
 import tomllib
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -38,7 +40,7 @@ FORMS = {"demo": ("demo_one_node", "demo_visual_hierarchy"),
 # The stand-ins bear the official names, so that the graphs can ask for what they ask for; 6 steps have windows
 # 1..2 (video) and 3..4 (single frame).
 TINY = {"model": WAN.model, "vae": WAN.vae, "scorer": WAN.scorer, "converter": "tiny_l2r.safetensors", "steps": 6,
-        "text_encoder": None, "width": 32, "height": 32, "length": 9}  # fmt: skip
+        "text_encoder": None, "width": 32, "height": 32, "length": 9, "plan": "paper"}  # fmt: skip
 # Native CogVideoX came after 0.3.75. The demo's encoder and a Wan VAE, of 16 channels as well, stand in for its own.
 NEWER = ["cogvideox"] if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM") else []
 PASS, FAIL = {"tau": -0.99}, {"tau": 1.0}
@@ -113,8 +115,13 @@ def queue_watched(server: ComfyServer, prompt: Prompt) -> tuple[dict[str, Any], 
     return server.wait(id), executed
 
 
-def run(server: ComfyServer, info: dict[str, Any], name: str, **overrides: Any) -> Run:
+def run(
+    server: ComfyServer, info: dict[str, Any], name: str, widgets: Mapping[str, Any] = MappingProxyType({}), **overrides
+) -> Run:
+    """overrides: of the graph's settings. widgets: of Foresight Sampler, which no setting names."""
     prompt = api_graph(name, info, **{**TINY, **overrides})
+    if widgets:
+        prompt[node_of(prompt, "ForesightSampler")]["inputs"] |= widgets
     if name.startswith("wan2.2_ti2v_5b"):
         # Its VAE has one size only, 1.4 GB: the stand-in is never asked, and what would be decoded is saved below.
         prompt["latent"] = saved(prompt[node_of(prompt, "VAEDecode")]["inputs"].pop("samples"))
@@ -149,9 +156,9 @@ BRANCHES = {
 }
 
 
-def branches(run: Run) -> list[str]:
+def branches(outcome: Run) -> list[str]:
     every = set().union(*BRANCHES.values())
-    ran = every & set(run.executed)
+    ran = every & set(outcome.executed)
     found = [name for name, nodes in BRANCHES.items() if nodes & ran]
     assert ran == set().union(*(BRANCHES[name] for name in found))
     return found
@@ -206,17 +213,39 @@ def test_a_prompt_that_cannot_be_refined_is_sampled_plainly(server, info):
     assert branches(visual) == ["0", "probe", "2"]
 
 
+def real(family: str) -> dict[str, Any]:
+    """The settings of a real model's graph that are not TINY's."""
+    settings = FAMILIES[GRAPHS[FORMS[family][0]][1]]
+    changes = {"model": settings.model, "converter": settings.converter}
+    if family == "5b":
+        changes |= {"width": 64, "height": 64}  # its latents are 16 times smaller
+    if family == "cogvideox":
+        changes["steps"] = 8  # divides its timesteps, as 50 does: only then is "simple" the trailing spacing
+    return changes
+
+
 @pytest.mark.parametrize("family", ["wan", "wan 14b", "experts", "5b", *NEWER])
 def test_the_graphs_of_real_models_run(server, info, family):
     """With stand-ins for the big files, at a small size; the rest is the committed graph."""
-    settings = FAMILIES[GRAPHS[FORMS[family][0]][1]]
-    given = {"model": settings.model, "converter": settings.converter, **FAIL, **NEVER_BETTER}
-    if family == "5b":
-        given |= {"width": 64, "height": 64}  # its latents are 16 times smaller
-    if family == "cogvideox":
-        given["steps"] = 8  # divides its timesteps, as 50 does: only then is "simple" the trailing spacing
-    visual = both(server, info, family, seed=61, **given)
+    visual = both(server, info, family, seed=61, **real(family), **FAIL, **NEVER_BETTER)
     assert visual.trial == "2->1"
+
+
+@pytest.mark.parametrize("family", ["demo", "wan", "wan 14b", "experts", "5b", *NEWER])
+def test_the_one_node_graphs_race_and_decide_the_same_again(server, info, family):
+    settings = {"seed": 91, "plan": FAMILIES["demo"].plan, **({} if family == "demo" else real(family))}
+    budget = {"budget": 2.0}  # of so few steps a quarter pays for no second candidate
+    first = run(server, info, FORMS[family][0], budget, **settings)
+    tried = first.report["candidates"]
+    assert len(tried) > 2 and [row["seed"] for row in tried] == list(range(91, 91 + len(tried)))
+    assert [row["self_refined"] for row in tried] == [False] + [True] * (len(tried) - 1)
+    (best,) = [row for row in tried if row["state"] == "delivered"]
+    assert best["score"] == max(row["score"] for row in tried) and first.report["final_seed"] == best["seed"]
+    assert first.report["nfe"] <= first.report["nfe_worst_case"] <= 3 * first.report["nfe_plain"]
+    # ComfyUI keeps what it has made; with a widget of the paper's plan changed it makes it again.
+    again = run(server, info, FORMS[family][0], budget | {"injection_strength": 0.5, "refiner": "off"}, **settings)
+    assert "ForesightSampler" in again.executed and again.decisions == first.decisions
+    assert again.report["candidates"] == tried and torch.equal(again.latent, first.latent)
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith(("_self_refine", "_latent_search"))])
