@@ -159,7 +159,7 @@ def test_the_headline_of_a_race_says_what_is_delivered_why_and_for_how_much(rows
     document = raced(*rows, resumed=resumed)
     nfe = document["nfe"]
     assert report_text(document).splitlines()[0] == (
-        f"{expected} It took {nfe} model evaluations; a plain clip takes 50, this race at most 75."
+        f"{expected} It took {nfe} model evaluations; a plain clip 50, this race at most 75."
     )
     assert ("not touched" in report_text(document)) == (len(rows) == 1 and "not touched" in expected)
     previews = {f"candidate {row['candidate']}": np.zeros((5, 8, 8, 3)) for row in rows}
@@ -170,8 +170,8 @@ def test_the_headline_of_a_race_says_what_is_delivered_why_and_for_how_much(rows
 def test_text_tells_a_race():
     assert report_text(raced(ASIDE, tried(2, "delivered", 0.3))).splitlines()[1:] == [
         "Prompt: a red circle above a blue square",
-        "Each candidate is looked at once, after step 6 of 50; below its floor (0.200, self-refined 0.250; from "
-        "mine.json) it is put aside and the next seed is tried.",
+        "After step 6 of 50 the preview of each candidate is scored against the prompt; below its floor (0.200, "
+        "self-refined 0.250; from mine.json) it is put aside and the next seed is tried.",
         "Candidate 1, seed 7: 0.100, floor 0.200: put aside; 6 NFE, 10.5 s",
         "Candidate 2, seed 8, self-refined: 0.300, floor 0.250: delivered; 10 NFE, 10.5 s",
         "Final score: 0.300 by its preview (tau 0.220)",

@@ -62,7 +62,7 @@ def _header(figure: Figure, report: dict[str, Any]) -> float:
     title = textwrap.wrap(headline(report), 96, max_lines=2)
     _text(figure, 0.025, 0.978, "\n".join(title), fontsize=15, fontweight="bold")
     lines = _wrapped("Prompt", report["prompt"] or "-")
-    lines += [race_rules(report)] if report["candidates"] else []
+    lines += textwrap.wrap(race_rules(report), _LINE) if report["candidates"] else []
     if report["refined_prompt"] not in (None, report["prompt"]):
         lines += _wrapped("Refined", report["refined_prompt"])
     line_height = 0.0225

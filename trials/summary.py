@@ -62,7 +62,7 @@ def _race_headline(report: dict[str, Any]) -> str:
     below = None not in (least, final) and final < least
     still = f", its final score {final:.3f} still below tau {least:.3f}" if below else ""
     nfe, plain, most = (report[key] for key in ("nfe", "nfe_plain", "nfe_worst_case"))
-    return f"{_why(report)}{still}. It took {nfe} model evaluations; a plain clip takes {plain}, this race at most {most}."
+    return f"{_why(report)}{still}. It took {nfe} model evaluations; a plain clip {plain}, this race at most {most}."
 
 
 def _why(report: dict[str, Any]) -> str:
@@ -96,9 +96,9 @@ def _why(report: dict[str, Any]) -> str:
 def race_rules(report: dict[str, Any]) -> str:
     """One line: how candidates were judged."""
     settings, step = report["settings"], report["candidates"][0]["look_step"]
-    look = f"Each candidate is looked at once, after step {step} of {settings['steps']}"
+    look = f"After step {step} of {settings['steps']} the preview of each candidate is scored against the prompt"
     if settings["race_preset"] is None:
-        return f"{look}; no floors are fitted to this model, so the best of all goes on."
+        return f"{look}; no floors are fitted to this model, so the best of them goes on."
     plain, self_refined = map(score, settings["floors"])
     floors = f"{plain}, self-refined {self_refined}; from {settings['race_preset']}"
     return f"{look}; below its floor ({floors}) it is put aside and the next seed is tried."

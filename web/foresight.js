@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { EVENTS, Runs } from "./runs.js"
 import { RunView } from "./view.js"
+import { say, speak } from "./words.js"
 
 const NODES = new Set(["ForesightSampler", "ForesightMonitoredSampler", "ForesightSeedAudition"])
 const WIDGET_HEIGHT = 300
@@ -55,11 +56,11 @@ class Panel {
     this.element = Object.assign(document.createElement("div"), { className: "foresight-panel" })
     this.hint = Object.assign(document.createElement("div"), {
       className: "foresight-hint",
-      textContent: "Runs of Foresight Sampler, Monitored Sampler and Foresight Watch appear here while they sample.",
+      textContent: say("Runs of Foresight Sampler, Monitored Sampler, Seed Audition and Foresight Watch appear here while they sample."),
     })
     this.choices = Object.assign(document.createElement("div"), { className: "foresight-choices" })
     this.views = Object.assign(document.createElement("div"), { className: "foresight-views" })
-    this.selects = ["Run", "Compare with"].map((label) => {
+    this.selects = [say("Run"), say("Compare with")].map((label) => {
       const select = document.createElement("select")
       select.title = label
       select.setAttribute("aria-label", label)
@@ -97,8 +98,8 @@ class Panel {
     this.hint.hidden = all.length > 0
     this.choices.hidden = !all.length
     const [first, second] = this.selects
-    fill(first, [["", "Newest run"], ...all.map(named)])
-    fill(second, [["", "Compare with…"], ...all.map(named)])
+    fill(first, [["", say("Newest run")], ...all.map(named)])
+    fill(second, [["", say("Compare with…")], ...all.map(named)])
     const states = [runs.states.get(first.value) ?? runs.newest, runs.states.get(second.value)]
     this.shown.forEach((view, i) => {
       view.element.hidden = !states[i]
@@ -111,8 +112,9 @@ class Panel {
 function named(state) {
   const { prompt, seed } = state.settings
   const mark = state.live ? "●" : state.report?.accepted === false ? "✗" : state.message ? "–" : "✓"
-  const text = prompt ?? "no prompt"
-  return [state.id, `${mark} ${text.length > 48 ? `${text.slice(0, 47)}…` : text}${seed == null ? "" : `, seed ${seed}`}`]
+  const text = prompt ?? say("No prompt")
+  const noise = seed == null ? "" : `, ${say("seed {seed}", { seed })}`
+  return [state.id, `${mark} ${text.length > 48 ? `${text.slice(0, 47)}…` : text}${noise}`]
 }
 
 /** Sets a select's options and keeps what is chosen. */
@@ -135,7 +137,7 @@ function findNode(id) {
 function addView(node) {
   const view = new RunView(server)
   const hint = Object.assign(document.createElement("div"), {
-    className: "foresight-hint", textContent: "Previews and scores appear here while this node samples.",
+    className: "foresight-hint", textContent: say("Previews and scores appear here while this node samples."),
   })
   const element = document.createElement("div")
   element.style.overflow = "auto"
@@ -169,12 +171,16 @@ let panel
 
 app.registerExtension({
   name: "foresight.panel",
+  async init() {
+    const translations = await ask("/i18n").catch(() => ({})) // the panel then speaks English
+    speak(translations, app.extensionManager?.setting?.get("Comfy.Locale"))
+  },
   nodeCreated(node) {
     if (NODES.has(node.comfyClass)) addView(node)
   },
   setup() {
     app.extensionManager.registerSidebarTab({
-      id: "foresight", icon: "pi pi-eye", title: "Foresight", tooltip: "Foresight: every trial, live", type: "custom",
+      id: "foresight", icon: "pi pi-eye", title: "Foresight", tooltip: say("Foresight: every candidate and trial, live"), type: "custom",
       render: (place) => (panel ??= new Panel()).open(place), // may be called again for the same place
     })
     // After a reload in mid-run the state comes from the server, and later events follow on it.

@@ -1,5 +1,7 @@
 // What the page knows of the runs. No DOM and no ComfyUI in here: tests/js runs it under node.
 
+import { say } from "./words.js"
+
 /** The events that the server sends about a run (panel/runs.py). */
 export const EVENTS = ["start", "trial", "step", "verdict", "end"]
 
@@ -117,42 +119,48 @@ export function ladder(state) {
   return rungs
 }
 
-const KINDS = {
-  audition: "heard", finish: "finished", sample: "clip", probe: "single frame", refine: "better prompt", inject: "clip from the frame", plain: "clip, not judged",
-}
-const RULES = {
-  early_reject: "stays below the threshold", give_up: "falls below the threshold", early_accept: "stays above the threshold",
-  stable_stop: "the score has settled", budget: "the window's best score", below_floor: "below the calibrated floor",
-  not_inspected: "could not be judged",
-  user_accept: "you accepted it", user_reject: "you rejected it",
-}
+const kindWords = (kind) => ({
+  sample: say("clip"), probe: say("single frame"), refine: say("better prompt"), inject: say("clip from the frame"),
+  plain: say("clip, not judged"),
+})[kind] ?? kind
+const ruleWords = (rule) => ({
+  early_reject: say("stays below the threshold"), give_up: say("falls below the threshold"),
+  early_accept: say("stays above the threshold"), stable_stop: say("the score has settled"),
+  budget: say("the window's best score"), below_floor: say("below the calibrated floor"),
+  not_inspected: say("could not be judged"), user_accept: say("you accepted it"), user_reject: say("you rejected it"),
+})[rule] ?? rule
 
-/** What happened in a trial, in one sentence. */
+/** What happened in a trial of the paper's plan, in one sentence. */
 export function story(trial, tau) {
-  const { kind, verdict } = trial
-  const name = trial.trial.startsWith("seed ") ? trial.trial : `Trial ${trial.trial.replace("->", "→")}`
-  if (verdict?.details?.seed != null) return `${name}, other noise: drawn`
-  const what = `${name}, ${KINDS[trial.kind] ?? trial.kind}`
+  const { kind, verdict, step, steps } = trial
+  const name = say("Trial {name}", { name: trial.trial.replace("->", "→") })
+  if (verdict?.details?.seed != null) return say("{name}, other noise: drawn", { name })
+  const what = `${name}, ${kindWords(kind)}`
   if (!verdict) {
-    if (!trial.steps) return `${what}: asking…`
+    if (!steps) return say("{what}: asking…", { what })
     const last = trial.trace.at(-1)?.[1]
-    return `${what}: step ${trial.step} of ${trial.steps}${last == null ? "" : `, score ${last.toFixed(3)}`}`
+    const score = last == null ? "" : say(", score {score}", { score: last.toFixed(3) })
+    return say("{what}: step {step} of {steps}", { what, step, steps }) + score
   }
-  if (kind === "refine") return `${what}: ${verdict.accepted ? "found" : `none (${verdict.message ?? "no reason given"})`}`
+  const note = verdict.message ? `. ${verdict.message}` : ""
+  const predicted = verdict.predicted_score?.toFixed(3)
+  const score = predicted == null ? "" : say(", predicted score {score}", { score: predicted })
+  if (kind === "refine") {
+    if (verdict.accepted) return say("{what}: found", { what })
+    return say("{what}: none ({reason})", { what, reason: verdict.message ?? say("no reason given") })
+  }
   if (kind === "probe" && verdict.details) {
     const better = verdict.details.better_by_delta
-    const found = !verdict.accepted ? "no better than the rejected clip" : better ? "better than the rejected clip" : "used all the same"
-    const reason = verdict.rule?.startsWith("user_") ? `, ${RULES[verdict.rule]}` : ""
-    const score = verdict.predicted_score == null ? "" : `, predicted score ${verdict.predicted_score.toFixed(3)}`
-    return `${what}: ${found}${reason}${score}${verdict.message ? `. ${verdict.message}` : ""}`
+    const found = !verdict.accepted ? say("no better than the rejected clip")
+      : better ? say("better than the rejected clip") : say("used all the same")
+    const reason = verdict.rule?.startsWith("user_") ? `, ${ruleWords(verdict.rule)}` : ""
+    return `${what}: ${found}${reason}${score}${note}`
   }
-  if (kind === "audition") return `${what}: ${verdict.predicted_score == null ? "not scored" : `score ${verdict.predicted_score.toFixed(3)}`}`
-  if (!verdict.rule) return `${what}: done${verdict.message ? ` (${verdict.message})` : ""}`
-  const score = verdict.predicted_score == null ? "" : `, predicted score ${verdict.predicted_score.toFixed(3)}`
-  const wanted = tau == null || !score ? "" : ` (wanted ${tau.toFixed(3)})`
-  const step = verdict.stop_step == null ? "" : ` at step ${verdict.stop_step} of ${trial.steps}`
-  const note = verdict.message ? `. ${verdict.message}` : ""
-  return `${what}: ${verdict.accepted ? "accepted" : "rejected"}${step}, ${RULES[verdict.rule] ?? verdict.rule}${score}${wanted}${note}`
+  if (!verdict.rule) return say("{what}: done", { what }) + (verdict.message ? ` (${verdict.message})` : "")
+  const wanted = tau == null || !score ? "" : say(" (wanted {tau})", { tau: tau.toFixed(3) })
+  const at = verdict.stop_step == null ? "" : say(" at step {step} of {steps}", { step: verdict.stop_step, steps })
+  const judged = verdict.accepted ? say("accepted") : say("rejected")
+  return `${what}: ${judged}${at}, ${ruleWords(verdict.rule)}${score}${wanted}${note}`
 }
 
 /** Words of `after` against `before`: [["same" | "gone" | "new", words], ...], by the longest common subsequence. */

@@ -1,27 +1,19 @@
-// One run as DOM: player, score curve, ladder, story, cost, prompt and buttons. Draws only when told to, or when visible.
+// One run as DOM: player, candidates or ladder and story, cost, prompt and buttons. Draws only when told to, or when
+// visible.
 
+import { drawChart, newChart } from "./chart.js"
+import { candidates, outcome, races, rules } from "./race.js"
+import { Rows } from "./rows.js"
 import { difference, ladder, pictures, story } from "./runs.js"
+import { say } from "./words.js"
 
 const FRAME_MS = 160 // latent frames are four video frames apart: about as fast as the clip
-const SVG = "http://www.w3.org/2000/svg"
-const CHART = { width: 300, height: 110, left: 34, right: 6, top: 6, bottom: 16 }
-const BUTTONS = [
-  ["accept", "Accept now", "Keep this clip: nothing more is judged"],
-  ["reject", "Reject now", "Go on to the next trial"],
-  ["stop", "Stop", "Cancel the run"],
-]
+const BUTTONS = ["accept", "reject", "stop"]
 
 function make(tag, className, ...children) {
   const element = document.createElement(tag)
   if (className) element.className = className
   element.append(...children)
-  return element
-}
-
-function draw(tag, attributes, text) {
-  const element = document.createElementNS(SVG, tag)
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value)
-  if (text != null) element.textContent = text
   return element
 }
 
@@ -38,32 +30,41 @@ export class RunView {
     this.playing = true
     this.image = new Image()
     this.image.addEventListener("load", () => this.#paint())
-    this.image.addEventListener("error", () => this.#say("This picture is no longer kept."))
+    this.image.addEventListener("error", () => this.#say(say("This picture is no longer kept.")))
 
     this.heading = make("div", "foresight-prompt")
     this.canvas = make("canvas", "foresight-picture")
     this.canvas.tabIndex = 0
     this.canvas.setAttribute("role", "img")
     this.play = make("button", "foresight-play")
-    this.slider = Object.assign(make("input", "foresight-history"), { type: "range", min: 0, title: "Earlier previews" })
-    this.slider.setAttribute("aria-label", "Preview of which step")
+    this.slider = Object.assign(make("input", "foresight-history"), { type: "range", min: 0, title: say("Earlier previews") })
+    this.slider.setAttribute("aria-label", say("Preview of which step"))
     this.label = make("span", "foresight-label")
-    this.chart = draw("svg", { viewBox: `0 0 ${CHART.width} ${CHART.height}`, class: "foresight-chart", role: "img" })
+    this.chart = newChart()
     this.rungs = make("ol", "foresight-ladder")
+    this.rules = make("div", "foresight-hint")
+    this.rows = new Rows(server, (row) => {
+      const all = pictures(this.state)
+      const last = all.findLastIndex(({ trial }) => row.trials.includes(trial))
+      this.slider.value = last
+      this.following = row.live && last === all.length - 1
+      this.#choosePicture()
+    })
+    this.outcome = make("div", "foresight-outcome")
     this.stories = make("ul", "foresight-stories")
     this.cost = make("div", "foresight-cost")
     this.refined = make("div", "foresight-refined")
-    this.buttons = make("div", "foresight-buttons", ...BUTTONS.map(([decision, label, title]) => {
-      const button = Object.assign(make("button", `foresight-${decision}`, label), { type: "button", title })
+    this.buttons = make("div", "foresight-buttons", ...BUTTONS.map((decision) => {
+      const button = Object.assign(make("button", `foresight-${decision}`), { type: "button" })
       button.addEventListener("click", () => this.#decide(decision))
       return button
     }))
     this.offer = make("fieldset", "foresight-offer")
     this.notice = make("div", "foresight-notice")
     this.notice.setAttribute("role", "status")
-    this.element = make("section", "foresight-run", this.heading, this.rungs, this.canvas,
+    this.element = make("section", "foresight-run", this.heading, this.rungs, this.outcome, this.canvas,
       make("div", "foresight-controls", this.play, this.slider, this.label),
-      this.chart, this.offer, this.buttons, this.notice, this.stories, this.cost, this.refined)
+      this.chart, this.offer, this.buttons, this.notice, this.rules, this.rows.element, this.stories, this.cost, this.refined)
 
     this.play.addEventListener("click", () => this.#setPlaying(!this.playing))
     this.slider.addEventListener("input", () => {
@@ -108,26 +109,29 @@ export class RunView {
       this.#say("")
     }
     this.state = state
-    const { settings, trials, report, live, message } = state
-    this.heading.textContent = settings.prompt ?? "No prompt"
+    const { settings, trials, live } = state
+    this.heading.textContent = settings.prompt ?? say("No prompt")
     Object.assign(this.element.dataset, { run: state.id, live })
+    const raced = races(state)
+    this.rules.hidden = this.rows.element.hidden = !raced
+    this.rules.textContent = raced ? rules(state) : ""
+    this.rows.update(state)
+    this.outcome.textContent = outcome(state)
     const rungs = ladder(state)
-    this.rungs.hidden = trials.some((trial) => trial.kind === "audition")
+    this.rungs.hidden = this.stories.hidden = raced
     this.rungs.replaceChildren(...["0", "1", "2", "2->1"].map((rung) => {
       const item = make("li", `foresight-${rungs[rung]}`, rung.replace("->", "→"))
-      item.title = `Trial ${rung}: ${rungs[rung]}`
+      item.title = `${say("Trial {name}", { name: rung })}: ${rungWords(rungs[rung])}`
       if (rungs[rung] === "current") item.setAttribute("aria-current", "step")
       return item
     }))
-    this.stories.replaceChildren(...trials.map((trial) => make("li", "", story(trial, settings.tau))))
-    const decidable = live && trials.at(-1)?.decidable
-    for (const button of this.buttons.children)
-      button.disabled = !(live && (decidable || button.classList.contains("foresight-stop")))
+    this.stories.replaceChildren(...(raced ? [] : trials).map((trial) => make("li", "", story(trial, settings.tau))))
+    this.#label(raced)
     this.buttons.hidden = !live
     this.#offered()
-    this.cost.textContent = costs(report, trials, live, message)
+    this.cost.textContent = costs(state)
     this.#refinement()
-    this.#curve()
+    drawChart(this.chart, this.state)
     this.#choosePicture()
   }
 
@@ -137,7 +141,23 @@ export class RunView {
 
   #decide(decision) {
     this.server.decide(this.state.id, decision).then(
-      () => this.#say(`Asked to ${decision}: done at the next step.`), (error) => this.#say(error.message))
+      () => this.#say(say("Asked for: it is done at the next step.")), (error) => this.#say(error.message))
+  }
+
+  /** The buttons' words, and which of them can be pressed: a candidate that has passed its look can only be stopped. */
+  #label(raced) {
+    const { live, trials } = this.state
+    const trial = trials.at(-1)
+    const open = live && trial?.decidable && !(trial.kind === "candidate" && trial.step >= trial.window[1])
+    const [accept, reject, stop] = this.buttons.children
+    accept.textContent = say("Accept now")
+    accept.title = raced ? say("Finish this candidate and deliver it") : say("Keep this clip: nothing more is judged")
+    reject.textContent = say("Reject now")
+    reject.title = raced ? say("Put this candidate aside and try the next seed") : say("Go on to the next trial")
+    stop.textContent = say("Stop")
+    stop.title = say("Cancel the run")
+    accept.disabled = reject.disabled = !open
+    stop.disabled = !live
   }
 
   /** The seeds of an audition, to be ticked. Built once for an offer, so that ticks are kept. */
@@ -152,22 +172,23 @@ export class RunView {
       const box = Object.assign(document.createElement("input"), {
         type: most > 1 ? "checkbox" : "radio", name: this.group, value: index, checked: offered.best.includes(index),
       })
-      const label = make("label", "foresight-seed", box, ` ${trial.trial}, ${trial.verdict?.predicted_score?.toFixed(3) ?? "not scored"}`)
+      const label = make("label", "foresight-seed", box,
+        ` ${say("seed {seed}", trial.details)}, ${trial.verdict?.predicted_score?.toFixed(3) ?? say("not scored")}`)
       if (trial.pictures.length) {
         const image = Object.assign(new Image(), {
-          alt: `Preview of ${trial.trial}`,
+          alt: say("Look of candidate {number}", { number: trial.details.candidate }),
           src: `${this.server.pictureUrl(id, index, trial.pictures.at(-1))}?frame=${Math.floor(trial.size[0] / 2)}`,
         })
         label.prepend(image)
       }
       return label
     })
-    const go = Object.assign(make("button", "foresight-choose", "Finish these"), { type: "button" })
+    const go = Object.assign(make("button", "foresight-choose", say("Finish these")), { type: "button" })
     go.addEventListener("click", () => {
       const ticked = [...this.offer.querySelectorAll("input:checked")].map((box) => Number(box.value))
       this.server.decide(id, "choose", ticked).then(() => this.#say(""), (error) => this.#say(error.message))
     })
-    const question = most > 1 ? `Which seeds shall be finished? At most ${most}.` : "Which seed shall be finished?"
+    const question = most > 1 ? say("Which seeds shall be finished? At most {most}.", { most }) : say("Which seed shall be finished?")
     this.offer.replaceChildren(make("legend", "", question), make("div", "foresight-seeds", ...boxes), go)
   }
 
@@ -178,7 +199,7 @@ export class RunView {
   #setPlaying(playing) {
     this.playing = playing
     this.play.textContent = playing ? "❚❚" : "▶"
-    this.play.title = playing ? "Pause" : "Play"
+    this.play.title = playing ? say("Pause") : say("Play")
     this.play.setAttribute("aria-label", this.play.title)
     this.#schedule()
   }
@@ -198,12 +219,15 @@ export class RunView {
     if (this.following) this.slider.value = this.slider.max
     this.shown = all[this.slider.valueAsNumber]
     if (!this.shown) {
-      this.label.textContent = this.state.live ? "waiting for the first preview" : "no preview was made"
+      this.label.textContent = this.state.live ? say("waiting for the first preview") : say("no preview was made")
       return
     }
     const { trial, step } = this.shown
-    this.label.textContent = `trial ${this.state.trials[trial].trial.replace("->", "→")}, step ${step}`
-    this.canvas.setAttribute("aria-label", `Preview of ${this.label.textContent}`)
+    const { trial: name, details } = this.state.trials[trial]
+    this.label.textContent = details?.candidate
+      ? say("candidate {number}, step {step}", { number: details.candidate, step })
+      : say("trial {name}, step {step}", { name: name.replace("->", "→"), step })
+    this.canvas.setAttribute("aria-label", say("Preview of {what}", { what: this.label.textContent }))
     const url = this.server.pictureUrl(this.state.id, trial, step)
     // Pictures are made when they are asked for, so a panel that cannot be seen asks for none.
     if (this.visible !== false && this.image.dataset.url !== url) {
@@ -235,65 +259,44 @@ export class RunView {
     this.refined.hidden = !after
     if (!after) return
     if (after === settings.prompt && refined?.details?.seed != null) {
-      this.refined.replaceChildren(make("b", "", "Other noise: "), `seed ${refined.details.seed}`)
+      this.refined.replaceChildren(make("b", "", say("Other noise:"), " "), say("seed {seed}", refined.details))
       return
     }
     const words = difference(settings.prompt ?? "", after).flatMap(([kind, text]) =>
       [make({ same: "span", gone: "del", new: "ins" }[kind], "", text), " "])
-    this.refined.replaceChildren(make("b", "", "Refined prompt: "), ...words)
-  }
-
-  #curve() {
-    const { trials, settings } = this.state
-    const { tau } = settings
-    const scores = trials.flatMap((trial) => trial.trace.map(([, score]) => score)).filter((score) => score != null)
-    this.chart.toggleAttribute("hidden", !scores.length)
-    if (!scores.length) return
-    const steps = Math.max(...trials.map((trial) => trial.steps))
-    const values = tau == null ? scores : [...scores, tau]
-    const [low, high] = [Math.min(...values), Math.max(...values)]
-    const pad = (high - low || 0.1) * 0.12
-    const x = (step) => CHART.left + ((step - 1) / Math.max(1, steps - 1)) * (CHART.width - CHART.left - CHART.right)
-    const y = (score) =>
-      CHART.top + ((high + pad - score) / (high - low + 2 * pad)) * (CHART.height - CHART.top - CHART.bottom)
-    const floor = CHART.height - CHART.bottom
-    const current = trials.findLast((trial) => trial.trace.length)
-    const parts = [draw("title", {}, `Alignment score by step: ${current.trace.length} scores, the last ${scores.at(-1).toFixed(3)}`)]
-    if (current.window) {
-      const [first, last] = current.window
-      parts.push(draw("rect", { class: "window", x: x(first), y: CHART.top, width: Math.max(1, x(last) - x(first)), height: floor - CHART.top }))
-    }
-    if (tau != null) {
-      parts.push(draw("line", { class: "tau", x1: CHART.left, x2: CHART.width - CHART.right, y1: y(tau), y2: y(tau) }))
-      parts.push(draw("text", { x: 2, y: y(tau) + 3 }, `τ ${tau.toFixed(2)}`))
-    }
-    for (const trial of trials) {
-      const points = trial.trace.filter(([, score]) => score != null).map(([step, score]) => `${x(step)},${y(score)}`)
-      if (points.length) parts.push(draw("polyline", { class: trial === current ? "current" : "earlier", points: points.join(" ") }))
-      const { stop_step: stop, predicted_score: predicted, accepted } = trial.verdict ?? {}
-      if (stop != null && predicted != null)
-        parts.push(draw("circle", { class: accepted ? "accepted" : "rejected", cx: x(stop), cy: y(predicted), r: 3.5 }))
-    }
-    parts.push(draw("line", { class: "axis", x1: CHART.left, x2: CHART.width - CHART.right, y1: floor, y2: floor }))
-    parts.push(draw("text", { x: CHART.left, y: CHART.height - 4 }, "step 1"))
-    parts.push(draw("text", { x: CHART.width - CHART.right, y: CHART.height - 4, "text-anchor": "end" }, steps))
-    this.chart.replaceChildren(...parts)
+    this.refined.replaceChildren(make("b", "", say("Refined prompt:"), " "), ...words)
   }
 }
 
+const rungWords = (rung) => ({
+  waiting: say("waiting"), current: say("current"), accepted: say("accepted"), rejected: say("rejected"), done: say("done"),
+})[rung]
+
 /** Evaluations and seconds, spent and beside a plain run; or why the run ended. */
-function costs(report, trials, live, message) {
-  const parts = message ? [message === "stopped" ? "Stopped by the user." : `Failed: ${message}.`] : []
+function costs(state) {
+  const { report, trials, settings, live, message } = state
+  const parts = message ? [message === "stopped" ? say("Stopped by the user.") : say("Failed: {message}.", { message })] : []
+  const { nfe_plain: plain, nfe_worst_case: most, nfe } = report ?? {}
   if (report && !live) {
-    const plain = report.nfe_plain
-    const saved = plain == null || report.nfe >= plain ? "" : ` (${plain - report.nfe} fewer)`
-    parts.push(`${report.nfe} model evaluations, a plain run takes ${plain ?? "?"}${saved}.`)
-    const estimate = report.seconds_plain_estimate
-    parts.push(`${report.seconds.toFixed(1)} s${estimate == null ? "" : `, plain about ${estimate.toFixed(1)} s`}.`)
-    if (report.final_score != null) parts.push(`Final score ${report.final_score.toFixed(3)}.`)
+    parts.push(say("{nfe} model evaluations, a plain run takes {plain}", { nfe, plain: plain ?? "?" })
+      + (plain != null && nfe < plain ? say(" ({saved} fewer).", { saved: plain - nfe })
+        : most != null ? say(", this one at most {most}.", { most }) : "."))
+    const seconds = report.seconds.toFixed(1)
+    const estimate = report.seconds_plain_estimate?.toFixed(1)
+    parts.push(estimate == null ? `${seconds} s.` : say("{seconds} s, plain about {estimate} s.", { seconds, estimate }))
+    if (report.final_score != null) parts.push(final(report, settings))
   } else {
-    const steps = trials.reduce((sum, trial) => sum + (trial.verdict?.nfe ?? trial.step), 0)
-    parts.push(`${steps} model evaluations${live ? " so far" : ""}.`)
+    const spent = races(state) ? candidates(state).reduce((sum, row) => sum + row.nfe, 0)
+      : trials.reduce((sum, trial) => sum + (trial.verdict?.nfe ?? trial.step), 0)
+    parts.push(live ? say("{nfe} model evaluations so far.", { nfe: spent }) : say("{nfe} model evaluations.", { nfe: spent }))
+    if (settings.worst_case != null)
+      parts.push(say("A plain run takes {plain}, this one at most {most}.", { plain: settings.nfe_plain, most: settings.worst_case }))
   }
   return parts.join(" ")
+}
+
+function final({ final_score: score, final_score_of: of }, { tau }) {
+  const said = of === "frames" ? say("Final score {score}, by its frames", { score: score.toFixed(3) })
+    : say("Final score {score}, by its preview", { score: score.toFixed(3) })
+  return said + (tau != null && score < tau ? say(", still below {tau}.", { tau: tau.toFixed(3) }) : ".")
 }

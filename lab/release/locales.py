@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,17 @@ def node_texts(node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def panel_texts() -> dict[str, str]:
+    """What the live panel says (web/words.js), by itself."""
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("web/*.js")))
+    return {text: text for text in re.findall(r'\bsay\("([^"]+)"', code)}
+
+
 def files(info: ObjectInfo) -> dict[str, str]:
     """Path below the project's root -> text, of the English files."""
     ours = {id: node for id, node in sorted(info.items()) if node["python_module"] == PACK}
     categories = {part: part for node in ours.values() for part in node["category"].split("/")}
-    contents = {"nodeDefs": {id: node_texts(node) for id, node in ours.items()}, "main": {"nodeCategories": categories}}
+    contents = {"nodeDefs": {id: node_texts(node) for id, node in ours.items()}, "main": {"nodeCategories": categories, "foresight": panel_texts()}}
     return {
         f"locales/en/{name}.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         for name, content in contents.items()
