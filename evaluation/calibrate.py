@@ -6,7 +6,8 @@ It replays the detector on the traces of the base runs (which are inspected at e
 the best: `--objective caught` catches most failures while no more than `--false-reject` of the good clips are rejected,
 `--objective error` has the least error of the predicted score at a mean stop no later than the default rules'. What is
 printed was measured on prompts that the fit had not seen. `--mode conformal` fits floors with a bound on false
-rejections (evaluation/conformal.py) instead of the paper's rules.
+rejections (evaluation/conformal.py) instead of the paper's rules. `--objective yield` fits the race instead
+(evaluation/calibrate_race.py): look, floors and candidates for most good clips at each budget.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from ..scoring.detector import DetectorSettings
 from ..scoring.preset import DetectorPreset, save_preset
 from ..trials.report import finite
+from .calibrate_race import calibrate_race
 from .conformal import Floors, conformal_floors
 from .evidence import Base, Evidence, Outcomes, load
 from .results import command_parser, number, percent
@@ -37,7 +39,8 @@ SCALES = (0.5, 1.0, 2.0)  # of all margins, against the scorer's own
 TAU_QUANTILES = tuple(np.linspace(0.05, 0.75, 11))  # of the scores at the end of the paper's window
 CLOSE = 0.25  # steps by which a mean stop may be later and still count as equal
 EARLIER = 1.0  # and by which it may be earlier where detectors are compared
-OBJECTIVES, MODES = ("caught", "error"), ("rules", "conformal")
+YIELD = "yield"
+OBJECTIVES, MODES = ("caught", "error", YIELD), ("rules", "conformal")
 
 FIELDS = ("accepted", "predicted", "step")  # of Outcomes
 
@@ -198,15 +201,17 @@ def fitted(evidence: Evidence, fit: Fit, mode: str, objective: str, rate: float)
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser("calibrate", __doc__)
     parser.add_argument("database", type=Path, help="the database of `run`, or its folder")
-    parser.add_argument("--out", type=Path, required=True, help="the preset, a .json file for models/foresight_presets")
+    parser.add_argument("--out", type=Path, required=True, help="the preset, a .json file")
     parser.add_argument("--mode", choices=MODES, default=MODES[0])
-    parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="of --mode rules")
+    parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="yield: fits the race")
     parser.add_argument("--false-reject", type=float, default=0.1, help="share of good clips to reject at most")
     parser.add_argument("--folds", type=int, default=5, help="parts of the prompts for cross-validation (5)")
     parser.add_argument("--settings", help="fingerprint of the runs' settings, where the database holds several")
     a = parser.parse_args(argv)
     try:
         evidence = load(a.database, a.settings)
+        if a.objective == YIELD:
+            return calibrate_race(evidence, a.out, max(2, a.folds))
         scorer = evidence.settings.get("scorer")
         if not scorer:
             raise ValueError(f"{a.database} does not say which scorer its runs had: run the command again.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from .evidence import Base, Cell, Evidence, Outcomes, metric_of
 from .report_tables import INJECTED, MAIN, Paired, Table, absent, spread_within
-from .statistics import bootstrap, mean, of_means, ratio, text_only_scores
+from .statistics import bootstrap, mean, ratio, text_only_scores
 
 QUANTILES = (0.1, 0.2, 0.3)  # of Figure 11
 LEAST = 20  # clips in the top and bottom group together; fewer say nothing
@@ -95,66 +95,6 @@ def repairs(evidence: Evidence) -> Table:
     )
     return Table("repairs", "What becomes of rejected runs (paper, Figure 13)", columns, rows, note,
                  absent(evidence, ("efdi",)))  # fmt: skip
-
-
-def equal_nfe(evidence: Evidence) -> Table:
-    """Foresight against rivals at the same mean number of model evaluations, and at the same mean time."""
-    columns = {
-        "rival": ("rival", "text"), "runs": ("runs", "count"), "ours": ("Foresight on", "percent"),
-        "theirs": ("rival on", "percent"), "nfe": ("model evaluations beyond plain", "percent"),
-        "change": ("good clips, Foresight minus rival", "change"),
-        "score_change": ("final score, Foresight minus rival", "signed"),
-        "change_in_time": ("good clips, at equal time instead", "change"),
-    }  # fmt: skip
-    methods = [m for m in evidence.methods if m not in ("base", "efdi") and "efdi@" not in m]
-    rows = [row for m in methods if (row := _at_equal_nfe(evidence, m))]
-    note = (
-        "Of a dearer and a cheaper method, the dearer is used on a share of the runs only and the rest stays plain, so "
-        "that both spend the same on average. Single-frame evaluations count like a video's; time tells them apart."
-    )
-    return Table("equal_nfe", "At equal cost", columns, rows, note, absent(evidence, ("efdi",)))
-
-
-def _at_equal_nfe(evidence: Evidence, rival: str) -> dict[str, Any] | None:
-    ours, theirs, base = (evidence.rows.get(name, {}) for name in ("efdi", rival, "base"))
-    keys = [key for key in theirs if key in ours and key in base]
-    if not keys:
-        return None
-    prompt = np.asarray([key[0] for key in keys])
-
-    def beyond(spent: str, plain: str) -> np.ndarray:
-        """[2, runs]: what both spend beyond the plain run, as a share of it."""
-        return np.asarray([[rows[key][spent] / rows[key][plain] - 1 for key in keys] for rows in (ours, theirs)])
-
-    def gains(rows: dict, metric: str) -> np.ndarray:
-        def value(row: dict) -> float:
-            return evidence.good(row) if metric == "good" else math.nan if row[metric] is None else row[metric]
-
-        return np.asarray([value(rows[key]) - value(base[key]) for key in keys])
-
-    def difference(metric: str, spent: np.ndarray) -> Cell | None:
-        if not (spent.mean(1) > 0).all():
-            return None
-        mine, other = gains(ours, metric), gains(theirs, metric)
-        known = np.isfinite(mine) & np.isfinite(other)
-
-        def statistic(means: np.ndarray) -> np.ndarray:
-            gain, cost = means[:, :2], means[:, 2:]
-            used = gain * cost.min(1, keepdims=True) / cost
-            return used[:, 0] - used[:, 1]
-
-        return of_means(statistic, [column[known] for column in (mine, other, *spent)], prompt[known])
-
-    spent = beyond("nfe", "nfe_plain")
-    cost = spent.mean(1)
-    if not (cost > 0).all():
-        return None
-    return {
-        "rival": MAIN.get(rival, rival), "runs": len(keys), "ours": float(cost.min() / cost[0]),
-        "theirs": float(cost.min() / cost[1]), "nfe": float(cost.min()), "change": difference("good", spent),
-        "score_change": difference("final_score", spent),
-        "change_in_time": difference("good", beyond("seconds", "seconds_plain")),
-    }  # fmt: skip
 
 
 def average_precision(scores: np.ndarray, right: np.ndarray) -> float:

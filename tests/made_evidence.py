@@ -60,6 +60,8 @@ def other_row(generator: np.random.Generator, base: dict[str, Any], method: str)
     if method in ("best_of_3", "regenerate", "reseed"):
         runs = {"best_of_3": 3, "regenerate": 2, "reseed": 1 + base["stop_step"] / STEPS}[method]
         return row | done | {"nfe": round(STEPS * runs), "seconds": 73.0 * runs}
+    if method.split("@")[0] == "race":
+        return row | done | {"nfe": STEPS + 12, "seconds": 90.0, "trial": None, "rule": "race"}
     branch = ("1", "2", "2->1")[int(generator.integers(3))]
     return row | done | {"trial": branch, "nfe": 110, "nfe_single_frame": 24, "seconds": 95.0, "report":
                          report(branch, base["stop_step"])}  # fmt: skip

@@ -17,10 +17,20 @@ from scipy.stats import ttest_1samp
 
 from foresight.evaluation.evidence import load
 from foresight.evaluation.report import main
-from foresight.evaluation.report_claims import average_precision, claims, equal_nfe, motion, repairs, verdict
+from foresight.evaluation.report_claims import average_precision, claims, motion, repairs, verdict
 from foresight.evaluation.report_page import examples
+from foresight.evaluation.report_tables import (
+    MAIN,
+    Paired,
+    foresight,
+    spread_within,
+    table_1,
+    table_s2,
+    table_s4,
+    table_s6,
+)
+from foresight.evaluation.report_yield import equal_nfe, race_at_equal_cost, yields
 from foresight.evaluation.results import shown
-from foresight.evaluation.report_tables import Paired, foresight, spread_within, table_1, table_s2, table_s4, table_s6
 from foresight.evaluation.store import Store
 
 TABLES = ("table_1", "table_s2", "table_s4", "table_s5", "table_s6", "table_s7", "claims", "repairs", "equal_nfe",
@@ -208,3 +218,23 @@ def test_bad_databases_are_explained(tmp_path):
     made_evidence.write(tmp_path / "methods.sqlite", 2, 1, ("efdi",))
     assert "no finished run of the method base" in failing(tmp_path / "methods.sqlite")
     assert not (tmp_path / "out").exists(), "nothing is written for them"
+
+
+def test_the_race_stands_beside_every_rival_at_equal_cost(tmp_path):
+    methods = (*made_evidence.METHODS, "race", "race@budget=0.5,self_refine=all")
+    made_evidence.write(tmp_path / "runs.sqlite", prompts=30, methods=methods)
+    evidence = load(tmp_path)
+    rows = {row["method"]: row for row in yields(evidence).rows}
+    raced = {"race", "race: budget=0.5, self_refine=all"}
+    assert {name for name in rows if name.startswith("race")} == raced and MAIN["base"] not in rows
+    assert [row["nfe"]["value"] for row in rows.values()] == sorted(row["nfe"]["value"] for row in rows.values())
+    beside = {row["rival"]: row for row in race_at_equal_cost(evidence).rows}
+    assert MAIN["best_of_3"] in beside and beside[MAIN["reseed"]]["beats"] in ("yes", "no", "open")
+    for row in beside.values():
+        expected = "yes" if row["change"]["low"] > 0 else "no" if row["change"]["high"] < 0 else "open"
+        assert row["beats"] == expected
+    main([str(tmp_path)])
+    assert (tmp_path / "evidence" / "yield.png").exists()
+    series = {line.split(",")[1] for line in (tmp_path / "evidence" / "yield.csv").read_text().splitlines()[1:]}
+    assert {"Plain", "Best of 3"} < series
+    assert not race_at_equal_cost(load(made_evidence.write(tmp_path / "other.sqlite", prompts=12))).rows
