@@ -96,8 +96,8 @@ def race_note(s: Settings) -> str:
         f"**What to look at.** *Foresight Sampler* looks at the clip about step {reached(LOOK, s.steps)} of {s.steps}. "
         "Where it falls short, the next seeds are tried, and the best goes on. The live view and *Run Report* show "
         "every candidate: its picture at the look, its score, what became of it. Compare **NFE** with *plain*."
-        "\n\n**budget**: what may be spent beyond a plain clip. **self_refine**: which candidates are lightly refined. "
-        "**plan** *paper*: the published trials instead."
+        "\n\nThe node's last widgets: **plan** (*paper*: the published trials instead), **budget** (what may be spent "
+        "beyond a plain clip) and **self_refine** (which candidates are lightly refined)."
     )
     if s.scorer == DEMO.scorer:
         return note
