@@ -20,6 +20,7 @@ from typing import Any
 
 from ..scoring.detector import reached
 from ..scoring.race_preset import load_race_preset
+from ..trials.plan import drive
 from ..trials.race import (
     RANKS,
     SELF_REFINE,
@@ -31,7 +32,6 @@ from ..trials.race import (
     RaceSettings,
     Rules,
     Try,
-    drive,
     race,
 )
 from .bench import BASE, LIGHT, Bench, Method, MethodError, Row

@@ -11,7 +11,7 @@ from ..refiner.base import Reworder, RewordingError, RewordingRequest
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_enhanced, worst_case_nfe
 from ..trials.observer import SILENT, Observer
-from ..trials.plan import Action, TrialPlan
+from ..trials.plan import Action, Step, drive, ladder
 from ..trials.verdict import TrialRecord, Verdict
 from .guard import harmless
 from .injection import Injection, InjectionSettings
@@ -66,26 +66,27 @@ def run_hierarchy(
     reguide(prompt, negative) gives a guider with a reworded prompt. reworder, injection: None leaves that trial out;
     with both left out the run is watched and reported, never stopped. observer: sees each trial.
     """
-    plan = TrialPlan(injection=injection is not None, rewording=reworder is not None)
     settings = {"negative": negative, "worst_case": worst_case(inputs.whole, gate)}
-    stop = "rejected" if plan.injection or plan.rewording else "never"
-    base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, observer=observer)
-    verdict, anchor = base.verdict, None
-    step = plan.next(verdict.accepted or stop == "never")
-    while step.action is not Action.FINISH:
-        succeeded = True
+    watched_only = injection is None and reworder is None
+    base = result = verdict = anchor = None
+
+    def do(step: Step) -> bool:
+        nonlocal inputs, base, result, verdict, anchor
         match step.action:
+            case Action.SAMPLE if base is None:
+                stop = "never" if watched_only else "rejected"
+                base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, observer=observer)
+                verdict = base.verdict
+                return verdict.accepted or watched_only
             case Action.PROBE:
-                anchor, probed = single_frame_probe(inputs, gate, verdict, observer)
-                verdict, succeeded = probed, probed.accepted
+                anchor, verdict = single_frame_probe(inputs, gate, verdict, observer)
             case Action.REWORD:
                 request = RewordingRequest(
                     gate.prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
                     base.verdict.settings["model"],
                 )
                 verdict = reword(request, reworder, verdict, observer)
-                succeeded = verdict.record.accepted
-                if succeeded:
+                if verdict.accepted:
                     noise = reseeded(inputs.noise, verdict.record.details["seed"])
                     guider = reguide(verdict.record.prompt, verdict.record.negative)
                     inputs = replace(inputs, noise=noise, guider=guider)
@@ -95,8 +96,10 @@ def run_hierarchy(
             case Action.SAMPLE | Action.PLAIN:
                 judge = gate if step.action is Action.SAMPLE else None
                 result = monitored_sample(inputs, judge, previous=verdict, observer=observer)
-                verdict, succeeded = result.verdict, result.verdict.accepted
-        step = plan.next(succeeded)
+                verdict = result.verdict
+        return verdict.accepted
+
+    drive(ladder(injection=injection is not None, rewording=reworder is not None), do)
     if details := base.verdict.record.details:
         most = worst_case_enhanced(details["nfe_most"], details["nfe_candidate_most"])
         verdict = replace(verdict, settings={**verdict.settings, "worst_case": most})

@@ -11,6 +11,7 @@ import comfy.samplers
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
+from ..trials.plan import drive
 from ..trials.race import (
     RANKS,
     REJECTED,
@@ -21,7 +22,6 @@ from ..trials.race import (
     Purse,
     Rules,
     Try,
-    drive,
     most_evaluations,
     race,
 )

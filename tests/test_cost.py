@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from foresight.trials.cost import Evaluations, worst_case_nfe
-from foresight.trials.plan import Action, TrialPlan
+from foresight.trials.plan import Action, drive, ladder
 
 
 def test_worst_case_is_the_whole_hierarchy_at_its_budgets():
@@ -20,9 +20,12 @@ def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_sta
     bound = worst_case_nfe(steps, video_budget, single_frame_budget)
 
     def spend(outcomes):
-        plan, video, single_frame = TrialPlan(injection=injection, rewording=rewording), 0, 0
-        for succeeded in outcomes:
-            match plan.current.action:
+        answers, video, single_frame = iter(outcomes), 0, 0
+
+        def do(step):
+            nonlocal video, single_frame
+            succeeded = next(answers)
+            match step.action:
                 case Action.SAMPLE:
                     video += steps if succeeded else video_budget
                 case Action.PROBE:
@@ -31,10 +34,10 @@ def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_sta
                     video += steps - injection_start + 1
                 case Action.PLAIN:
                     video += steps
-                case Action.FINISH:
-                    return video, single_frame
-            plan.next(succeeded)
-        raise AssertionError("the plan did not end")
+            return succeeded
+
+        drive(ladder(injection=injection, rewording=rewording), do)
+        return video, single_frame
 
     courses = [spend(outcomes) for outcomes in itertools.product((True, False), repeat=8)]
     assert all(video <= bound.video and single <= bound.single_frame for video, single in courses)

@@ -6,17 +6,19 @@ import itertools
 
 import pytest
 
-from foresight.trials.plan import Action, Step, TrialPlan
+from foresight.trials.plan import drive, ladder
 
 
 def walk(outcomes, **switches):
-    """The steps a plan takes when each is answered by the next outcome."""
-    plan, steps = TrialPlan(**switches), []
-    for outcome in outcomes:
-        steps.append((plan.current.trial, plan.current.action.value))
-        if plan.next(outcome).action is Action.FINISH:
-            return steps
-    raise AssertionError(f"still running after {steps}")
+    """The steps a plan takes when each is answered by the next outcome; StopIteration where it asks for more."""
+    answers, steps = iter(outcomes), []
+
+    def do(step):
+        steps.append((step.trial, step.action.value))
+        return next(answers)
+
+    drive(ladder(**switches), do)
+    return steps
 
 
 def test_an_accepted_base_run_is_all():
@@ -58,6 +60,10 @@ def test_it_ends_whatever_happens_with_at_most_two_monitored_runs_and_one_full_o
         assert steps.count("inject") + steps.count("plain") <= 1
 
 
-def test_a_finished_plan_stays_finished():
-    plan = TrialPlan()
-    assert plan.next(True) == plan.next(False) == Step(Action.FINISH, "0")
+def test_what_a_plan_returns_is_what_driving_it_gives():
+    def plan():
+        first = yield "a"
+        second = yield "b"
+        return first, second
+
+    assert drive(plan(), str.upper) == ("A", "B")

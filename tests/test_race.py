@@ -19,6 +19,7 @@ from foresight.sampling.noise import SeededNoise
 from foresight.sampling.race import LIGHT, run_race
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.self_refine import self_refining
+from foresight.trials.plan import drive
 from foresight.trials.race import (
     SELF_REFINE,
     Candidate,
@@ -29,7 +30,6 @@ from foresight.trials.race import (
     RaceSettings,
     Rules,
     Try,
-    drive,
     most_evaluations,
     race,
 )

@@ -15,7 +15,8 @@ from foresight.sampling.noise import SeededNoise
 from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
 from foresight.trials.observer import Decision
-from foresight.trials.race import REJECTED, Candidate, Finish, Outcome, RaceSettings, Rules, Try, drive, race
+from foresight.trials.plan import drive
+from foresight.trials.race import REJECTED, Candidate, Finish, Outcome, RaceSettings, Rules, Try, race
 from foresight.trials.report import run_report
 from foresight.trials.summary import report_text
 

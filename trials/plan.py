@@ -1,20 +1,35 @@
-"""The order of the trials (paper, section 3.2 and Figure 4) as a state machine without side effects."""
+"""Plans: what is done next, and with what outcome. A plan is a generator without torch or side effects.
+
+It yields what is to be done, is sent what came of it, and returns what is delivered. So the same plan runs live, over
+logged candidates, and over made-up outcomes in tests. The paper's is here; the race is trials/race.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+
+def drive(plan: Generator[Any, Any, Any], do: Callable[[Any], Any]) -> Any:
+    """Runs a plan to its end and gives what it returns; `do` carries out each action and tells what came of it."""
+    try:
+        action = next(plan)
+        while True:
+            action = plan.send(do(action))
+    except StopIteration as end:
+        return end.value
 
 
 class Action(Enum):
-    """What to do next; the values are the kinds of trials.verdict.TrialRecord."""
+    """What the paper's plan asks for; the values are the kinds of trials.verdict.TrialRecord."""
 
-    SAMPLE = "sample"  # a monitored run
-    PROBE = "probe"  # a single-frame run of the same prompt
+    SAMPLE = "sample"  # a monitored run; succeeds when the detector accepts it
+    PROBE = "probe"  # a single-frame run of the same prompt; succeeds when it beats the rejected run by delta
     INJECT = "inject"  # a run that starts from the probe's anchor, not inspected again
     REWORD = "refine"  # ask for a better prompt
     PLAIN = "plain"  # the original run to its end, without inspection: nothing is left that could help
-    FINISH = "finish"
 
 
 @dataclass(frozen=True)
@@ -23,43 +38,19 @@ class Step:
     trial: str
 
 
-class TrialPlan:
-    """Trial 0, then 1 or 2, then 2->1; bounded: at most two monitored runs, two probes and one full run.
+def ladder(*, injection: bool = True, rewording: bool = True) -> Generator[Step, bool, None]:
+    """The paper's trials (section 3.2, Figure 4): 0, then 1 or 2, then 2->1. Each step is answered by whether it
+    succeeded. At most two monitored runs, two probes and one full run.
 
-    >>> plan = TrialPlan()
-    >>> plan.next(False)   # the base run was rejected
-    Step(action=<Action.PROBE: 'probe'>, trial='1')
-
-    `current` is the step to execute; `next(succeeded)` takes its outcome (accepted by the detector, better than the
-    rejected run by delta, reworded) and returns the following step. The second probe succeeds by giving any anchor at
-    all: the paper makes no margin test there, it ends the hierarchy (section 3.2, Trial 2).
+    The second probe succeeds by giving any anchor at all: the paper makes no margin test there, it ends the hierarchy.
     """
-
-    def __init__(self, *, injection: bool = True, rewording: bool = True):
-        self.injection = injection
-        self.rewording = rewording
-        self.current = Step(Action.SAMPLE, "0")
-
-    def next(self, succeeded: bool) -> Step:
-        self.current = self._after(self.current, succeeded)
-        return self.current
-
-    def _after(self, step: Step, succeeded: bool) -> Step:
-        finish = Step(Action.FINISH, step.trial)
-        plain = Step(Action.PLAIN, "0")
-        reword = Step(Action.REWORD, "2") if self.rewording else plain
-        match step.action, step.trial:
-            case Action.SAMPLE, "0":
-                return finish if succeeded else Step(Action.PROBE, "1") if self.injection else reword
-            case Action.PROBE, "1":
-                return Step(Action.INJECT, "1") if succeeded else reword
-            case Action.REWORD, _:
-                return Step(Action.SAMPLE, "2") if succeeded else plain
-            case Action.SAMPLE, _:
-                if succeeded:
-                    return finish
-                # Without Trial 1 the reworded prompt is the best that is left, so it is sampled to its end.
-                return Step(Action.PROBE, "2->1") if self.injection else Step(Action.PLAIN, "2")
-            case Action.PROBE, _:
-                return Step(Action.INJECT, "2->1") if succeeded else Step(Action.PLAIN, "2")
-        return finish
+    if (yield Step(Action.SAMPLE, "0")):
+        return
+    if injection and (yield Step(Action.PROBE, "1")):
+        yield Step(Action.INJECT, "1")
+    elif not (rewording and (yield Step(Action.REWORD, "2"))):
+        yield Step(Action.PLAIN, "0")
+    elif not (yield Step(Action.SAMPLE, "2")):
+        # Without Trial 1 the reworded prompt is the best that is left, so it is sampled to its end.
+        anchor = injection and (yield Step(Action.PROBE, "2->1"))
+        yield Step(Action.INJECT, "2->1") if anchor else Step(Action.PLAIN, "2")

@@ -4,14 +4,13 @@ Knowing a little, early and often, pays more than knowing more, late and once (d
 search for the first candidate that is good enough (a stopping rule for drawing, Weitzman 1979); without one it is the
 best of a fixed number at the look (speculative rejection, Sun et al. 2024), which needs no calibration.
 
-A plan is a generator without torch: it yields what is to be done, is sent what came of it, and returns what is to be
-delivered. Live it is driven by sampling.race, over logged candidates by evaluation.raced: the same code decides.
+Live the plan is driven by sampling/race.py, over logged candidates by evaluation/raced.py: the same code decides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and know little more (docs/evidence.md)
@@ -124,16 +123,6 @@ def _finish_best(aside: dict[Candidate, float], finished: dict[Candidate, float]
         del aside[best]
         finished[best] = outcome.final
     return best
-
-
-def drive(plan: Plan, do: Callable[[Try | Finish], Outcome | None]) -> Candidate:
-    """Runs a plan to its end; `do` carries out each action."""
-    try:
-        action = next(plan)
-        while True:
-            action = plan.send(do(action))
-    except StopIteration as end:
-        return end.value
 
 
 @dataclass(frozen=True)
