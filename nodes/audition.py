@@ -24,8 +24,8 @@ class SeedAudition(io.ComfyNode):
             node_id="ForesightSeedAudition",
             display_name="Seed Audition",
             category="Foresight",
-            description="Samples many seeds a short way, scores their previews, and finishes the best or those you tick in the "
-            "Foresight tab. A finished clip is the same as with its seed alone.",
+            description="Samples many seeds a short way, scores their previews, and goes on with the best, or with those you "
+            "tick in the Foresight tab. A finished clip is the same as with its seed alone.",
             inputs=[
                 io.Guider.Input("guider"),
                 io.Sampler.Input("sampler"),
@@ -36,15 +36,17 @@ class SeedAudition(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="The first seed; the others follow by one.",
                 ),
-                io.Int.Input("seeds", default=8, min=2, max=64, tooltip="How many are heard."),
+                io.Int.Input("seeds", default=8, min=2, max=64, tooltip="How many are looked at."),
                 io.Int.Input("keep", default=1, min=1, max=64, tooltip="How many are finished."),
                 io.Float.Input(
                     "fraction", default=0.2, min=0.02, max=1.0, step=0.01, round=0.001,
-                    tooltip="Of the schedule, after which a seed is scored. The cost is seeds x fraction + keep runs.",
+                    tooltip="Of the schedule, after which a seed is scored. The best go on from there, so the cost is "
+                    "seeds x fraction + keep x (1 - fraction) runs.",
                 ),
                 io.Combo.Input(
                     "choose", options=[BEST, BY_HAND], default=BEST,
-                    tooltip="by hand: waits for your ticks in the Foresight tab, as long as it is open. Without it, the best.",
+                    tooltip="by hand: waits for your ticks in the Foresight tab, as long as it is open; others than the best "
+                    "are begun anew. Without it, the best.",
                 ),
                 io.Int.Input("wait_seconds", default=120, min=5, max=3600, tooltip="For by hand; then the best are taken."),
                 schedule_steps_widget(),
@@ -69,8 +71,8 @@ class SeedAudition(io.ComfyNode):
         def make(one: int) -> Inputs:
             return Inputs(SeededNoise(one), guider, sampler, sigmas, latent_image, schedule_steps)
 
-        most = budget(seeds, keep, fraction, make(seed))
-        show_on_node(cls.hidden.unique_id, f"{seeds} seeds, {keep} finished: {most} steps in all")
+        most = budget(seeds, keep, fraction, make(seed), choose == BY_HAND)
+        show_on_node(cls.hidden.unique_id, f"{seeds} seeds, {keep} finished: at most {most} steps in all")
         with running() as run:
             audition = hold_audition(
                 make, gate, seed_list, keep=keep, fraction=fraction, observer=run, wait=wait_seconds if choose == BY_HAND else 0
@@ -82,10 +84,19 @@ class SeedAudition(io.ComfyNode):
 
 
 def summary(report: dict) -> str:
-    def line(seed: int, score: float | None) -> str:
-        mark = "finished" if seed in report["chosen"] else "left"
-        return f"seed {seed}: {'not scored' if score is None or not math.isfinite(score) else f'{score:.3f}'}, {mark}"
+    finals = dict(zip(report["chosen"], report["final_scores"], strict=True))
 
-    lines = [line(*pair) for pair in zip(report["seeds"], report["scores"], strict=True)]
-    lines.append(f"{report['nfe']} NFE; all {len(report['seeds'])} seeds to the end: {report['nfe_of_all_seeds']}")
+    def line(seed: int, score: float | None) -> str:
+        state = f"finished, final score {shown(finals[seed])}" if seed in finals else "put aside"
+        return f"Seed {seed}: {shown(score)}, {state}"
+
+    count, chosen = len(report["seeds"]), ", ".join(map(str, report["chosen"]))
+    lines = [f"Seed {chosen} went on: {count} seeds were scored by their previews after step {report['stop_step']}."]
+    lines += [line(*pair) for pair in zip(report["seeds"], report["scores"], strict=True)]
+    nfe, whole = report["nfe"], report["nfe_of_all_seeds"]
+    lines.append(f"{nfe} model evaluations (NFE); all {count} seeds to their ends would take {whole}.")
     return "\n".join(lines + [f"Note: {note}" for note in report["notes"]])
+
+
+def shown(score: float | None) -> str:
+    return "not scored" if score is None or not math.isfinite(score) else f"{score:.3f}"

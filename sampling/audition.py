@@ -35,10 +35,16 @@ class Audition:
     report: dict[str, Any]
 
 
-def budget(seeds: int, keep: int, fraction: float, inputs: Inputs) -> int:
-    """Schedule steps of an audition: as many model evaluations with a first-order sampler."""
+def budget(seeds: int, keep: int, fraction: float, inputs: Inputs, by_hand: bool = False) -> int:
+    """Schedule steps of an audition, at most: as many model evaluations with a first-order sampler. by_hand: others
+    than the best may be picked, whose states are not kept."""
     stop = reached(fraction, inputs.whole)
-    return seeds * stop + keep * (inputs.steps - stop)
+    return seeds * stop + keep * (inputs.steps - (0 if by_hand or not _resumes(inputs) else stop))
+
+
+def _resumes(inputs: Inputs) -> bool:
+    """Whether a seed can be gone on with; else it is begun anew."""
+    return unsearched(inputs.sampler) is inputs.sampler and not caches(inputs.guider.model_patcher.model_options)
 
 
 def hold_audition(
@@ -64,12 +70,12 @@ def hold_audition(
     settings = gate_settings(gate, first.whole) | {
         "steps": first.steps, "seed": seeds[0], "plan": "audition", "look_step": stop, "keep": keep,
     }  # fmt: skip
-    resumes = unsearched(first.sampler) is first.sampler and not caches(first.guider.model_patcher.model_options)
     short = gate.once(stop, first.whole)
-    contenders, records = [], []
+    contenders, records, resumes = [], [], _resumes(first)
     for number, seed in enumerate(seeds, 1):
         hearing = replace(inputs[seed], sampler=unsearched(first.sampler))
-        contender = Contender(f"seed {seed}", hearing, short, observer, resumes, {"candidate": number, "seed": seed})
+        details = {"candidate": number, "seed": seed}
+        contender = Contender(f"seed {seed}", hearing, short, observer, resumes, details)
         records.append(contender.begin("audition", settings, stop="decided"))
         contenders.append(contender)
         ranking = _ranking(records)

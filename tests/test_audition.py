@@ -46,13 +46,21 @@ def test_it_costs_no_more_than_was_said(patcher):
     found = hold_audition(make, gate(*SCORES), SEEDS, keep=1, fraction=0.25)
     assert found.report["nfe"] == budget(4, 1, 0.25, make(5)) == 4 * 3 + 7
     assert found.report["nfe_of_all_seeds"] == 40
+    assert summary(found.report).splitlines() == [
+        "Seed 6 went on: 4 seeds were scored by their previews after step 3.",
+        "Seed 5: 0.100, put aside",
+        "Seed 6: 0.300, finished, final score 0.250",
+        "Seed 7: 0.200, put aside",
+        "Seed 8: 0.250, put aside",
+        "19 model evaluations (NFE); all 4 seeds to their ends would take 40.",
+    ]
 
 
 def test_a_seed_that_cannot_be_scored_comes_last(patcher):
     found = hold_audition(made(patcher), gate(RuntimeError("busy"), *SCORES), SEEDS, keep=4, fraction=0.2)
     assert found.chosen == (7, 8, 6, 5)
     assert found.report["scores"][0] is None and "busy" in found.report["notes"][0]
-    assert "seed 5: not scored, finished" in summary(found.report)
+    assert "Seed 5: not scored, finished, final score 0.250" in summary(found.report)
 
 
 @pytest.mark.parametrize("changes, said", [({"keep": 5}, "keep is 5"), ({"keep": 0}, "keep is 0")])
@@ -91,6 +99,7 @@ def test_a_person_picks_other_seeds(patcher):
         person.start()
         found = hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=2, fraction=0.2, observer=run, wait=600)
     assert found.chosen == (7, 5)
+    assert found.report["nfe"] == budget(4, 2, 0.2, made(patcher)(5), by_hand=True) == 4 * 2 + 2 * 10
     assert person.offer["trials"] == [0, 1, 2, 3] and person.offer["best"] == [1, 3]
     with pytest.raises(Refused):
         run.decide(Decision.CHOOSE, [0])

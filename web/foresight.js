@@ -139,7 +139,7 @@ function addView(node) {
   const hint = Object.assign(document.createElement("div"), {
     className: "foresight-hint", textContent: say("Previews and scores appear here while this node samples."),
   })
-  const element = document.createElement("div")
+  const element = Object.assign(document.createElement("div"), { className: "foresight-on-node" })
   element.style.overflow = "auto"
   element.append(hint, view.element)
   view.element.style.display = "none"

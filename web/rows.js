@@ -25,7 +25,7 @@ class Row {
     this.mark = make("i", "")
     this.element = make("li", "", this.picture, make("div", "foresight-facts",
       make("div", "", this.name, " ", this.about), make("div", "", this.state),
-      make("div", "", this.score, " ", this.spent), make("div", "foresight-bar", this.done, this.mark)))
+      make("div", "foresight-numbers", this.score, this.spent), make("div", "foresight-bar", this.done, this.mark)))
   }
 
   update(row, pictureUrl) {

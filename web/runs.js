@@ -135,7 +135,7 @@ export function story(trial, tau) {
   const { kind, verdict, step, steps } = trial
   const name = say("Trial {name}", { name: trial.trial.replace("->", "→") })
   if (verdict?.details?.seed != null) return say("{name}, other noise: drawn", { name })
-  const what = `${name}, ${kindWords(kind)}`
+  const what = say("{name}, {kind}", { name, kind: kindWords(kind) })
   if (!verdict) {
     if (!steps) return say("{what}: asking…", { what })
     const last = trial.trace.at(-1)?.[1]

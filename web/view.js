@@ -42,7 +42,7 @@ export class RunView {
     this.label = make("span", "foresight-label")
     this.chart = newChart()
     this.rungs = make("ol", "foresight-ladder")
-    this.rules = make("div", "foresight-hint")
+    this.rules = make("div", "foresight-hint foresight-rules")
     this.rows = new Rows(server, (row) => {
       const all = pictures(this.state)
       const last = all.findLastIndex(({ trial }) => row.trials.includes(trial))
@@ -296,7 +296,7 @@ function costs(state) {
 }
 
 function final({ final_score: score, final_score_of: of }, { tau }) {
-  const said = of === "frames" ? say("Final score {score}, by its frames", { score: score.toFixed(3) })
-    : say("Final score {score}, by its preview", { score: score.toFixed(3) })
-  return said + (tau != null && score < tau ? say(", still below {tau}.", { tau: tau.toFixed(3) }) : ".")
+  const values = { score: score.toFixed(3), of: of === "frames" ? say("by its frames") : say("by its preview"), tau: tau?.toFixed(3) }
+  if (tau != null && score < tau) return say("Final score {score} ({of}), still below {tau}.", values)
+  return say("Final score {score} ({of}).", values)
 }

@@ -46,7 +46,10 @@ def files(info: ObjectInfo) -> dict[str, str]:
     """Path below the project's root -> text, of the English files."""
     ours = {id: node for id, node in sorted(info.items()) if node["python_module"] == PACK}
     categories = {part: part for node in ours.values() for part in node["category"].split("/")}
-    contents = {"nodeDefs": {id: node_texts(node) for id, node in ours.items()}, "main": {"nodeCategories": categories, "foresight": panel_texts()}}
+    contents = {
+        "nodeDefs": {id: node_texts(node) for id, node in ours.items()},
+        "main": {"nodeCategories": categories, "foresight": panel_texts()},
+    }
     return {
         f"locales/en/{name}.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         for name, content in contents.items()
