@@ -61,13 +61,15 @@ class Contender:
         observer.begin(self.trial, kind, steps=inputs.steps, settings=settings, details=self.details, **shown)
         begin = time.perf_counter()
         latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate.scorer), gate)
+        sampled = time.perf_counter()
         if not monitor.stopped:
             self.calls.clear()
             self.latent, self.x0 = latent, x0
             with harmless("the finished clip was not scored"):
                 self.final = gate.score(monitor.x0)
-        seconds = time.perf_counter() - begin
-        record = trial_record(self.trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
-        record = replace(record, details=self.details)
+        last_look = time.perf_counter() - sampled
+        record = trial_record(self.trial, kind, inspector, monitor.evaluations, monitor.steps, sampled - begin)
+        seconds = record.seconds | {"inspection": record.seconds["inspection"] + last_look}
+        record = replace(record, details=self.details, seconds=seconds)
         observer.conclude(record)
         return record
