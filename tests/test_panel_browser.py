@@ -21,7 +21,7 @@ RUN = f"{PANEL} .foresight-run >> nth=0"
 RUN_ENDED = f"{PANEL} .foresight-run:first-child[data-live=false]"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
 # A demo run of 20 steps takes a second: too quick to be pressed at.
-SLOW = {"steps": 400}
+SLOW = {"steps": 400, "plan": "paper"}
 PASSES = -0.99  # -1 would be the scorer's own tau
 
 
@@ -96,6 +96,21 @@ def wait_for_end(page: Page, timeout: float = 60_000) -> None:
 def state(server: ComfyServer) -> dict[str, Any]:
     newest = json.loads(server.get("/foresight/runs"))["runs"][0]
     return json.loads(server.get(f"/foresight/runs/{newest['id']}"))
+
+
+@needs_chromium
+def test_reject_now_puts_a_candidate_aside_and_accept_now_finishes_one(page, comfy_server):
+    queue(page, seed=3, plan="race", budget=0.5, self_refine="off", steps=600)
+    page.locator(f"{RUN} >> .foresight-reject").press("Enter")
+    expect(page.locator(f"{RUN} >> .foresight-state").nth(0)).to_have_text("put aside by you", timeout=30_000)
+    expect(page.locator(f"{RUN} >> .foresight-candidate").nth(1)).to_have_attribute("aria-current", "", timeout=30_000)
+    page.locator(f"{RUN} >> .foresight-accept").press("Enter")
+    wait_for_end(page, timeout=120_000)
+    first, second = state(comfy_server)["report"]["candidates"]
+    assert first["by_hand"] == "rejected" and first["state"] == "put aside" and first["nfe"] <= 72  # its look
+    assert second["by_hand"] == "accepted" and second["state"] == "delivered"
+    said = page.locator(RUN).inner_text()
+    assert "You accepted candidate 2: it is delivered." in said and "not touched" not in said
 
 
 @needs_chromium
@@ -213,15 +228,43 @@ def test_a_newcomer_opens_the_template_presses_run_and_reads_what_happened(brows
     report = found["report"]
     assert report["prompt"] in said
     assert f"{report['nfe']} model evaluations, a plain run takes {report['nfe_plain']}" in said
-    rungs = page.locator(f"{RUN} >> .foresight-ladder li")
-    assert rungs.count() == 4 and rungs.nth(0).get_attribute("title").startswith("Trial 0: ")
-    assert page.locator(f"{RUN} >> .foresight-stories li").count() == len(report["trials"])
+    if report["nfe"] > report["nfe_plain"]:
+        assert f", this one at most {report['nfe_worst_case']}." in said
+    assert not page.locator(f"{RUN} >> .foresight-ladder").is_visible()
+    rows = page.locator(f"{RUN} >> .foresight-candidate")
+    assert rows.count() == len(report["candidates"])
+    for row, told in zip(rows.all(), report["candidates"], strict=True):
+        assert f"score {told['score']:.3f}" in row.inner_text() and f"{told['nfe']} evaluations" in row.inner_text()
+        assert row.get_by_text(told["state"]).count() == 1
+        assert row.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
     page.close()
 
 
 @needs_chromium
+def test_the_papers_plan_has_its_ladder_and_no_candidates(page, comfy_server):
+    queue(page, seed=14, tau=PASSES, plan="paper")
+    wait_for_end(page)
+    rungs = page.locator(f"{RUN} >> .foresight-ladder li")
+    assert rungs.count() == 4 and rungs.nth(0).get_attribute("title") == "Trial 0: accepted"
+    assert page.locator(f"{RUN} >> .foresight-stories li").count() == 1
+    assert page.locator(f"{RUN} >> .foresight-candidate").count() == 0
+
+
+@needs_chromium
+def test_the_panel_speaks_the_language_of_comfyui(page, comfy_server):
+    page.request.post(f"{comfy_server.url}/settings", data={"Comfy.Locale": "zh"})
+    try:
+        opened(page, comfy_server)
+        queue(page, seed=15, plan="race", steps=20)
+        wait_for_end(page)
+        assert "候选 1" in page.locator(RUN).inner_text() and "已交付" in page.locator(RUN).inner_text()
+    finally:
+        page.request.post(f"{comfy_server.url}/settings", data={"Comfy.Locale": "en"})
+
+
+@needs_chromium
 def test_pointer_slider_and_keys_choose_what_is_seen(page, comfy_server):
-    queue(page, seed=11, tau=PASSES, steps=40)
+    queue(page, seed=11, tau=PASSES, steps=40, plan="paper")
     wait_for_end(page)
     canvas, label = page.locator(f"{RUN} >> canvas"), page.locator(f"{RUN} >> .foresight-label")
     (trial,) = state(comfy_server)["trials"]

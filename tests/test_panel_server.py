@@ -11,16 +11,15 @@ import urllib.request
 import aiohttp
 import pytest
 
-from foresight.evaluation.graphs import node_of
+from foresight.evaluation.graphs import node_of, one_node
 from foresight.evaluation.server import ComfyServer
-from foresight.lab.graphs.forms import api_graph
 
 TEXT = 3  # core's binary message for text on a node
 
 
 def listen(server: ComfyServer, **settings):
     """Queues the demo as client "mine" and gives all JSON messages to it and to client "other", and its texts."""
-    prompt = api_graph("demo_one_node", server.object_info(), steps=12, **settings)
+    prompt = one_node("demo", server.object_info(), steps=12, **settings)
 
     async def run():
         url = server.url.replace("http", "ws")
@@ -52,7 +51,7 @@ def listen(server: ComfyServer, **settings):
 
 
 def test_the_client_that_queued_hears_and_no_other(comfy_server):
-    node, heard, texts, overheard = listen(comfy_server, tau=-0.99, seed=11)
+    node, heard, texts, overheard = listen(comfy_server, tau=-0.99, seed=11, plan="paper")
     assert heard[-1]["type"] == "execution_success"
     ours = [message for message in heard if message["type"].startswith("foresight.")]
     assert [m["type"] for m in ours][:2] == ["foresight.start", "foresight.trial"]
@@ -66,6 +65,15 @@ def test_the_client_that_queued_hears_and_no_other(comfy_server):
     assert scores and all(text.startswith("Trial 0, step ") and "score" in text for text in scores)
     found = json.loads(comfy_server.get(f"/foresight/runs/{ours[0]['data']['run']}"))
     assert found["node"] == node and not found["live"]
+
+
+def test_a_race_is_told_without_a_panel_too(comfy_server):
+    node, heard, texts, _ = listen(comfy_server, seed=11, plan="race", budget=1.0)
+    assert heard[-1]["type"] == "execution_success"
+    report = [m for m in heard if m["type"] == "foresight.end"][-1]["data"]["report"]
+    assert len(report["candidates"]) > 1 and report["final_score_of"] == "frames"
+    looks = [text for id, text in texts if id == node]
+    assert [text.split(",")[0] for text in looks] == [f"Candidate {row['candidate']}" for row in report["candidates"]]
 
 
 def test_a_page_of_another_origin_decides_nothing(comfy_server):

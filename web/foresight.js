@@ -86,6 +86,7 @@ class Panel {
     clearTimeout(this.timer)
     const { id, live, sequence } = runs.newest ?? {}
     if (document.hidden || !this.element.isConnected || !live) return
+    if (this.asked !== id) runs.load((this.asked = id)) // the server makes pictures for those who have asked
     this.timer = setTimeout(() => {
       if (runs.newest?.sequence === sequence) runs.load(id).then(() => this.#follow())
     }, FOLLOW_MS)
