@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.samplers
@@ -24,8 +25,12 @@ from foresight.lab.release.compatibility import section
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.inputs import Inputs
+from foresight.sampling.noise import SeededNoise
+from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.watch import Watch
+from foresight.trials.race import RaceSettings, Rules
+from foresight.trials.report import run_report
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "compatibility.json"
 # dpm_adaptive chooses its own number of steps: minutes on a random network.
@@ -68,6 +73,18 @@ def test_a_passing_run_is_cores(family, sampler, cfg, record_property):
     record_property("sampler", sampler)
     expected = core(family.inputs(sampler, cfg, steps=4))
     assert same(passing(family.inputs(sampler, cfg, steps=4)), expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_candidate_put_aside_goes_on_as_cores(family, sampler, record_property):
+    record_property("check", "race: put aside, gone on with")
+    record_property("sampler", sampler)
+    own = replace(family.inputs(sampler, steps=5), noise=SeededNoise(7))
+    rules = Rules(RaceSettings(2, "off"), 0.4)
+    result = run_race(own, gate(0.15, 0.1, 0.3), rules)
+    assert same(result.latent["samples"], core(own))
+    own_steps = sampler in ("dpm_fast", "dpm_adaptive")  # cannot be looked at: one candidate, sampled plainly
+    assert len(run_report(result.verdict)["candidates"]) == (1 if own_steps else 2)
 
 
 @pytest.mark.parametrize("sampler", USUAL)
