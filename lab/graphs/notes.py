@@ -92,14 +92,16 @@ def note(family: str) -> str:
 
 def race_note(s: Settings) -> str:
     """What to look at where Foresight Sampler races."""
+    own = s.scorer == DEMO.scorer  # its preset comes with the pack
+    when = "early, when its preset says" if own else f"after step {reached(LOOK, s.steps)} of {s.steps}"
     note = (
-        f"**What to look at.** *Foresight Sampler* looks at the clip about step {reached(LOOK, s.steps)} of {s.steps}. "
+        f"**What to look at.** *Foresight Sampler* looks at the clip once, {when}. "
         "Where it falls short, the next seeds are tried, and the best goes on. The live view and *Run Report* show "
         "every candidate: its picture at the look, its score, what became of it. Compare **NFE** with *plain*."
         "\n\nThe node's last widgets: **plan** (*paper*: the published trials instead), **budget** (what may be spent "
         "beyond a plain clip) and **self_refine** (which candidates are lightly refined)."
     )
-    if s.scorer == DEMO.scorer:
+    if own:
         return note
     return note + (
         "\n\nNo preset for this model comes with the pack: ranks decide, and the budget is the most that is spent. The "
