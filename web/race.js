@@ -87,7 +87,7 @@ export function rules(state) {
     return say("Each seed's preview is scored after step {step} of {steps}; the best {keep} go on from there.", { step, steps, keep })
   if (floors?.[0] == null && floors?.[1] == null)
     return say("Each candidate's preview is scored after step {step} of {steps}; the best one goes on from there.", { step, steps })
-  return say("Each candidate's preview is scored after step {step} of {steps}. Below its floor it is put aside, and the next seed is tried.", { step, steps })
+  return say("Each candidate's preview is scored after step {step} of {steps}. Below its floor it is put aside and the next seed is tried; if none passes, the nearest goes on.", { step, steps })
 }
 
 /** One sentence: what is delivered, and why; empty until that is known. */
