@@ -83,7 +83,7 @@ def rules_of(options: Mapping[str, Any], scorer: str, model: str, steps: int) ->
         return Rules(settings, options["look"] / steps, (floor, options.get("floor_self_refined", floor)))
     for path in [options["preset"]] if "preset" in options else sorted(RACES.glob("*.json")):
         preset = load_race_preset(path)
-        if (preset.scorer, preset.model) == (scorer, model) and (rules := preset.rules(self_refine, budget, path.name)):
+        if preset.fits(scorer, model, steps) and (rules := preset.rules(self_refine, budget, path.name)):
             return rules
     return Rules.ranks(budget, self_refine)
 

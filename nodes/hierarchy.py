@@ -116,7 +116,7 @@ class ForesightSampler(io.ComfyNode):
         inputs = Inputs(SeededNoise(seed), guider(prompt, negative), sampler, sigmas, latent_image)
         with running() as run:
             if plan == RACE:
-                result = run_race(inputs, gate, race_rules(scorer, model, budget, self_refine), observer=run)
+                result = run_race(inputs, gate, race_rules(scorer, model, steps, budget, self_refine), observer=run)
                 preview = preview_or_block(result)
             else:
                 result = run_hierarchy(

@@ -35,9 +35,9 @@ def race_widgets():
     ]  # fmt: skip
 
 
-def race_rules(scorer, model, budget: float, self_refine: str) -> Rules:
-    """model: a MODEL. The preset is found by the names of scorer and model class among models/foresight_races; of several
-    that fit the first by name counts. ValueError for a budget that is none."""
+def race_rules(scorer, model, steps: int, budget: float, self_refine: str) -> Rules:
+    """model: a MODEL. The preset is found by scorer, model class and steps among models/foresight_races; of several that
+    fit the first by name counts. ValueError for a budget that is none."""
     if not 0 <= budget < math.inf:
         raise ValueError(f"budget is {budget}: it is a share of a plain clip's evaluations, 0 or more.")
     for file in files(RACES):
@@ -46,8 +46,6 @@ def race_rules(scorer, model, budget: float, self_refine: str) -> Rules:
         except ValueError as error:  # one broken file must not stop races of every model
             logger.warning("Foresight: %s", error)
             continue
-        if (preset.scorer, preset.model) != (scorer.name, model_family(model)):
-            continue
-        if rules := preset.rules(self_refine, budget, file):
+        if preset.fits(scorer.name, model_family(model), steps) and (rules := preset.rules(self_refine, budget, file)):
             return rules
     return Rules.ranks(budget, self_refine)

@@ -53,6 +53,11 @@ class RacePreset:
     races: Mapping[str, tuple[FittedRace, ...]]
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
+    def fits(self, scorer: str, model: str, steps: int) -> bool:
+        """Whether its floors mean something here: the same scorer and model, on a schedule of half to twice its steps
+        (on others the same share of the schedule shows something else)."""
+        return (self.scorer, self.model) == (scorer, model) and self.steps <= 2 * steps <= 4 * self.steps
+
     def race(self, self_refine: str, budget: float) -> FittedRace | None:
         """The dearest that `budget` allows on average; None where not even the cheapest does."""
         return max(

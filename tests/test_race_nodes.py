@@ -27,13 +27,15 @@ def model():
 
 @pytest.fixture
 def rules(comfyui, model, tmp_path, monkeypatch):
-    """race_rules(budget, self_refine) among the files of tmp_path."""
+    """race_rules(budget, self_refine, steps) among the files of tmp_path."""
     import folder_paths
 
     from foresight.nodes.races import race_rules
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "foresight_races", ([str(tmp_path)], {".json"}))
-    return lambda budget=0.25, self_refine="later": race_rules(tiny_wan.ScriptedScorer(), model, budget, self_refine)
+    return lambda budget=0.25, self_refine="later", steps=50: race_rules(
+        tiny_wan.ScriptedScorer(), model, steps, budget, self_refine
+    )
 
 
 def test_a_preset_of_this_scorer_and_model_is_taken(rules, tmp_path):
@@ -51,6 +53,12 @@ def test_a_preset_of_another_scorer_or_model_is_not(rules, tmp_path, change):
     assert rules().preset is None and rules().floors == (RANKS, RANKS) and rules().budget == 0.25
     save_race_preset(PRESET, tmp_path / GOOD)
     assert rules().preset == GOOD
+
+
+def test_a_preset_holds_for_half_to_twice_its_steps(rules, tmp_path):
+    save_race_preset(PRESET, tmp_path / GOOD)
+    taken = {steps: rules(steps=steps).preset for steps in (4, PRESET.steps // 2, PRESET.steps * 2, PRESET.steps * 3)}
+    assert list(taken.values()) == [None, GOOD, GOOD, None]
 
 
 @pytest.mark.parametrize("budget, self_refine", [(0.05, "later"), (0.1, "all"), (5.0, "off"), (0.0, "later")])
