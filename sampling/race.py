@@ -83,7 +83,9 @@ class _Race:
         self.resumes = not caches(inputs.guider.model_patcher.model_options)
         self.own = self_refinement(inputs.sampler)
         refinable = self.resumes and isinstance(inputs.sampler, comfy.samplers.KSAMPLER)
-        if rules.settings.self_refine != "off" and not self.own and not refinable:
+        if self.own:  # the user's sampler refines every candidate itself
+            self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="all"))
+        elif rules.settings.self_refine != "off" and not refinable:
             self.notes.append("no candidate is self-refined: the model has a cache, or the sampler is none of core's")
             self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="off"))
         if reason := self._alone():

@@ -67,7 +67,8 @@ def test_a_suite_file_may_hold_anything_that_people_write(tmp_path):
     "content, message",
     [
         (b"\n\n  \n", "has no prompts"), (b"ein B\xe4r", "not UTF-8.*byte 5"), (b"a\0b", "line 1.*zero bytes"),
-        (b"ok\n" + b"x" * 20_001, "line 2 has 20,001 characters"), (None, "no suite.*name demo, demo_validation, vbench"),
+        (b"ok\n" + b"x" * 20_001, "line 2 has 20,001 characters"),
+        (None, "no suite.*name demo, demo_validation, vbench"),
     ],
 )  # fmt: skip
 def test_a_suite_file_that_is_none_is_refused(tmp_path, content, message):

@@ -160,6 +160,15 @@ def test_self_refined_candidates_are_the_self_refined_clips_of_their_seeds(patch
     assert report["candidates"][1]["nfe"] == alone.verdict.record.nfe_video == 25 + 2
 
 
+def test_with_a_self_refining_sampler_every_candidate_is_self_refined_by_it(patcher):
+    own = start(patcher, "euler_ancestral", steps=25)
+    own = replace(own, sampler=self_refining(own.sampler, replace(LIGHT, schedule_steps=25)))
+    result = run_race(own, gate(0.3), rules(self_refine="later"))
+    (row,) = report_of(result)["candidates"]
+    assert row["self_refined"] and row["nfe"] == 25 + 2
+    assert torch.equal(result.latent["samples"], monitored_sample(own).latent["samples"])
+
+
 def test_the_report_says_what_was_tried_and_what_it_cost(patcher):
     result = run_race(start(patcher), gate(0.1, 0.05, 0.15, 0.4), rules())
     report = report_of(result)
