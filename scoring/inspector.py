@@ -20,7 +20,8 @@ from .scorer import Scorer
 class Observation:
     """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made.
 
-    picture: what Inspector.picture made of the frames that were scored, of the best item.
+    picture: what Inspector.picture made of the frames that were scored, of the best item. decoded: those frames by item,
+    where they are all of the clip's, so that nothing is decoded twice; empty elsewhere.
     """
 
     step: int
@@ -28,6 +29,7 @@ class Observation:
     scores: tuple[float, ...]
     x0: torch.Tensor
     picture: Any = None
+    decoded: tuple[torch.Tensor, ...] = ()
 
 
 def video(x0: torch.Tensor) -> torch.Tensor:
@@ -148,13 +150,15 @@ class Inspector:
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
             indices = self.gate.scorer.looks_at(latent.shape[2])
-            scores, picture = [], None
+            scores, picture, decoded = [], None, []
             for item in latent.split(1):
                 frames = self.gate.decode(item, indices)
+                if len(indices) == latent.shape[2]:
+                    decoded.append(frames)
                 scores.append(float(self.gate.scorer.score(frames, self._text)))
                 if self.picture and scores[-1] == max(scores):
                     picture = self.picture(frames)
-            self.last = Observation(step, sigma, tuple(scores), latent.clone(), picture)
+            self.last = Observation(step, sigma, tuple(scores), latent.clone(), picture, tuple(decoded))
             self._decide(step, self.last.scores)
         finally:
             self.seconds += time.perf_counter() - begin
@@ -170,7 +174,8 @@ class Inspector:
         """All frames of a batch item at the last inspected step, [F, sH, sW, 3] in 0..1, on the CPU."""
         begin = time.perf_counter()
         try:
-            return self.gate.decode(self.last.x0[item : item + 1]).cpu()
+            decoded = self.last.decoded
+            return (decoded[item] if decoded else self.gate.decode(self.last.x0[item : item + 1])).cpu()
         finally:
             self.seconds += time.perf_counter() - begin
 
