@@ -20,7 +20,7 @@ from .scorer import Scorer
 class Observation:
     """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made.
 
-    picture: what Inspector.picture made of the frames that were scored, of the best item. decoded: those frames by item,
+    picture: what Inspector.picture made of the scored frames, of the best item. decoded: those frames, item by item,
     where they are all of the clip's, so that nothing is decoded twice; empty elsewhere.
     """
 
