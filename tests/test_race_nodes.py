@@ -139,7 +139,7 @@ def test_the_servers_preset_is_used_and_named(comfy_server, info, preset_file):
     graph = demo_graph(info, TEXT, 4, steps=6)
     plain = generate(comfy_server, graph).report["settings"]
     passes = FittedRace(budget=0.0, most=0.9, look=0.5, candidates=3, floor=-1.0, floor_self_refined=-1.0)
-    preset = RacePreset(plain["scorer"], plain["model"], 50, {"later": (passes,)})
+    preset = RacePreset(plain["scorer"], plain["model"], 6, {"later": (passes,)})
     save_race_preset(preset, preset_file)
     graph[node_of(graph, "ForesightSampler")]["inputs"]["budget"] = 0.2  # or ComfyUI would not run it again
     pair = generate(comfy_server, graph)
