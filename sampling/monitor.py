@@ -23,9 +23,6 @@ Look = Callable[[torch.Tensor], torch.Tensor]  # Gate.look
 class _Stop(Exception):
     """Leaves the inner sampler; caught in MonitorSampler.sample and nowhere else."""
 
-    def __init__(self, x0: torch.Tensor):
-        self.x0 = x0
-
 
 def video_latent(x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> torch.Tensor:
     """The video part of a sampler's x0. Audio-video models are sampled as one flat row, of latents of these `shapes`
@@ -70,6 +67,9 @@ class MonitorSampler(comfy.samplers.Sampler):
     for as long as it may still be stopped; with a recording it goes on from there, and shows steps anew only.
     After the run: `evaluations` (of the model), `compared` (those of `compare`), `steps` (executed), `x0` (the last x0
     prediction), `stopped`. A stopped run returns its x0 prediction, in model space like any sampler's result.
+
+    Only a step that is in the schedule and after the one before is looked at: samplers that choose their own steps, and
+    some of other packs, call back more often, or count otherwise.
     """
 
     inner: comfy.samplers.Sampler
@@ -86,6 +86,8 @@ class MonitorSampler(comfy.samplers.Sampler):
     steps: int = field(default=0, init=False)
     x0: torch.Tensor | None = field(default=None, init=False)
     stopped: bool = field(default=False, init=False)
+    _at: int = field(default=0, init=False)  # the latest step that was looked at
+    _left: tuple[int, torch.Tensor] | None = field(default=None, init=False)  # where the sampler was told to stop, x0
 
     def __post_init__(self):
         if self.stop not in STOPS:
@@ -98,6 +100,7 @@ class MonitorSampler(comfy.samplers.Sampler):
         if self.compare is not None:
             engine = CandidateEngine(self.compare, model_wrap, sigmas, extra_args, latent_image, denoise_mask)
             self.compared = engine.costs(noise)[-1]
+        self._at = 0
         model, tape = Counted(model_wrap, len(noise)), None
         if self.calls is not None:
             own, inspected = own_functions(extra_args), self.inspector is not None
@@ -111,25 +114,30 @@ class MonitorSampler(comfy.samplers.Sampler):
                 callback(step, x0, x, total_steps)
             # Core looks for the user's cancel in its progress bar only, which a caller may have left out.
             comfy.model_management.throw_exception_if_processing_interrupted()
-            self._watch(step + 1, levels[step], x0, shapes, may_stop=tape is None or tape.recording)
+            self.x0 = video_latent(x0, shapes)
+            if not self._at <= step < len(levels) - 1:
+                return
+            self._watch(step + 1, levels[step], x0, may_stop=tape is None or tape.recording)
             if tape is not None and self.inspector is not None and self.inspector.decided:
                 tape.forget()
 
         try:
-            return self.inner.sample(
+            samples = self.inner.sample(
                 tape or model, sigmas, extra_args, watch, noise, latent_image, denoise_mask, disable_pbar
             )
-        except _Stop as stop:
-            self.stopped = True
-            return stop.x0
+        except _Stop:
+            samples = None
         finally:
             self.evaluations = model.evaluations
+        # A sampler may catch what its callback raises: it has a clip only where it went on to the last step.
+        if self._left is not None and (samples is None or self._left[0] < len(levels) - 1):
+            self.stopped, samples = True, self._left[1]
+        self._left = None
+        return samples
 
-    def _watch(
-        self, step: int, sigma: float, x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None, may_stop: bool
-    ) -> None:
-        video = video_latent(x0, shapes)
-        self.x0, self.steps = video, self.steps + 1
+    def _watch(self, step: int, sigma: float, x0: torch.Tensor, may_stop: bool) -> None:
+        video = self.x0
+        self._at, self.steps = step, self.steps + 1
         if self.on_step is not None:
             self.on_step(step, video)
         inspector = self.inspector
@@ -140,5 +148,6 @@ class MonitorSampler(comfy.samplers.Sampler):
             inspector.overrule(step, decision is Decision.ACCEPT, len(video))
         if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
             if may_stop:
-                raise _Stop(x0)
+                self._left = step, x0
+                raise _Stop()
             inspector.message = "there was no memory to put the clip aside, so it was sampled to its end"

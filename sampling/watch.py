@@ -72,13 +72,15 @@ class Watch:
         with self.running() as observer:
             inspector = self.gate.inspector(whole, steps, picture=observer.to_picture)
             observer.begin("0", "sample", steps=steps, window=self.gate.video.window(whole), settings=settings)
-            done = 0
+            done = at = 0
 
             def watch(step: int, x0, x, total_steps: int) -> None:
-                nonlocal done
+                nonlocal done, at
                 if callback is not None:
                     callback(step, x0, x, total_steps)
-                done += 1
+                if not at <= step < steps:  # as MonitorSampler
+                    return
+                done, at = done + 1, step + 1
                 video = video_latent(x0, kwargs.get("latent_shapes"))
                 attend(observer, inspector, step + 1, levels[step], video, self.gate.look)
 
