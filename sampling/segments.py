@@ -46,7 +46,7 @@ class Segments:
         if start == stop:
             return x
         # Samplers that add noise draw it from the seed: each segment needs draws of its own.
-        extra_args = {**self.extra_args, "seed": (self.extra_args.get("seed") or 0) + start}
+        extra_args = {**self.extra_args, "seed": ((self.extra_args.get("seed") or 0) + start) % 2**64}
         callback = self.callback and (lambda info: self.callback({**info, "i": info["i"] + start}))
         return self.inner.sampler_function(
             self.model, x, self.sigmas[start : stop + 1], extra_args=extra_args, callback=callback,
