@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..scoring.detector import reached
 from ..scoring.race_preset import FittedRace, RacePreset, save_race_preset
 from ..trials.race import RANKS, SELF_REFINE, Candidate, RaceSettings, Rules, most_evaluations
 from .bench import BASE, LIGHT, Row
@@ -117,7 +118,7 @@ def all_rules(log: Log, mode: str) -> Iterator[Rules]:
     """Floors from the scores that are there, and ranks alone."""
     most = min(len(rows[BASE]) for rows in log.prompts.values())
     for look, count in itertools.product(LOOKS, range(2, most + 1)):
-        step = round(look * log.steps)
+        step = reached(look, log.steps)
         floors = [np.quantile(log.scores(method, step), QUANTILES).round(4).tolist() if log.scores(method, step) else []
                   for method in (BASE, LIGHT)]  # fmt: skip
         pairs = {
