@@ -38,6 +38,7 @@ class Contender:
     latent: Latent | None = None
     x0: Latent | None = None
     final: float = math.nan
+    evaluations: int = 0  # of the latest part, also of one that failed
 
     def begin(self, kind: str, settings: dict[str, Any], stop: str = "rejected") -> TrialRecord:
         """Samples up to the gate's decision, and to the end where that is no rejection. stop: as MonitorSampler's."""
@@ -59,17 +60,22 @@ class Contender:
             calls=self.calls if self.resumes else None,
         )  # fmt: skip
         observer.begin(self.trial, kind, steps=inputs.steps, settings=settings, details=self.details, **shown)
-        begin = time.perf_counter()
-        latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate.scorer), gate)
+        begin, unscored = time.perf_counter(), None
+        try:
+            latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate.scorer), gate)
+        finally:
+            self.evaluations = monitor.evaluations
         sampled = time.perf_counter()
         if not monitor.stopped:
             self.calls.clear()
             self.latent, self.x0 = latent, x0
-            with harmless("the finished clip was not scored"):
+            with harmless("the finished clip was not scored") as failure:
                 self.final = gate.score(monitor.x0)
+            unscored = failure.message
         last_look = time.perf_counter() - sampled
         record = trial_record(self.trial, kind, inspector, monitor.evaluations, monitor.steps, sampled - begin)
         seconds = record.seconds | {"inspection": record.seconds["inspection"] + last_look}
-        record = replace(record, details=self.details, seconds=seconds)
+        message = "; ".join(filter(None, (record.message, unscored))) or None
+        record = replace(record, details=self.details, seconds=seconds, message=message)
         observer.conclude(record)
         return record

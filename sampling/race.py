@@ -28,6 +28,7 @@ from ..trials.race import (
 from ..trials.verdict import TrialRecord, Verdict
 from .contender import Contender
 from .enhanced import self_refinement
+from .guard import harmless
 from .inputs import Inputs, Latent
 from .noise import SeededNoise
 from .records import gate_settings, model_family, partial_schedule
@@ -36,6 +37,7 @@ from .segments import own_steps
 from .self_refine import PRESETS, caches, self_refining
 
 LIGHT = PRESETS["light"].settings()
+PICTURED = 6  # put-aside candidates whose previews are kept: as many as a report's picture shows
 BY_HAND = {"user_accept": "accepted", "user_reject": "rejected"}  # rule of the inspector -> what a person did
 
 
@@ -104,16 +106,22 @@ class _Race:
 
     def do(self, action: Try | Finish) -> Outcome | None:
         """Carries out an action of the plan; None where the purse does not allow it."""
-        candidate = action.candidate
-        if self.purse is not None and not self.purse.affords(action, self._actual_costs(candidate)):
-            if candidate.number == 1 and isinstance(action, Try):
+        candidate, trying = action.candidate, isinstance(action, Try)
+        optional = self.aside if trying else self.finished  # something is delivered without it
+        if optional and not self.purse.affords(action, self._actual_costs(candidate)):
+            if candidate.number == 1 and trying and self.rules.budget is not None:
                 self.notes.append(f"the budget of {self.rules.budget:.0%} allows no second candidate")
             return None
         if candidate not in self.contenders:
             self.contenders[candidate] = self._contender(candidate)
         contender = self.contenders[candidate]
-        trying = isinstance(action, Try)
-        record = contender.begin("candidate", self._settings()) if trying else contender.finish(self._bounds())
+        with harmless("it could not be sampled") as failure:
+            record = contender.begin("candidate", self._settings()) if trying else contender.finish(self._bounds())
+        if failure.error:
+            if not optional:
+                raise failure.error
+            self._failed(contender, failure.message)
+            return None
         self._learn(candidate, record, trying)
         self.purse.pay(record.nfe_video)
         self.history.append(record)
@@ -133,12 +141,29 @@ class _Race:
             return Outcome(lead)
         return Outcome(lead, contender.final, row["by_hand"] == "accepted")
 
+    @property
+    def finished(self) -> bool:
+        return any(contender.latent is not None for contender in self.contenders.values())
+
+    def _failed(self, contender: Contender, message: str) -> None:
+        """The model or the sampler failed; what has been put aside is finished instead."""
+        contender.calls.clear()
+        record = TrialRecord(
+            contender.trial, "candidate", accepted=False, nfe_video=contender.evaluations, message=message,
+            details=contender.details,
+        )  # fmt: skip
+        self.purse.pay(record.nfe_video)
+        self.history.append(record)
+        self.observer.conclude(record)
+
     def _put_aside(self, contender: Contender, lead: float) -> None:
         """Only the best can still win, with a last look the best two: the others' states are let go."""
         self.aside.append((lead, contender))
         self.aside.sort(key=lambda pair: pair[0], reverse=True)
         for _, loser in self.aside[1 if self.rules.settings.last_look is None else 2 :]:
             loser.calls.clear()
+        unseen = [loser.trial for _, loser in self.aside[PICTURED:]]
+        self.history = [replace(each, preview=None) if each.trial in unseen else each for each in self.history]
 
     def _contender(self, candidate: Candidate) -> Contender:
         inputs = self.inputs
@@ -175,8 +200,10 @@ class _Race:
         where that shows in later steps only (Heun's first look is half a step), the purse grows in proportion."""
         steps = self.inputs.steps
         first, last = (0, record.steps) if trying else (steps - record.steps, steps)
+        if trying and self.contenders[candidate].latent is not None:  # samplers of their own steps show a few of them
+            last = steps
         passes = self._passes(candidate, last) - self._passes(candidate, first)
-        per_step = math.ceil((record.nfe_video - passes) / max(record.steps, 1))
+        per_step = math.ceil((record.nfe_video - passes) / max(last - first, 1))
         if self.purse is None or per_step > self.per_step:
             self.per_step = max(self.per_step, per_step)
             plain, self_refined = self._costs(Candidate(0)), self._costs(Candidate(0, True))
