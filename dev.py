@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Everything to try and to develop Foresight, in one command each:
 
-    python dev.py demo    small bundled models generate clips in ComfyUI; failing ones are caught early and repaired
+    python dev.py demo    small bundled models make clips in ComfyUI, plainly and with Foresight; a program judges both
     python dev.py serve   ComfyUI in the browser with this pack and the bundled models (extra arguments go to ComfyUI)
 
 In a clone of the repository also:
