@@ -199,11 +199,12 @@ class _Race:
         """Opens the purse after the first candidate, which shows how many evaluations the sampler takes for a step;
         where that shows in later steps only (Heun's first look is half a step), the purse grows in proportion."""
         steps = self.inputs.steps
-        first, last = (0, record.steps) if trying else (steps - record.steps, steps)
-        if trying and self.contenders[candidate].latent is not None:  # samplers of their own steps show a few of them
+        evaluations, last = record.nfe_video, record.steps
+        if self.contenders[candidate].latent is not None:  # all of them were done, whichever the sampler has shown
             last = steps
-        passes = self._passes(candidate, last) - self._passes(candidate, first)
-        per_step = math.ceil((record.nfe_video - passes) / max(last - first, 1))
+            if not trying and record.steps < steps:
+                evaluations += self.rows[candidate]["nfe"]
+        per_step = math.ceil((evaluations - self._passes(candidate, last)) / max(last, 1))
         if self.purse is None or per_step > self.per_step:
             self.per_step = max(self.per_step, per_step)
             plain, self_refined = self._costs(Candidate(0)), self._costs(Candidate(0, True))

@@ -102,6 +102,12 @@ def test_dpm_fast_costs_what_its_plain_run_costs(patcher):
     assert report["nfe"] == report["nfe_plain"] == 10
 
 
+@pytest.mark.parametrize("sampler", ["sa_solver_pece", "heun"])
+def test_what_goes_on_does_not_change_the_price_of_a_step(patcher, sampler):
+    report, _ = raced(start(patcher, sampler), 0.1, 0.15, 0.05)
+    assert report["nfe_plain"] == 20 and report["nfe"] <= report["nfe_worst_case"] == 2 * (3 * 3 + 7)
+
+
 def failing(patcher, at):
     """The model, out of memory at its n-th evaluation."""
     patcher, calls = patcher.clone(), []
