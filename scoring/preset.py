@@ -46,7 +46,7 @@ def read_document(path: Path, schema: str, version: int, what: str, command: str
     """The JSON object of a file of ours. Raises ValueError, naming the file, for anything else or another version."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path.name} is no {what}: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != schema:
         raise ValueError(f"{path.name} is no {what}: {command} writes them.")

@@ -70,7 +70,7 @@ def test_what_a_preset_does_not_hold_is_left_to_ranks(rules, tmp_path, budget, s
 
 BROKEN = {
     "empty": "", "torn": '{"schema": "foresight.race_preset"', "list": "[1]", "other schema": '{"schema": "x"}',
-    "bytes": b"\xff\xfe\x00",
+    "bytes": b"\xff\xfe\x00", "deep": "[" * 100_000,
 }  # fmt: skip
 SPOILED = {
     "NaN": ('"floor": 0.15', '"floor": NaN'), "unknown keys": ('"floor": 0.15', '"speed": 0.15'),
