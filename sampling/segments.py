@@ -45,8 +45,8 @@ class Segments:
         """x at sigmas[start] -> x at sigmas[stop]; the callback keeps counting in steps of the whole schedule."""
         if start == stop:
             return x
-        # Samplers that add noise draw it from the seed: each segment needs draws of its own.
-        extra_args = {**self.extra_args, "seed": ((self.extra_args.get("seed") or 0) + start) % 2**64}
+        # Samplers that add noise draw it from the seed: each segment needs draws of its own. Core adds 1 on the CPU.
+        extra_args = {**self.extra_args, "seed": ((self.extra_args.get("seed") or 0) + start) % (2**64 - 1)}
         callback = self.callback and (lambda info: self.callback({**info, "i": info["i"] + start}))
         return self.inner.sampler_function(
             self.model, x, self.sigmas[start : stop + 1], extra_args=extra_args, callback=callback,
