@@ -106,11 +106,13 @@ class Log:
 
     def most(self, rules: Rules) -> float:
         """What a race of these rules can take at most beyond a plain clip, as a share."""
-        rows = next(iter(self.prompts.values()))
-        replay = Replay(rules, self.steps, lambda candidate: next(
-            iter(rows[LIGHT if candidate.self_refined else BASE].values())))  # fmt: skip
+        dearest = {
+            method: max(rows, key=lambda row: row["nfe"]) for method in (BASE, LIGHT)
+            if (rows := [row for prompt in self.prompts.values() for row in prompt.get(method, {}).values()])
+        }  # fmt: skip
+        replay = Replay(rules, self.steps, lambda candidate: dearest[LIGHT if candidate.self_refined else BASE])
         plain = replay.costs(Candidate(0))
-        refined = replay.costs(Candidate(0, True)) if LIGHT in rows else plain
+        refined = replay.costs(Candidate(0, True)) if LIGHT in dearest else plain
         return most_evaluations(rules.settings, plain, refined) / plain.whole - 1
 
 
