@@ -143,7 +143,8 @@ class Replay:
 
     def _pay(self, evaluations: int, row: Row) -> None:
         self.purse.pay(evaluations)
-        self.seconds += (row["seconds"] - row["seconds_inspection"]) * evaluations / row["nfe"]
+        sampling = row["seconds"] - (0 if row["method"] == BASE else row["seconds_inspection"])  # base: sampling alone
+        self.seconds += sampling * evaluations / row["nfe"]
 
     @staticmethod
     def _passes(row: Row) -> dict[int, int]:

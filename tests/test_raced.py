@@ -6,12 +6,13 @@ import pytest
 
 from foresight.demo.captions import prompt
 from foresight.evaluation.backend import InProcess, demo_judge
-from foresight.evaluation.bench import Bench, MethodError
+from foresight.evaluation.bench import BASE, LIGHT, Bench, MethodError
 from foresight.evaluation.demo_family import DemoFamily
 from foresight.evaluation.methods import load_method
-from foresight.evaluation.raced import rules_of
+from foresight.evaluation.raced import Replay, rules_of
 from foresight.evaluation.suites import Item
 from foresight.sampling.race import run_race
+from foresight.trials.race import RaceSettings, Rules
 from foresight.trials.report import run_report
 
 STEPS = 20
@@ -37,6 +38,17 @@ def test_a_replayed_race_is_the_live_one(bench, options):
     delivered = next(each for each in report["candidates"] if each["state"] == "delivered")
     assert row["predicted_score"] == pytest.approx(delivered["score"], abs=1e-6)
     assert row["inspections"] == len(report["candidates"])
+
+
+def test_seconds_are_of_what_was_sampled_and_of_its_looks():
+    plain = {"method": BASE, "nfe": 50, "seconds": 10.0, "seconds_inspection": 5.0, "inspections": 50,
+             "trace": [[6, 0.1, 0.9]], "final_score": 0.2, "report": None}  # fmt: skip
+    light = plain | {"method": LIGHT, "nfe": 55, "seconds": 12.0, "seconds_inspection": 1.0, "inspections": 10,
+                     "trace": [[6, 0.3, 0.9]]}  # fmt: skip
+    rules = Rules(RaceSettings(2, "later"), 0.12, (0.2, 0.2))
+    replay = Replay(rules, 50, lambda candidate: light if candidate.self_refined else plain)
+    assert replay.run().number == 1 and replay.purse.spent == 6 + 55
+    assert replay.seconds == pytest.approx(10 * 6 / 50 + 11 + 2 * 0.1)  # base rows count their looks apart
 
 
 def _read(options):
