@@ -75,7 +75,7 @@ class Paired:
 
     def overhead(self, spent: str = "nfe", plain: str = "nfe_plain") -> Cell:
         """Beyond the plain run, as a share of it; spent and plain: nfe and nfe_plain, or seconds and seconds_plain."""
-        cell = ratio(column(self.rows, spent), column(self.rows, plain), self.prompt)
+        cell = ratio(column(self.rows, spent), column(self.base_rows, plain), self.prompt)
         return {key: value - 1 for key, value in cell.items()}
 
 

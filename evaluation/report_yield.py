@@ -24,6 +24,12 @@ def races(evidence: Evidence) -> list[str]:
     return [method for method in evidence.methods if method.split("@")[0] == DEFAULT]
 
 
+def raced_pairs(evidence: Evidence, method: str) -> Paired:
+    """On the runs that were raced: what a race looks at is there for other seeds as well."""
+    keys = evidence.rows.get(DEFAULT) or evidence.rows.get("base", {})
+    return Paired(evidence, method, lambda _, row: (row["prompt_index"], row["seed"]) in keys)
+
+
 def yields(evidence: Evidence) -> Table:
     """Good clips and cost of every method, and what it does to clips that were good."""
     columns = {
@@ -34,8 +40,8 @@ def yields(evidence: Evidence) -> Table:
     }  # fmt: skip
     rows = []
     for method in evidence.methods:
-        pairs = Paired(evidence, method)
-        if method == "base" or not pairs.count:
+        pairs = raced_pairs(evidence, method)
+        if not pairs.count:
             continue
         was = pairs.values(pairs.base_rows, "good") == 1
         rows.append({
@@ -56,11 +62,13 @@ def race_at_equal_cost(evidence: Evidence) -> Table:
         "change_in_time": ("good clips, at equal time instead", "change"), "beats": ("the race beats it", "text"),
     }  # fmt: skip
     rows = []
-    raced = {race: pairs.overhead()["value"] for race in races(evidence) if (pairs := Paired(evidence, race)).count}
+    raced = {
+        race: pairs.overhead()["value"] for race in races(evidence) if (pairs := raced_pairs(evidence, race)).count
+    }
     for rival in evidence.methods:
         if rival == "base" or rival in races(evidence):
             continue
-        theirs = Paired(evidence, rival)
+        theirs = raced_pairs(evidence, rival)
         if not (theirs.count and raced):
             continue
         cost = theirs.overhead()["value"]
@@ -80,7 +88,7 @@ def figure_yield(evidence: Evidence, folder: Path) -> str | None:
     figure = Figure()
     curves: dict[str, list[tuple[float, float]]] = {}
     for method in evidence.methods:
-        pairs = Paired(evidence, method)
+        pairs = raced_pairs(evidence, method)
         if not pairs.count:
             continue
         kind = name_of(method) if method not in races(evidence) else "race, self_refine " + next(
@@ -89,12 +97,15 @@ def figure_yield(evidence: Evidence, folder: Path) -> str | None:
         )  # fmt: skip
         nfe = 0.0 if method == "base" else 100 * pairs.overhead()["value"]
         curves.setdefault(kind, []).append((nfe, 100 * pairs.of("good")["value"]))
-    for kind, points in curves.items():
+    markers = iter("sD^v<>pP*hHX8d" * 4)  # more methods than colours: each has a shape of its own
+    for kind, points in sorted(curves.items(), key=lambda item: not item[0].startswith("race")):
         x, y = zip(*sorted(points), strict=True)
-        style = {"marker": "o"} if kind.startswith("race") else {"marker": "x", "ls": ""}
+        style = {"marker": "o"} if kind.startswith("race") else {"marker": next(markers), "ls": "", "alpha": 0.8}
         figure.line(0, "yield", kind, x, y, **style)
     figure.axes[0].set(xlabel="model evaluations beyond a plain clip, %", ylabel="good clips, %")
-    return figure.finish(folder, "yield")
+    figure.axes[0].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # beside, for it would hide points
+    figure.canvas.set_size_inches(8, 3.6)
+    return figure.finish(folder, "yield", legend=False)
 
 
 def equal_nfe(evidence: Evidence) -> Table:
@@ -151,7 +162,7 @@ def at_equal_cost(evidence: Evidence, method: str, rival: str) -> dict[str, Any]
     if not (cost > 0).all():
         return None
     return {
-        "rival": MAIN.get(rival, rival), "runs": len(keys), "ours": float(cost.min() / cost[0]),
+        "rival": name_of(rival), "runs": len(keys), "ours": float(cost.min() / cost[0]),
         "theirs": float(cost.min() / cost[1]), "nfe": float(cost.min()), "change": difference("good", spent),
         "score_change": difference("final_score", spent),
         "change_in_time": difference("good", beyond("seconds", "seconds_plain")),
