@@ -8,8 +8,11 @@ import pytest
 
 from foresight.evaluation.bench import BASE, LIGHT
 from foresight.evaluation.calibrate import main
+from foresight.evaluation.calibrate_race import Log, all_rules
 from foresight.evaluation.store import Store
+from foresight.scoring.detector import reached
 from foresight.scoring.race_preset import FittedRace, RacePreset, load_race_preset, save_race_preset
+from foresight.trials.race import RANKS
 
 SETTINGS = {"scorer": "viclip-l", "model": "WAN21", "steps": 50, "tau": 0.22, "scale": 1.0}
 
@@ -57,6 +60,15 @@ def test_without_self_refined_candidates_only_plain_races_are_fitted(tmp_path):
 def test_too_few_candidates_are_told(tmp_path):
     with pytest.raises(SystemExit, match="run more prompts, with --seeds 4"):
         main([str(write(tmp_path / "runs.sqlite", seeds=1)), "--objective", "yield", "--out", str(tmp_path / "a.json")])
+
+
+def test_floors_come_from_the_step_that_a_race_looks_at():
+    """On 25 steps a look at .1 is step 3, where rounding would take step 2."""
+    trace = [[step, step / 100, 0.5] for step in range(1, 26)]
+    rows = {seed: {"trace": trace} for seed in range(2)}
+    log = Log({0: {BASE: rows}}, 25, good=None)
+    floors = {rules.floors[0] for rules in all_rules(log, "off") if rules.look == 0.1} - {RANKS}
+    assert floors == {reached(0.1, 25) / 100} == {0.03}
 
 
 GOOD = {"budget": 0.2, "most": 0.5, "look": 0.12, "candidates": 3, "floor": 0.1, "floor_self_refined": 0.1}

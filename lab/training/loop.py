@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ class Record:
                 "torch": torch.__version__, "minutes": round(self.minutes, 1), "steps": self.step}  # fmt: skip
 
 
-class Task:
+class Task(ABC):
     """A recipe: it owns its data, networks, losses, measure and export; the loop owns steps, clock and checkpoints.
 
     parts holds all that a stop must not lose. A task may have several learners there, as a student and its critic, and
@@ -46,17 +47,17 @@ class Task:
     out: Path  # the file that `export` writes
     parts: dict[str, Learner | nn.Module | torch.Generator]
 
+    @abstractmethod
     def update(self, step: int, steps: int) -> dict[str, Any]:
         """Learns from one batch, after `step` of `steps`. Gives figures to print: numbers or tensors of one."""
-        raise NotImplementedError
 
     def measure(self) -> dict[str, float]:
         """Figures on data that is not trained on. Draws from no generator of the training."""
         return {}
 
+    @abstractmethod
     def export(self, record: Record) -> None:
         """Writes `out`, and leaves all parts as they are."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
