@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..trials.observer import Decision, Observer
+from ..trials.observer import Decision, Observer, for_show
 from ..trials.report import finite, run_report
 from .pictures import thumbnail
 
@@ -74,11 +74,9 @@ class Trial:
 class Run(Observer):
     """One run, as its own sampling thread writes it."""
 
-    to_picture = staticmethod(thumbnail)
-
     def __init__(self, store: RunStore, prompt_id: str, node: str, client: str | None):
         self.id = uuid.uuid4().hex
-        self.store, self.client = store, client
+        self.store, self.client, self.cancelled = store, client, store.cancelled
         self.about: dict[str, Any] = {"id": self.id, "prompt_id": prompt_id, "node": node, "created": time.time()}
         self.settings: dict[str, Any] = {}
         self.trials: list[Trial] = []
@@ -109,8 +107,8 @@ class Run(Observer):
             self.offered = None if trials is None else {"trials": trials, "best": best, "until": until}
             self._send("start", state=self.state())
 
-    def step(self, step, score, picture=None):
-        now = time.monotonic()
+    def step(self, step, score, frames=None):
+        now, picture = time.monotonic(), self._picture(frames)
         with self.store.lock:
             trial = self.trials[-1]
             trial.step = step
@@ -128,6 +126,10 @@ class Run(Observer):
             scored = trial.trace[-1][1] if score is not None else None
             self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=scored,
                        pictured=has_picture, size=size)
+
+    @for_show
+    def _picture(self, frames: Any) -> np.ndarray | None:
+        return None if frames is None else thumbnail(frames)
 
     def take(self):
         decision, self._decision = self._decision, None
@@ -225,13 +227,13 @@ class RunStore:
     ):
         self.lock = threading.RLock()
         self.looked_at = -math.inf
-        self._tell, self._cancelled = send, cancelled
+        self._tell, self.cancelled = send, cancelled
         self._runs: dict[str, Run] = {}
 
     def send(self, event: str, data: dict[str, Any], client: str | None) -> None:
         try:
             self._tell(event, data, client)
-        except self._cancelled:
+        except self.cancelled:
             raise
         except Exception as error:  # a page that is gone must not end a run, whatever its connection raises (promise 2)
             logger.debug("Foresight: %s was not sent: %s: %s", event, type(error).__name__, error)
@@ -250,7 +252,7 @@ class RunStore:
         try:
             yield run
             message = None
-        except self._cancelled:
+        except self.cancelled:
             raise
         except Exception as error:  # only to tell the page why; it goes on its way
             message = f"{type(error).__name__}: {error}"

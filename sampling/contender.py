@@ -43,7 +43,7 @@ class Contender:
     def begin(self, kind: str, settings: dict[str, Any], stop: str = "rejected") -> TrialRecord:
         """Samples up to the gate's decision, and to the end where that is no rejection. stop: as MonitorSampler's."""
         inputs, gate = self.inputs, self.gate
-        inspector = gate.inspector(inputs.whole, inputs.steps, picture=self.observer.to_picture)
+        inspector = gate.inspector(inputs.whole, inputs.steps)
         shown = {"window": gate.video.window(inputs.whole), "decidable": stop == "rejected"}
         return self._sample(kind, inspector, stop, settings, shown)
 

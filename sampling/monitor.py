@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -35,20 +36,21 @@ def attend(
 ) -> Decision | None:
     """Inspects a step (1-based) where the inspector wants it, shows it to the observer, and gives what a person has
     decided. Their decision to stop is the user's own cancel. look: decodes x0 predictions that are not inspected."""
-    inspected = inspector is not None and inspector.wants(step)
-    if inspected:
+    score, frames = None, None
+    if inspector is not None and inspector.wants(step):
+        score = math.nan
         with harmless(f"step {step} was not inspected") as failure:
-            inspector.observe(step, sigma, x0)
+            seen = inspector.observe(step, sigma, x0)
+            score, frames = max(seen.scores), seen.frames
         if failure.message:
             inspector.skip(step, failure.message, x0.shape[0])
-    with harmless(f"step {step} was not shown"):
-        score, picture = None, None
-        if inspected:
-            last = inspector.last
-            score, picture = (max(last.scores), last.picture) if last and last.step == step else (math.nan, None)
-        elif look is not None and observer.wants_picture():
-            picture = observer.to_picture(look(x0))
-        observer.step(step, score, picture)
+    elif look is not None and observer.wants_picture():
+        with harmless(f"step {step} was not shown"):
+            frames = look(x0)
+    begin = time.perf_counter()
+    observer.step(step, score, frames)
+    if inspector is not None:
+        inspector.seconds += time.perf_counter() - begin
     decision = observer.take()
     if decision is Decision.STOP:
         raise comfy.model_management.InterruptProcessingException()

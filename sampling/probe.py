@@ -44,7 +44,7 @@ def single_frame_probe(
     if message := no_probe(inputs, samples):
         return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
-    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=observer.to_picture)
+    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True)
     monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", observer=observer, look=gate.look)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))

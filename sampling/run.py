@@ -49,7 +49,7 @@ def monitored_sample(
     if previous is not None and previous.rewording_failed:
         gate = None
     reworded = previous is not None and previous.reworded
-    inspector = gate.inspector(inputs.whole, inputs.steps, picture=observer.to_picture) if gate else None
+    inspector = gate.inspector(inputs.whole, inputs.steps) if gate else None
     sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
     if injection:
         kind, trial = "inject", "2->1" if reworded else "1"

@@ -70,7 +70,7 @@ class Watch:
         family = model_family(executor.class_obj.model_patcher)
         settings = {"steps": steps, "seed": seed, "model": family, **gate_settings(self.gate, whole)}
         with self.running() as observer:
-            inspector = self.gate.inspector(whole, steps, picture=observer.to_picture)
+            inspector = self.gate.inspector(whole, steps)
             observer.begin("0", "sample", steps=steps, window=self.gate.video.window(whole), settings=settings)
             done = at = 0
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -20,7 +18,7 @@ from .scorer import Scorer
 class Observation:
     """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made.
 
-    picture: what Inspector.picture made of the scored frames, of the best item. decoded: those frames, item by item,
+    frames: of the best item those that were scored, for whoever shows them; not kept in `last`. decoded: item by item,
     where they are all of the clip's, so that nothing is decoded twice; empty elsewhere.
     """
 
@@ -28,7 +26,7 @@ class Observation:
     sigma: float
     scores: tuple[float, ...]
     x0: torch.Tensor
-    picture: Any = None
+    frames: torch.Tensor | None = None
     decoded: tuple[torch.Tensor, ...] = ()
 
 
@@ -62,13 +60,10 @@ class Gate:
         if self.every < 1:
             raise ValueError(f"every is {self.every}: inspect each step (1) or each n-th (2 or more).")
 
-    def inspector(
-        self, steps: int, available: int | None = None, *, single_frame: bool = False,
-        picture: Callable[[torch.Tensor], Any] | None = None,
-    ) -> Inspector:
+    def inspector(self, steps: int, available: int | None = None, *, single_frame: bool = False) -> Inspector:
         """For a run of the first `available` of `steps` steps (default: all)."""
         settings = self.single_frame if single_frame else self.video
-        return Inspector(self, settings, steps, available or steps, picture)
+        return Inspector(self, settings, steps, available or steps)
 
     def once(self, step: int, steps: int, floor: float | None = None) -> Gate:
         """Looks at `step` of `steps` alone, and rejects what scores below `floor` there; None: below tau."""
@@ -101,16 +96,12 @@ class Gate:
 
 @dataclass
 class Inspector:
-    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item.
-
-    picture(frames [F, sH, sW, 3]): makes what the live panel shows of them.
-    """
+    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item."""
 
     gate: Gate
     settings: DetectorSettings
     steps: int
     available: int
-    picture: Callable[[torch.Tensor], Any] | None = None
     seconds: float = 0.0
     last: Observation | None = None  # the latest step that was scored
     message: str | None = None  # why inspection failed, if it did
@@ -150,19 +141,19 @@ class Inspector:
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
             indices = self.gate.scorer.looks_at(latent.shape[2])
-            scores, picture, decoded = [], None, []
+            scores, best, decoded = [], None, []
             for item in latent.split(1):
                 frames = self.gate.decode(item, indices)
                 if len(indices) == latent.shape[2]:
                     decoded.append(frames)
                 scores.append(float(self.gate.scorer.score(frames, self._text)))
-                if self.picture and scores[-1] == max(scores):
-                    picture = self.picture(frames)
-            self.last = Observation(step, sigma, tuple(scores), latent.clone(), picture, tuple(decoded))
+                if scores[-1] == max(scores):
+                    best = frames
+            self.last = Observation(step, sigma, tuple(scores), latent.clone(), decoded=tuple(decoded))
             self._decide(step, self.last.scores)
         finally:
             self.seconds += time.perf_counter() - begin
-        return self.last
+        return replace(self.last, frames=best)
 
     def overrule(self, step: int, accepted: bool, items: int) -> None:
         """A person decides for all `items` of the batch, whatever was decided before."""

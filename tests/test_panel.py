@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
 import comfy.model_management
 import numpy as np
 import pytest
 import torch
-from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
+from tiny_wan import Rewriter, ScriptedScorer, gate, guided, inputs, model
 
 from foresight.panel import runs as panel_runs
 from foresight.panel.pictures import SIDE, thumbnail
-from foresight.panel.runs import Refused, Run, RunStore
+from foresight.panel.runs import Refused, RunStore
+from foresight.sampling.audition import hold_audition
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
+from foresight.sampling.noise import SeededNoise
 from foresight.sampling.probe import single_frame_probe
+from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
-from foresight.trials.observer import SILENT, Decision
+from foresight.sampling.watch import Watch
+from foresight.trials.observer import SILENT, Decision, Observer
+from foresight.trials.race import Rules
 from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
 
 PASS, FAIL = (0.3,), (0.1,)
@@ -56,7 +64,7 @@ def record():
 
 
 def picture(side=8):
-    return np.zeros((5, side, side, 3), np.uint8)
+    return torch.zeros(5, side, side, 3, dtype=torch.uint8)
 
 
 def follow(events):
@@ -240,11 +248,72 @@ def test_a_page_that_cannot_be_told_ends_nothing(patcher):
     assert result.verdict.record.message is None
 
 
-def test_a_picture_that_cannot_be_made_ends_nothing(page, patcher, monkeypatch):
-    monkeypatch.setattr(Run, "to_picture", staticmethod(lambda frames: 1 / 0))
+@pytest.mark.parametrize("scores", [PASS, FAIL])
+def test_a_picture_that_cannot_be_made_decides_nothing(page, patcher, monkeypatch, scores):
+    def no_memory(frames):
+        raise torch.OutOfMemoryError("no memory for a thumbnail")
+
+    alone = monitored_sample(inputs(patcher), gate(*scores)).verdict.record
+    monkeypatch.setattr(panel_runs, "thumbnail", no_memory)
+    page.store.looked_at = 1e9
     with page.running() as run:
-        result = monitored_sample(inputs(patcher), gate(*PASS), observer=run)
-    assert result.verdict.accepted and "ZeroDivisionError" in result.verdict.record.message
+        seen = monitored_sample(inputs(patcher), gate(*scores), observer=run).verdict.record
+    assert (seen.items, seen.message) == (alone.items, None)
+    shown = page.store.state(run.id)["trials"][0]
+    assert not shown["pictures"] and shown["trace"] == list(seen.best.trace)
+
+
+class Broken(Observer):
+    """Whatever it is told, it fails: what a plan decides must not depend on it."""
+
+    def _fail(self, *args, **kwargs):
+        raise MemoryError("nothing can be shown")
+
+    begin = step = conclude = finish = wants_picture = somebody_looks = take = offer = _fail
+
+
+def test_an_observer_that_fails_everywhere_decides_nothing(patcher):
+    def hierarchy(observer):
+        found = run_hierarchy(
+            inputs(patcher), gate(*FAIL), lambda positive, negative: inputs(patcher).guider, negative="",
+            reworder=Rewriter(), injection=InjectionSettings(), observer=observer,
+        )  # fmt: skip
+        observer.finish(found.verdict)
+        return found
+
+    def raced(observer):
+        return run_race(inputs(patcher, steps=10), gate(*FAIL), Rules.ranks(1.0, "later"), observer=observer)
+
+    def auditioned(observer):
+        made = partial(replace, inputs(patcher, steps=10))
+        return hold_audition(
+            lambda seed: made(noise=SeededNoise(seed)), gate(0.1, 0.2), (1, 2), keep=1, fraction=0.2,
+            observer=observer, wait=5,
+        )  # fmt: skip
+
+    for method in (hierarchy, raced, auditioned):
+        silent, broken = method(SILENT), method(Broken())
+        assert torch.equal(silent.latent["samples"], broken.latent["samples"]), method.__name__
+        if method is not auditioned:
+            told = [[(each.kind, each.items, each.message) for each in run.verdict.history] for run in (silent, broken)]
+            assert told[0] == told[1]
+
+
+def test_a_watch_that_cannot_be_shown_still_judges(patcher):
+    watch = Watch(gate(*FAIL), running=lambda: nullcontext(Broken()))
+    setup = inputs(patcher)
+    noise = setup.noise.generate_noise(setup.latent)
+    guided(watch.patch(patcher)).sample(noise, setup.latent["samples"], setup.sampler, setup.sigmas, seed=3)
+    assert not watch.verdict.accepted and watch.verdict.record.message is None
+
+
+def test_only_the_users_cancel_comes_out_of_an_observer():
+    class Cancelling(Broken):
+        cancelled = MemoryError
+
+    assert Broken().take() is None
+    with pytest.raises(MemoryError):
+        Cancelling().take()
 
 
 def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
@@ -282,7 +351,7 @@ def test_scores_that_are_no_numbers_are_valid_json(page):
 
 def test_nobody_has_to_watch(patcher):
     result = monitored_sample(inputs(patcher), gate(*PASS))
-    assert result.verdict.accepted and result.verdict.run is None and SILENT.to_picture is None
+    assert result.verdict.accepted and result.verdict.run is None
     assert vars(SILENT) == {}, "the observer that all runs share remembers none of them"
 
 
