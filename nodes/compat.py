@@ -7,6 +7,8 @@ import comfy.model_patcher
 from comfy.comfy_types import IO
 from comfy_api.latest import io
 
+from ..trials.foreign import quoted, writable
+
 # The V3 AnyType is a plain "*", which 0.3.75 does not accept as the output to a typed input; the V1 constant compares
 # equal to every type on both versions.
 AnyType = io.Custom(IO.ANY)
@@ -21,8 +23,8 @@ def advanced(*inputs):
 
 def check_choice(name: str, value: str, options: Iterable[str]) -> None:
     """0.3.75 does not hold a V3 combo's value against its options."""
-    if value not in options:
-        raise ValueError(f"{name} is '{value}': choose one of {', '.join(options)}.")
+    if value not in (options := tuple(options)):
+        raise ValueError(f"{name} is {quoted(value)}: choose one of {writable(', '.join(options))}.")
 
 
 def model_patcher(model, load_device, offload_device):

@@ -1,16 +1,14 @@
 """Rules of a race from the widgets: a preset where one was fitted to this scorer and model, ranks alone elsewhere."""
 
-import logging
 import math
 
 from comfy_api.latest import io
 
 from ..sampling.records import model_family
 from ..scoring.race_preset import load_race_preset
+from ..trials.foreign import logger
 from ..trials.race import SELF_REFINE, Rules
 from .folders import RACES, files, path_of
-
-logger = logging.getLogger("foresight")
 
 RACE, PAPER = "race", "paper"
 

@@ -1,19 +1,16 @@
 """Foresight Watch: inspection as a patch of the MODEL, for graphs that keep their own sampler node."""
 
-import logging
-
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.watch import Watch
+from ..trials.foreign import logger
 from ..trials.report import run_report
 from ..trials.summary import headline, report_text
 from . import types
 from .compat import show_on_node
 from .panel import running
 from .widgets import schedule_steps_widget
-
-logger = logging.getLogger("foresight")
 
 
 class ForesightWatch(io.ComfyNode):

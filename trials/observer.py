@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+from .foreign import logger
 from .verdict import TrialRecord, Verdict
-
-logger = logging.getLogger("foresight")
 
 
 class Decision(StrEnum):
