@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..files.documents import read_document, write_document
+from ..files.fields import Fields, FileError
+from ..trials.foreign import quoted
 from ..trials.race import SELF_REFINE, RaceSettings, Rules
-from .preset import read_document
 
 SCHEMA, VERSION = "foresight.race_preset", 1
 
@@ -75,27 +76,31 @@ class RacePreset:
 
 
 def save_race_preset(preset: RacePreset, path: Path) -> None:
-    document = {"schema": SCHEMA, "version": VERSION, **asdict(preset)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_document(path, {"schema": SCHEMA, "version": VERSION, **asdict(preset)})
 
 
 def load_race_preset(path: Path | str) -> RacePreset:
-    """Raises ValueError, naming the file and the value, for anything but a preset of this version."""
-    path = Path(path)
+    """Raises FileError for anything but a race preset of this version with settings in range."""
     command = "python -m foresight.evaluation calibrate --objective yield"
-    document = read_document(path, SCHEMA, VERSION, "race preset", command)
-    names = {each.name for each in fields(FittedRace)}
-    races: dict[str, tuple[FittedRace, ...]] = {}
+    document = read_document(Path(path), SCHEMA, VERSION, "race preset", command)
+    races = document.inner("races")
+    for mode in races.entries:
+        if mode not in SELF_REFINE:
+            raise races.wrong(f"races has {quoted(mode)}: choose of {', '.join(SELF_REFINE)}")
+    raced = {mode: tuple(map(_race, races.rows(mode, 1000))) for mode in races.entries}
+    scorer, model, steps = document.text("scorer"), document.text("model"), document.whole("steps", 1, 10_000)
+    return RacePreset(scorer, model, steps, raced, document.inner("fitted", {}).entries)
+
+
+def _race(row: Fields) -> FittedRace:
+    row.only([each.name for each in fields(FittedRace)])
+    names = ("budget", "most", "look", "floor", "floor_self_refined")
+    numbers = {name: row.number(name, -1000, 1000) for name in names}
     try:
-        for mode, rows in document["races"].items():
-            if mode not in SELF_REFINE:
-                raise ValueError(f"races has {mode!r}: choose of {', '.join(SELF_REFINE)}")
-            if unknown := sorted({name for row in rows for name in row} - names):
-                raise ValueError(f"races has settings that this pack does not know: {', '.join(unknown)}")
-            races[mode] = tuple(FittedRace(**row) for row in rows)
-        return RacePreset(
-            str(document["scorer"]), str(document["model"]), int(document["steps"]), races, document.get("fitted", {})
+        return FittedRace(
+            **numbers, candidates=row.whole("candidates", 1, 64), last_look=row.number("last_look", -1000, 1000, None)
         )
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # int(infinity) too
-        raise ValueError(f"{path.name} cannot be used: {error}; calibrate again.") from error
+    except FileError:
+        raise
+    except ValueError as error:
+        raise row.wrong(f"in {row.where.rstrip('.')}, {error}") from error

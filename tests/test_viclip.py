@@ -245,7 +245,7 @@ def tensors():
         ("empty.pth", lambda p: torch.save({}, p), "is empty"),
         ("list.pth", lambda p: torch.save([torch.zeros(1)], p), "no plain set of weights"),
         ("text.pth", lambda p: p.write_text("version https://git-lfs"), "damaged, cut short"),
-        ("cut.safetensors", lambda p: (save_file(tensors(), p), p.write_bytes(p.read_bytes()[:1000])), "not a whole"),
+        ("cut.safetensors", lambda p: (save_file(tensors(), p), p.write_bytes(p.read_bytes()[:1000])), "no whole"),
         ("cut.pth", lambda p: (torch.save(tensors(), p), p.write_bytes(p.read_bytes()[:1000])), "damaged, cut short"),
         ("part.safetensors", lambda p: save_file({k: v for k, v in tensors().items() if "ln_post" not in k}, p),
          "incomplete or altered ViCLIP.*ln_post"),
