@@ -23,6 +23,7 @@ from .evidence import DATABASE
 from .fill import cells, fingerprint_of, keep, missing, model_settings
 from .graph_settings import FAMILIES
 from .methods import STANDARD, load_method
+from .raced import outdated
 from .report import main as report
 from .results import command_parser
 from .store import Store, StoreError
@@ -140,6 +141,7 @@ def run(arguments: list[str]) -> int:
         "methods": [*stages[0], *stages[1]],
     }
     with Store(a.out / DATABASE, write=True) as store:
+        store.remove(row for row in store.rows(settings["fingerprint"]) if outdated(row))
 
         def ahead(methods: list[str]) -> list[Job]:
             of_each = cells(methods, seeds, a.method_seeds)

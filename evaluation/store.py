@@ -188,6 +188,12 @@ class Store:
         with self._explained(), self._database:
             self._database.executemany(command, values)
 
+    def remove(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Takes these rows of `rows` away."""
+        keys = [[row[name] for name in KEY] for row in rows]
+        with self._explained(), self._database:
+            self._database.executemany(f"DELETE FROM runs WHERE {' AND '.join(f'{name} = ?' for name in KEY)}", keys)
+
     def rows(self, settings: str | None = None, clips: bool = False, **equal: Any) -> list[dict[str, Any]]:
         """Runs in the order of the suite, then seed, then method. settings: only of this fingerprint; equal: only where
         these columns have these values. Without `clips` rows have no "clip"."""

@@ -70,7 +70,7 @@ def hold_audition(
     settings = gate_settings(gate, first.whole) | {
         "steps": first.steps, "seed": seeds[0], "plan": "audition", "look_step": stop, "keep": keep,
     }  # fmt: skip
-    short = gate.once(stop, first.whole)
+    short = gate.looks({stop: None}, first.whole)
     contenders, records, resumes = [], [], _resumes(first)
     for number, seed in enumerate(seeds, 1):
         hearing = replace(inputs[seed], sampler=unsearched(first.sampler))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -41,7 +42,8 @@ class Gate:
 
     prompt is what the previews are scored against: always the user's own words, also after rewording, so that a
     reworded prompt cannot lower the bar (paper, A.1, scores the original prompt as well). delta is the margin by which
-    a single frame must beat the rejected video (section 3.2). every: inspect each n-th step of the schedule.
+    a single frame must beat the rejected video (section 3.2). every: inspect each n-th step of the schedule. at: these
+    steps alone instead.
     """
 
     l2r: torch.nn.Module
@@ -51,6 +53,7 @@ class Gate:
     single_frame: DetectorSettings
     delta: float = 0.05
     every: int = 1
+    at: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.prompt.strip():
@@ -65,10 +68,16 @@ class Gate:
         settings = self.single_frame if single_frame else self.video
         return Inspector(self, settings, steps, available or steps)
 
-    def once(self, step: int, steps: int, floor: float | None = None) -> Gate:
-        """Looks at `step` of `steps` alone, and rejects what scores below `floor` there; None: below tau."""
-        floors = () if floor is None else (floor,)
-        return replace(self, every=step, video=replace(self.video, start=step / steps, end=step / steps, floors=floors))
+    def looks(self, floors: Mapping[int, float | None], steps: int) -> Gate:
+        """Looks at the steps that `floors` has alone, the earliest first, and rejects what scores below the floor
+        there; None, of a single look: below tau."""
+        first, last = min(floors), max(floors)
+        # The detector has a floor for each step of its window, of which those between two looks are never asked for.
+        least = [floors[max(look for look in floors if look <= step)] for step in range(first, last + 1)]
+        least = () if None in least else tuple(least)
+        return replace(self, at=tuple(floors), video=replace(
+            self.video, start=first / steps, end=last / steps, floors=least,
+        ))  # fmt: skip
 
     def decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Frames of one item [1, C, F, H, W], model space: [F, sH, sW, 3] in 0..1 on its device."""
@@ -110,9 +119,10 @@ class Inspector:
     _text: torch.Tensor | None = None
 
     def wants(self, step: int) -> bool:
-        """Whether this step (1-based) is to be inspected: each n-th, and always the last of the window."""
+        """Whether this step (1-based) is to be inspected: those of the gate, and always the last of the window."""
         last = min(self.settings.window(self.steps)[1], self.available)
-        return not self.decided and step <= last and (step % self.gate.every == 0 or step == last)
+        looked_at = step in self.gate.at if self.gate.at else step % self.gate.every == 0
+        return not self.decided and step <= last and (looked_at or step == last)
 
     @property
     def decided(self) -> bool:

@@ -11,32 +11,30 @@ from typing import Any
 from ..files.documents import read_document, write_document
 from ..files.fields import Fields, FileError
 from ..trials.foreign import quoted
-from ..trials.race import SELF_REFINE, RaceSettings, Rules
+from ..trials.race import SELF_REFINE, Look, RaceSettings, Rules
 
-SCHEMA, VERSION = "foresight.race_preset", 1
+SCHEMA, VERSION = "foresight.race_preset", 2
 
 
 @dataclass(frozen=True)
 class FittedRace:
     """What was fitted for one budget. budget: evaluations beyond a plain clip's, as a share, that races took on average
-    where it was fitted; most: that one can take at most. look: share of the schedule. floors: of plain and of
-    self-refined candidates there. last_look: see trials.race.RaceSettings."""
+    where it was fitted; most: that one can take at most. candidates, last_look: see trials.race.RaceSettings."""
 
     budget: float
     most: float
-    look: float
     candidates: int
-    floor: float
-    floor_self_refined: float
+    looks: tuple[Look, ...]
     last_look: float | None = None
 
     def __post_init__(self):
-        numbers = {name: value for name, value in asdict(self).items() if value is not None}
-        for name, value in numbers.items():
+        numbers = [(name, value) for name, value in vars(self).items() if name != "looks" and value is not None]
+        for name, value in [*numbers, *(pair for look in self.looks for pair in vars(look).items())]:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"{name} is {value!r}: it must be a finite number")
-        if not 0 < self.look <= 1:
-            raise ValueError(f"look is {self.look}: it is a share of the schedule, above 0 and at most 1")
+        shares = [look.share for look in self.looks]
+        if not shares or not 0 < shares[0] <= shares[-1] <= 1 or sorted(set(shares)) != shares:
+            raise ValueError(f"looks are at {shares}: shares of the schedule, above 0, at most 1, the earliest first")
         if not isinstance(self.candidates, int) or not 1 <= self.candidates <= 64:
             raise ValueError(f"candidates is {self.candidates}: set it between 1 and 64")
         if not 0 <= self.budget <= self.most:
@@ -72,7 +70,7 @@ class RacePreset:
         if race is None:
             return None
         settings = RaceSettings(race.candidates, self_refine, race.last_look)
-        return Rules(settings, race.look, (race.floor, race.floor_self_refined), preset=file)
+        return Rules(settings, race.looks, preset=file)
 
 
 def save_race_preset(preset: RacePreset, path: Path) -> None:
@@ -94,13 +92,17 @@ def load_race_preset(path: Path | str) -> RacePreset:
 
 def _race(row: Fields) -> FittedRace:
     row.only([each.name for each in fields(FittedRace)])
-    names = ("budget", "most", "look", "floor", "floor_self_refined")
-    numbers = {name: row.number(name, -1000, 1000) for name in names}
     try:
         return FittedRace(
-            **numbers, candidates=row.whole("candidates", 1, 64), last_look=row.number("last_look", -1000, 1000, None)
-        )
+            row.number("budget", 0, 1000), row.number("most", 0, 1000), row.whole("candidates", 1, 64),
+            tuple(map(_look, row.rows("looks", 8))), row.number("last_look", -1000, 1000, None),
+        )  # fmt: skip
     except FileError:
         raise
     except ValueError as error:
         raise row.wrong(f"in {row.where.rstrip('.')}, {error}") from error
+
+
+def _look(row: Fields) -> Look:
+    row.only([each.name for each in fields(Look)])
+    return Look(*(row.number(name, -1000, 1000) for name in ("share", "floor", "floor_self_refined")))

@@ -104,7 +104,8 @@ def test_the_headline_says_what_became_of_the_run(records, expected):
 
 
 RACE = {
-    "plan": "race", "look_step": 6, "floors": [0.2, 0.25], "race_preset": "mine.json", "final_seed": 8,
+    "plan": "race", "look_step": 6, "looks": [{"step": 6, "floor": 0.2, "floor_self_refined": 0.25}],
+    "race_preset": "mine.json", "final_seed": 8,
     "final_score": 0.3, "worst_case": 75, "nfe_plain": 50, "accepted": True,
 }  # fmt: skip
 

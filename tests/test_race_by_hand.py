@@ -16,7 +16,7 @@ from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
 from foresight.trials.observer import Decision
 from foresight.trials.plan import drive
-from foresight.trials.race import REJECTED, Candidate, Finish, Outcome, RaceSettings, Rules, Try, race
+from foresight.trials.race import REJECTED, Candidate, Finish, Outcome, Look, RaceSettings, Rules, Try, race
 from foresight.trials.report import run_report
 from foresight.trials.summary import report_text
 
@@ -93,7 +93,7 @@ def raced(patcher, monkeypatch):
     def hold(presses, scores, *, floor=0.2, self_refine="off", sampler="euler", steps=10, **changes):
         person = Person(*presses)
         settings = RaceSettings(3, self_refine, changes.pop("last_look", None))
-        rules = Rules(settings, 0.3, (floor, floor), **changes)
+        rules = Rules(settings, (Look(0.3, floor, floor),), **changes)
         own = replace(inputs(patcher, sampler, steps=steps), noise=SeededNoise(7))
         with person.running(None, "", "", None) as run:
             result = run_race(own, gate(scorer=Scorer(person, *scores)), rules, observer=run)

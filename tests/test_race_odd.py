@@ -16,7 +16,7 @@ from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.self_refine import self_refining
 from foresight.sampling.watch import Watch
-from foresight.trials.race import RaceSettings, Rules
+from foresight.trials.race import Look, RaceSettings, Rules
 from foresight.trials.report import run_report
 from foresight.trials.summary import report_text
 
@@ -34,7 +34,7 @@ def start(patcher, sampler="euler", steps=10, seed=7):
 
 def raced(own, *scores, self_refine="off", candidates=3):
     """(report, latent): the look is at step 3 of 10, its floor 0.2."""
-    result = run_race(own, gate(*scores), Rules(RaceSettings(candidates, self_refine), 0.3, (0.2, 0.2)))
+    result = run_race(own, gate(*scores), Rules(RaceSettings(candidates, self_refine), (Look(0.3, 0.2, 0.2),)))
     report = run_report(result.verdict)
     assert report_text(report)
     return report, result.latent["samples"]
@@ -150,7 +150,7 @@ def test_the_last_seeds_there_are_can_be_self_refined(patcher, self_refine):
 def test_previews_are_kept_of_the_best_candidates_only(patcher):
     result = run_race(
         start(patcher), gate(*[0.1 + n / 1000 for n in range(10)]),
-        Rules(RaceSettings(10, "off"), 0.3, (0.2, 0.2)),
+        Rules(RaceSettings(10, "off"), (Look(0.3, 0.2, 0.2),)),
     )  # fmt: skip
     kept = [record.trial for record in result.verdict.history if record.preview is not None]
     assert kept == [f"candidate {n}" for n in range(5, 11)] and result.preview is not None

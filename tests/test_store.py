@@ -45,6 +45,15 @@ def test_the_same_run_twice_is_kept_once(tmp_path):
         assert len(store.rows(settings="abc")) == 1
 
 
+def test_what_is_removed_is_gone_and_nothing_else(tmp_path):
+    with Store(tmp_path / "runs.sqlite", write=True) as store:
+        store.add([run(), run(seed=8), run(settings="other")])
+        store.remove(row for row in store.rows() if row["seed"] == 8)
+        assert [(row["seed"], row["settings"]) for row in store.rows()] == [(1, "abc"), (1, "other")]
+        store.add([run(seed=8)])
+        assert len(store.rows()) == 3
+
+
 def test_an_unknown_column_is_named(tmp_path):
     with Store(tmp_path / "runs.sqlite", write=True) as store:
         with pytest.raises(ValueError, match="colour"):

@@ -95,12 +95,14 @@ def _why(report: dict[str, Any]) -> str:
 
 def race_rules(report: dict[str, Any]) -> str:
     """One line: how candidates were judged."""
-    settings, step = report["settings"], report["candidates"][0]["look_step"]
-    look = f"After step {step} of {settings['steps']} the preview of each candidate is scored against the prompt"
+    settings = report["settings"]
+    looks = settings["looks"]
+    steps = " and ".join(str(look["step"]) for look in looks)
+    look = f"After step {steps} of {settings['steps']} the preview of each candidate is scored against the prompt"
     if settings["race_preset"] is None:
         return f"{look}; no floors are fitted to this model, so the best of them goes on."
-    plain, self_refined = map(score, settings["floors"])
-    floors = f"{plain}, self-refined {self_refined}; from {settings['race_preset']}"
+    each = " and ".join(f"{score(look['floor'])}, self-refined {score(look['floor_self_refined'])}" for look in looks)
+    floors = f"{each}; from {settings['race_preset']}"
     return f"{look}; below its floor ({floors}) it is put aside and the next seed is tried."
 
 
