@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..trials.report import finite
+from ..trials.report import safe
 from .evidence import Evidence, load
 from .report_ceiling import beside_ceiling, read_ceiling
 from .report_ceiling import markdown as ceiling_page
@@ -76,7 +76,7 @@ def write(evidence: Evidence, folder: Path) -> list[Table]:
     if headline := figure_yield(evidence, parts):
         drawn = {"Good clips against model evaluations": headline} | drawn
     figures = {title: f"{parts.name}/{name}" for title, name in drawn.items()}
-    whole = json.dumps(finite(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
+    whole = json.dumps(safe(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "evidence.json").write_text(whole + "\n", encoding="utf-8")
     text = markdown(evidence, tables, figures, ceiling and ceiling_page(ceiling))
     (folder / "evidence.md").write_text(text, encoding="utf-8")

@@ -10,8 +10,6 @@ from ..sampling.noise import SeededNoise
 from ..sampling.race import run_race
 from ..sampling.vp import fitting
 from ..trials.race import SELF_REFINE
-from ..trials.report import run_report
-from ..trials.summary import report_text
 from . import types
 from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, back_end_widgets, make_reworder, validated
 from .compat import check_choice
@@ -19,6 +17,7 @@ from .experts import two_experts
 from .inspection import build_gate
 from .panel import running
 from .races import PAPER, RACE, race_rules, race_widgets
+from .report import told
 from .rewording import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
@@ -125,5 +124,5 @@ class ForesightSampler(io.ComfyNode):
                 )  # fmt: skip
                 preview = preview_or_block(result.base.verdict)
             run.finish(result.verdict)
-        text = report_text(run_report(result.verdict))
+        text = told(result.verdict)
         return io.NodeOutput(result.latent, result.verdict, preview, ui={"text": [text]})

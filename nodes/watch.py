@@ -1,7 +1,6 @@
 """Foresight Watch: inspection as a patch of the MODEL, for graphs that keep their own sampler node."""
 
 from comfy_api.latest import io
-from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.watch import Watch
 from ..trials.foreign import logger
@@ -38,7 +37,7 @@ class ForesightWatch(io.ComfyNode):
     @classmethod
     def execute(cls, model, gate, enabled=True, schedule_steps=0):
         if not enabled:
-            return io.NodeOutput(model, ExecutionBlocker("Foresight Watch is switched off: there is nothing to report."))
+            return io.NodeOutput(model, None)
         node = cls.hidden.unique_id
 
         def show(verdict):

@@ -6,7 +6,6 @@ out as a small event, so that a page follows with events alone and rebuilds itse
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -18,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ..trials.foreign import logger
 from ..trials.observer import Decision, Observer, for_show
-from ..trials.report import finite, run_report
+from ..trials.report import Report, run_report, safe
 from .pictures import thumbnail
-
-logger = logging.getLogger("foresight")
 
 MAX_RUNS = 24
 MAX_BYTES = 192 * 2**20  # of pictures: a 480p clip of 8 frames is about 0.5 MB a step
@@ -81,7 +79,7 @@ class Run(Observer):
         self.settings: dict[str, Any] = {}
         self.trials: list[Trial] = []
         self.live, self.message = True, None
-        self.report: dict[str, Any] | None = None
+        self.report: Report | None = None
         self.sequence = 0
         self.offered: dict[str, Any] | None = None
         self._decision: Decision | None = None
@@ -89,7 +87,7 @@ class Run(Observer):
 
     def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None, details=None):
         with self.store.lock:
-            self.trials.append(Trial(trial, kind, steps, window, decidable, finite(details or {})))
+            self.trials.append(Trial(trial, kind, steps, window, decidable, details or {}))
             self.settings.update(settings or {})
             self._decision = None
             self._send("trial", index=len(self.trials) - 1, trial=self.trials[-1].state(), settings=self.settings)
@@ -113,7 +111,7 @@ class Run(Observer):
             trial = self.trials[-1]
             trial.step = step
             if score is not None:
-                trial.trace.append((step, score if math.isfinite(score) else None))
+                trial.trace.append((step, score))
             if picture is not None:
                 trial.pictures[step] = picture
                 self._last_picture = now
@@ -123,8 +121,7 @@ class Run(Observer):
             self._last_event = now
             has_picture = step in trial.pictures
             size = list(trial.pictures[step].shape[:3]) if has_picture else None
-            scored = trial.trace[-1][1] if score is not None else None
-            self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=scored,
+            self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=score,
                        pictured=has_picture, size=size)
 
     @for_show
@@ -160,18 +157,18 @@ class Run(Observer):
             trial = self.trials[-1]
             best = record.best
             trial.decidable, trial.step = False, max(trial.step, record.steps)
-            trial.verdict = finite({
+            trial.verdict = {
                 "accepted": record.accepted, "predicted_score": best and best.predicted_score,
                 "stop_step": best and best.stop_step, "rule": best and best.rule, "message": record.message,
                 "nfe": record.nfe_video + record.nfe_single_frame, "seconds": sum(record.seconds.values()),
                 "prompt": record.prompt, "details": record.details,
-            })  # fmt: skip
+            }  # fmt: skip
             self._send("verdict", index=len(self.trials) - 1, verdict=trial.verdict)
 
     def finish(self, verdict):
         self.report = run_report(verdict)
 
-    def amend(self, report: dict[str, Any]) -> None:
+    def amend(self, report: Report) -> None:
         """The report knows more now: the finished clip has been scored."""
         with self.store.lock:
             self.report = report
@@ -232,7 +229,7 @@ class RunStore:
 
     def send(self, event: str, data: dict[str, Any], client: str | None) -> None:
         try:
-            self._tell(event, data, client)
+            self._tell(event, safe(data), client)
         except self.cancelled:
             raise
         except Exception as error:  # a page that is gone must not end a run, whatever its connection raises (promise 2)
@@ -260,7 +257,7 @@ class RunStore:
         finally:
             run.close(message)
 
-    def amend(self, id: str | None, report: dict[str, Any]) -> None:
+    def amend(self, id: str | None, report: Report) -> None:
         """See Run.amend; nothing for a run that is not, or no longer, there."""
         with self.lock:
             if run := self._runs.get(id or ""):
@@ -286,7 +283,7 @@ class RunStore:
     def runs(self) -> list[dict[str, Any]]:
         """Summaries, newest first."""
         with self.lock:
-            return [run.summary() for run in reversed(self._runs.values())]
+            return [safe(run.summary()) for run in reversed(self._runs.values())]
 
     def run(self, id: str) -> Run:
         """KeyError for one that is not, or no longer, there."""
@@ -296,7 +293,7 @@ class RunStore:
     def state(self, id: str) -> dict[str, Any]:
         with self.lock:
             self.looked_at = time.monotonic()
-            return self._runs[id].state()
+            return safe(self._runs[id].state())
 
     def picture(self, id: str, trial: int, step: int) -> np.ndarray:
         """uint8 [frames, height, width, 3]. KeyError or IndexError for one that is not, or no longer, there."""

@@ -14,7 +14,7 @@ import torch
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Decision, Observer
-from ..trials.report import finite
+from ..trials.report import Report
 from ..trials.verdict import TrialRecord
 from .contender import Contender
 from .enhanced import unsearched
@@ -93,13 +93,13 @@ def hold_audition(
     if all(preview is not None for preview in previews):
         sheet = torch.stack([preview[len(preview) // 2] for preview in previews])
     latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
-    report = {
+    report = Report({
         "seeds": list(seeds), "scores": scores, "chosen": list(chosen), "stop_step": stop,
-        "final_scores": finite([contenders[i].final for i in choice]),
+        "final_scores": [contenders[i].final for i in choice],
         "nfe": sum(record.nfe_video for record in records), "nfe_of_all_seeds": len(seeds) * first.steps,
         "seconds": sum(sum(record.seconds.values()) for record in records),
         "notes": [f"{record.trial}: {record.message}" for record in records if record.message],
-    }  # fmt: skip
+    })  # fmt: skip
     return Audition(latent, chosen, sheet, report)
 
 

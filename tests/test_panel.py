@@ -260,7 +260,7 @@ def test_a_picture_that_cannot_be_made_decides_nothing(page, patcher, monkeypatc
         seen = monitored_sample(inputs(patcher), gate(*scores), observer=run).verdict.record
     assert (seen.items, seen.message) == (alone.items, None)
     shown = page.store.state(run.id)["trials"][0]
-    assert not shown["pictures"] and shown["trace"] == list(seen.best.trace)
+    assert not shown["pictures"] and shown["trace"] == [list(point) for point in seen.best.trace]
 
 
 class Broken(Observer):
@@ -345,8 +345,23 @@ def test_scores_that_are_no_numbers_are_valid_json(page):
     with page.running() as run:
         run.begin("0", "sample", steps=50, settings={"tau": 0.2})
         run.step(1, float("nan"))
-    assert page.store.state(run.id)["trials"][0]["trace"] == [(1, None)]
+    assert page.store.state(run.id)["trials"][0]["trace"] == [[1, None]]
     json.dumps([page.events, page.store.state(run.id)], allow_nan=False)
+
+
+def test_nothing_that_a_run_is_told_can_spoil_the_pages_json(page):
+    nan, half = float("nan"), "half an emoji \ud83d"
+    with page.running() as run:
+        told = {"prompt": half, "tau": np.float32(nan)}
+        run.begin("0", "sample", steps=50, settings=told, details={"seed": np.int64(3)})
+        run.step(1, float("inf"))
+        run.conclude(replace(record(), message=half, details={"price": nan, 1: (nan,)}))
+        run.finish(Verdict((record(),), {"prompt": half, "final_score": nan}))
+    page.store.amend(run.id, run.report | {"final_score": nan, "notes": [half]})
+    shown = [page.events, page.store.state(run.id), page.store.runs(), page.store.run(run.id).report]
+    for each in shown:
+        assert "\ud83d" not in json.dumps(each, allow_nan=False, ensure_ascii=False)
+    assert page.store.state(run.id)["trials"][0]["details"] == {"seed": 3}
 
 
 def test_nobody_has_to_watch(patcher):

@@ -61,6 +61,8 @@ def _race_headline(report: dict[str, Any]) -> str:
     least, final = report["settings"].get("tau"), report["final_score"]
     below = None not in (least, final) and final < least
     still = f", its final score {final:.3f} still below tau {least:.3f}" if below else ""
+    if report["accepted"] is None:
+        still = "; it was not scored, so whether it matches its prompt is not known"
     nfe, plain, most = (report[key] for key in ("nfe", "nfe_plain", "nfe_worst_case"))
     return f"{_why(report)}{still}. It took {nfe} model evaluations; a plain clip {plain}, this race at most {most}."
 

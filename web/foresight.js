@@ -112,7 +112,8 @@ class Panel {
 
 function named(state) {
   const { prompt, seed } = state.settings
-  const mark = state.live ? "●" : state.report?.accepted === false ? "✗" : state.message ? "–" : "✓"
+  const unknown = state.message || state.report?.accepted === null
+  const mark = state.live ? "●" : state.report?.accepted === false ? "✗" : unknown ? "–" : "✓"
   const text = prompt ?? say("No prompt")
   const noise = seed == null ? "" : `, ${say("seed {seed}", { seed })}`
   return [state.id, `${mark} ${text.length > 48 ? `${text.slice(0, 47)}…` : text}${noise}`]
