@@ -18,7 +18,7 @@ from ..trials.report import Report
 from ..trials.verdict import TrialRecord
 from .contender import Contender
 from .enhanced import unsearched
-from .inputs import Inputs, Latent
+from .inputs import Inputs, Latent, joined
 from .records import gate_settings
 from .segments import own_steps
 from .self_refine import caches
@@ -92,7 +92,7 @@ def hold_audition(
     sheet = None
     if all(preview is not None for preview in previews):
         sheet = torch.stack([preview[len(preview) // 2] for preview in previews])
-    latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
+    latent = joined(clips)
     report = Report({
         "seeds": list(seeds), "scores": scores, "chosen": list(chosen), "stop_step": stop,
         "final_scores": [contenders[i].final for i in choice],
