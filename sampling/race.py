@@ -263,11 +263,8 @@ class _Race:
     def result(self, winner: Candidate) -> RaceResult:
         contender, row = self.contenders[winner], self.rows[winner]
         row["state"] = "delivered"
-        ranks = self.rules.looks[-1].least(winner) == RANKS
-        least, score = (self.gate.video.tau, contender.final) if ranks else (row["floor"] or -RANKS, row["score"])
         settings = self._settings() | {
             "final_seed": row["seed"], "final_score": contender.final, "raced": list(self.rows.values()),
-            "accepted": row["by_hand"] == "accepted" if row["by_hand"] else score is None or not score < least,
         }  # fmt: skip
         first, *rest = self.history
         partial = partial_schedule(self.inputs.guider.model_patcher, self.inputs.sigmas)

@@ -61,7 +61,6 @@ def run_report(verdict: Verdict) -> Report:
         record for record in records if record.best
         and (record.kind == "sample" or (delivered and record.trial == f"candidate {delivered['candidate']}"))
     ]  # fmt: skip
-    settings.pop("accepted", None)
     accepted, decided_by = _race_decision(delivered, settings.get("tau"), final) if delivered else _decision(judgements)
     rewordings = [record for record in records if record.kind == "refine" and record.accepted]
     reworded = rewordings[-1] if rewordings else None
