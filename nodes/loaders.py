@@ -1,6 +1,5 @@
 """Turning files and models into converters and scorers."""
 
-import os
 from pathlib import Path
 
 import comfy.latent_formats
@@ -8,11 +7,11 @@ import comfy.model_management
 import comfy.ops
 import comfy.sd1_clip
 import torch
-from transformers import CLIPTokenizer
 
 from ..l2r.checkpoint import load_l2r
 from ..l2r.linear import LinearL2R
 from ..l2r.pairs import fingerprint
+from ..scoring.tokens import clip_tokenizer
 from ..scoring.viclip import load_viclip
 from ..scoring.viclip_scorer import ViCLIPScorer
 from .compat import check_choice, model_patcher
@@ -82,9 +81,9 @@ def load_scorer(name: str, precision: str) -> ViCLIPScorer:
 def scorer_from_file(path: str | Path, dtype: torch.dtype = torch.float32) -> ViCLIPScorer:
     """A ViCLIP scorer whose weights ComfyUI manages: `patcher` travels with the model that is being sampled."""
     model = load_viclip(path, comfy.ops.manual_cast, dtype)
-    tokenizer = CLIPTokenizer.from_pretrained(os.path.join(os.path.dirname(comfy.sd1_clip.__file__), "sd1_tokenizer"))
+    tokenize = clip_tokenizer(Path(comfy.sd1_clip.__file__).with_name("sd1_tokenizer"))
     management = comfy.model_management
-    scorer = ViCLIPScorer(model, lambda text: tokenizer(text)["input_ids"], management.text_encoder_offload_device())
+    scorer = ViCLIPScorer(model, tokenize, management.text_encoder_offload_device())
     scorer.patcher = model_patcher(model, management.get_torch_device(), management.text_encoder_offload_device())
     scorer.device = scorer.patcher.load_device
     return scorer

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..scoring.inspector import Gate, Inspector
+from ..scoring.words import plain
 from ..trials.verdict import TrialRecord
 from .enhanced import self_refinement
 from .guard import harmless
@@ -58,7 +59,8 @@ def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
     if gate is None:
         return {}
     return {
-        "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
+        "prompt": gate.prompt, "scored_text": plain(gate.prompt),
+        "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
         "scorer": gate.scorer.name, "l2r": gate.l2r.name, "every": gate.every,
         "video_window": list(gate.video.window(steps)),
         "single_frame_window": list(gate.single_frame.window(steps)), "schedule_steps": steps,

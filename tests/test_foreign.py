@@ -54,7 +54,10 @@ def test_a_log_line_reaches_every_console(console, text):
         assert char in console.text, "what the console can write stands as it is"
 
 
-@pytest.mark.parametrize("value", [CHINESE, HALF, {"a": [CHINESE]}, "x" * 10_000, "line\nline \x1b[2J", [[[[[["deep"]]]]]]])
+VALUES = [CHINESE, HALF, {"a": [CHINESE]}, "x" * 10_000, "line\nline \x1b[2J", [[[[[["deep"]]]]]]]
+
+
+@pytest.mark.parametrize("value", VALUES)
 def test_a_raised_message_can_be_logged_with_all_that_led_to_it(console, value):
     try:
         raise ValueError(f"name is {quoted(value)}, {printable(str(value))}: choose another.")
@@ -75,7 +78,7 @@ def test_what_a_console_can_write_is_not_touched(monkeypatch):
     assert writable(HALF) == "a cat \\ud83d here", "no encoding has half an emoji"
 
 
-@pytest.mark.parametrize("odd", [SimpleNamespace(), SimpleNamespace(encoding="no such"), SimpleNamespace(encoding=7), None])
+@pytest.mark.parametrize("odd", [SimpleNamespace(), *(SimpleNamespace(encoding=odd) for odd in ("no such", 7)), None])
 def test_a_console_of_somebody_elses_making_breaks_nothing(monkeypatch, odd):
     monkeypatch.setattr(sys, "stdout", odd)
     assert writable("a cat") == "a cat" and writable(CHINESE + HALF)

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from foresight.demo.captions import prompts
 from foresight.refiner.ablation import AblationReworder, AblationSettings
 from foresight.refiner.base import RewordingError, RewordingRequest
-from foresight.refiner.phrases import emphasise, join, plain, split_phrases, weighted_parts, without
+from foresight.refiner.phrases import emphasise, join, split_phrases, weighted_parts, without
 from foresight.refiner.restart import SEED_STEP, RestartReworder
+from foresight.scoring.words import plain
 
 PREVIEW = torch.zeros(5, 8, 8, 3)
 DEMO = "a red circle moves left above a small blue square on a grey background"
 
 
 class WordBag:
-    """Scores a text by the share of its words that the preview shows."""
+    """Scores a text by the share of its words that the preview shows. Like every scorer, it reads the words alone."""
 
     name = "word bag"
 
@@ -26,8 +27,8 @@ class WordBag:
         self.seen, self.offset, self.texts = set(seen.split()), offset, []
 
     def encode_text(self, prompt):
-        self.texts.append(prompt)
-        return prompt
+        self.texts.append(plain(prompt))
+        return self.texts[-1]
 
     def score(self, frames, text):
         words = re.findall(r"\w+", text.lower())

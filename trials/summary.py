@@ -170,6 +170,9 @@ def report_text(report: dict[str, Any]) -> str:
     lines = [headline(report)]
     if report["prompt"]:
         lines.append(f"Prompt: {report['prompt']}")
+        read = report["settings"].get("scored_text")
+        if read not in (None, " ".join(report["prompt"].split())):
+            lines.append(f"Scored against its words: {read or '(none)'}")
     if report["refined_prompt"] not in (None, report["prompt"]):
         lines.append(f"Refined: {report['refined_prompt']}")
     if report["refined_negative"] and report["refined_negative"] != report["negative"]:
