@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 
 from ..refiner.ablation import AblationReworder
-from ..refiner.endpoint import EndpointReworder
 from ..refiner.manual import ManualReworder
 from ..refiner.profiles import ProfileError, load_profiles
 from ..refiner.restart import RestartReworder
@@ -88,6 +87,8 @@ def make_reworder(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt=
         case "core":
             require_generation(vlm)
             return CoreReworder(vlm, similarity(scorer))
+    from ..refiner.endpoint import EndpointReworder  # with requests, which not every installation has
+
     check = comfy.model_management.throw_exception_if_processing_interrupted
     return EndpointReworder(profile_of(endpoint), similarity(scorer), check)
 
