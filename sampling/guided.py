@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 
 import comfy.model_management
+import comfy.patcher_extension
 import comfy.sample
 import comfy.utils
 import latent_preview
@@ -17,6 +18,8 @@ from .guard import harmless
 from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
 from .vp import require_fitting
+
+KEY = "foresight"
 
 
 def guided_sample(
@@ -61,15 +64,35 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
 
 
 def attached(guider, *judges):
-    """A copy of the guider whose model brings scorer and reward along, so that ComfyUI budgets memory for all."""
-    patchers = []
-    for judge in judges:
-        patcher = getattr(judge, "patcher", None)
-        if patcher is not None and patcher not in patchers:
-            patchers.append(patcher)
-    if not patchers:
+    """A copy of the guider whose model is `accompanied` by scorer and reward."""
+    model = accompanied(guider.model_patcher, *judges)
+    if model is guider.model_patcher:
         return guider
     guider = copy.copy(guider)
-    guider.model_patcher = guider.model_patcher.clone()
-    guider.model_patcher.set_additional_models("foresight", patchers)
+    guider.model_patcher = model
     return guider
+
+
+def accompanied(model, *judges):
+    """A clone of the MODEL that brings the judges' own weights along, so that ComfyUI budgets memory for all. Where
+    there is none for them it is sampled alone: they judge with their weights where they are, or the report says why not."""
+    patchers = list(dict.fromkeys(patcher for judge in judges if (patcher := getattr(judge, "patcher", None))))
+    if not patchers:
+        return model
+    model = model.clone()
+    model.set_additional_models(KEY, patchers)
+    kind = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
+    model.remove_wrappers_with_key(kind, KEY)
+    model.add_wrapper_with_key(kind, KEY, _load)
+    return model
+
+
+def _load(executor, model, *args, **kwargs):
+    with harmless("the scorer was not loaded beside the model") as failure:
+        return executor(model, *args, **kwargs)
+    failure.error = None  # its traceback holds what was loaded until then
+    for patcher in model.get_additional_models_with_key(KEY):
+        with harmless("the scorer was not unloaded"):
+            patcher.detach()
+    model.remove_additional_models(KEY)
+    return executor(model, *args, **kwargs)

@@ -15,6 +15,7 @@ from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
 from .guard import harmless
+from .guided import accompanied
 from .monitor import attend, video_latent
 from .records import gate_settings, model_family, partial_schedule, trial_record
 
@@ -44,13 +45,11 @@ class Watch:
 
     def patch(self, model):
         """A clone of the MODEL that is watched."""
-        model = model.clone()
+        model = accompanied(model.clone(), self.gate.scorer)
         kinds = comfy.patcher_extension.WrappersMP
         for kind, wrapper in ((kinds.OUTER_SAMPLE, self._outer_sample), (kinds.PREDICT_NOISE, self._predict_noise)):
             model.remove_wrappers_with_key(kind, KEY)  # a model is watched by its last Watch only
             model.add_wrapper_with_key(kind, KEY, wrapper)
-        if patcher := getattr(self.gate.scorer, "patcher", None):
-            model.set_additional_models("foresight", [patcher])  # ComfyUI budgets memory for both at once
         return model
 
     def _predict_noise(self, executor, x, *args, **kwargs):

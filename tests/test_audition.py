@@ -9,7 +9,6 @@ from dataclasses import replace
 import comfy.model_management
 import pytest
 import torch
-from nodes import LatentFromBatch
 from tiny_wan import LATENT, ScriptedScorer, gate, inputs, model
 
 from foresight.nodes.audition import summary
@@ -19,6 +18,7 @@ from foresight.sampling.noise import SeededNoise
 from foresight.sampling.probe import single_frame_probe
 from foresight.sampling.run import monitored_sample
 from foresight.trials.observer import Decision
+from nodes import LatentFromBatch
 
 SEEDS = (5, 6, 7, 8)
 SCORES = (0.1, 0.3, 0.2, 0.25)
