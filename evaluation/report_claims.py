@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .evidence import Base, Cell, Evidence, Outcomes, metric_of
-from .report_tables import INJECTED, MAIN, Paired, Table, absent, spread_within
+from .report_tables import INJECTED, MAIN, Paired, Table, absent, name_of, spread_within
 from .statistics import bootstrap, mean, ratio, text_only_scores
 
 QUANTILES = (0.1, 0.2, 0.3)  # of Figure 11
@@ -26,7 +26,7 @@ def metrics(evidence: Evidence) -> list[str]:
 
 def table_s7(evidence: Evidence) -> Table:
     """Every measure of the finished clips, plain and with the paper's method."""
-    columns = {"metric": ("measure", "text"), "plain": ("plain", "number"), "efdi": ("with Foresight", "number"),
+    columns = {"metric": ("measure", "text"), "plain": ("plain", "number"), "efdi": ("paper's plan", "number"),
                "change": ("change", "signed")}  # fmt: skip
     pairs = Paired(evidence, "efdi")
     rows = [
@@ -52,7 +52,7 @@ def motion(evidence: Evidence) -> Table:
             continue
         before, after = pairs.values(pairs.base_rows, "motion"), pairs.values(pairs.rows, "motion")
         share = {key: value - 1 for key, value in ratio(after, before, pairs.prompt).items()}
-        rows.append({"method": MAIN.get(method, method), "injected": pairs.count, "plain": pairs.of("motion", True),
+        rows.append({"method": name_of(method), "injected": pairs.count, "plain": pairs.of("motion", True),
                      "motion": pairs.of("motion"), "change": pairs.change("motion"), "share": share,
                      "good_change": pairs.change("good")})  # fmt: skip
     missing = "" if rows else "No injected run in this database."
@@ -69,7 +69,7 @@ def repairs(evidence: Evidence) -> Table:
         "score_change": ("change of the final score", "signed"), "spoiled": ("good clips spoiled", "percent"),
     }  # fmt: skip
     rejected = {key for key, row in evidence.rows.get("efdi", {}).items() if row["accepted"] is False}
-    kinds = {"Foresight, all trials": ("efdi", None), "ended in Trial 1": ("efdi", ("1",)),
+    kinds = {"paper's plan, all trials": ("efdi", None), "ended in Trial 1": ("efdi", ("1",)),
              "ended in Trial 2": ("efdi", ("2",)), "ended in Trial 2->1": ("efdi", ("2->1",)),
              "another seed instead": ("reseed", None), "regeneration, if it ends below tau": ("regenerate", None),
              "Trial 1 alone": ("trial_1", None), "Trial 2 alone": ("trial_2", None)}  # fmt: skip
@@ -230,8 +230,8 @@ def _of_methods(evidence: Evidence, by_name: dict[str, Table]) -> list[dict[str,
     moving = next((row for row in by_name["motion"].rows if row["method"] == MAIN["efdi"]), {})
     gentle = next((row for row in by_name["motion"].rows if "injection_" in row["method"]), {})
     return [
-        _row("Foresight gives more good clips than plain sampling", "+0.022, +0.016 of the VBench score (Table 1)",
-             quality.get(MAIN["efdi"], {}).get("good_change"),
+        _row("The paper's plan gives more good clips than plain sampling",
+             "+0.022, +0.016 of the VBench score (Table 1)", quality.get(MAIN["efdi"], {}).get("good_change"),
              "against another seed at equal evaluations", seeded),
         _row("It repairs what the detector rejected", "CDFs move right (Figure 13)",
              paired("efdi", "base", "good", rejected), "against another seed for the same runs",

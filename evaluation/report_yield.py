@@ -10,14 +10,10 @@ import numpy as np
 
 from .evidence import Cell, Evidence
 from .report_figures import Figure
-from .report_tables import MAIN, Paired, Table, absent
+from .report_tables import Paired, Table, absent, name_of
 from .statistics import mean, of_means
 
 DEFAULT = "race"
-
-
-def name_of(method: str) -> str:
-    return MAIN.get(method, method.replace("@", ": ").replace(",", ", "))
 
 
 def races(evidence: Evidence) -> list[str]:
@@ -109,12 +105,12 @@ def figure_yield(evidence: Evidence, folder: Path) -> str | None:
 
 
 def equal_nfe(evidence: Evidence) -> Table:
-    """Foresight against rivals at the same mean number of model evaluations, and at the same mean time."""
+    """The paper's plan against rivals at the same mean number of model evaluations, and at the same mean time."""
     columns = {
-        "rival": ("rival", "text"), "runs": ("runs", "count"), "ours": ("Foresight on", "percent"),
+        "rival": ("rival", "text"), "runs": ("runs", "count"), "ours": ("paper's plan on", "percent"),
         "theirs": ("rival on", "percent"), "nfe": ("model evaluations beyond plain", "percent"),
-        "change": ("good clips, Foresight minus rival", "change"),
-        "score_change": ("final score, Foresight minus rival", "signed"),
+        "change": ("good clips, paper's plan minus rival", "change"),
+        "score_change": ("final score, paper's plan minus rival", "signed"),
         "change_in_time": ("good clips, at equal time instead", "change"),
     }  # fmt: skip
     rivals = [m for m in evidence.methods if m != "base" and m.split("@")[0] not in ("efdi", "race")]

@@ -100,7 +100,7 @@ def test_table_1_counts_what_was_spent(evidence):
     assert rows["Plain"]["nfe"]["value"] == 0 and rows["Best of 3"]["nfe"]["value"] == pytest.approx(2)
     efdi = list(evidence.rows["efdi"].values())
     spent = sum(row["seconds"] for row in efdi) / sum(row["seconds_plain"] for row in efdi) - 1
-    assert rows["+ Foresight (Trial 2: other noise)"]["seconds"]["value"] == pytest.approx(spent)
+    assert rows["+ paper's plan (Trial 2: other noise)"]["seconds"]["value"] == pytest.approx(spent)
     with open(evidence.path.parent / "evidence" / "table_1.csv", newline="") as file:
         first, *_ = csv.DictReader(file)
     assert first["method"] == "Plain" and float(first["good"]) == pytest.approx(rows["Plain"]["good"]["value"])
@@ -127,7 +127,7 @@ def test_a_score_that_only_knows_the_prompt_says_nothing_within_it(evidence):
 
 def test_rejected_runs_are_compared_with_another_seed(evidence):
     rows = {row["what"]: row for row in repairs(evidence).rows}
-    every, seeds = rows["Foresight, all trials"], rows["another seed instead"]
+    every, seeds = rows["paper's plan, all trials"], rows["another seed instead"]
     assert every["runs"] == seeds["runs"] == sum(not row["accepted"] for row in evidence.rows["efdi"].values())
     assert every["reseeded"]["value"] == pytest.approx(seeds["good"]["value"])
     assert every["good"]["value"] - every["reseeded"]["value"] == pytest.approx(every["over_reseeded"]["value"])
@@ -151,8 +151,8 @@ def test_claims_are_judged_by_their_intervals(evidence):
     rows = {row["claim"]: row for row in claims(evidence, [*tables, motion(evidence)]).rows}
     assert rows["It costs less time than regeneration"]["holds"] == "holds"
     assert rows["Injection takes motion away (a risk, Table S7)"]["holds"] == "holds"
-    assert rows["Foresight gives more good clips than plain sampling"]["holds"] == "holds"
-    assert rows["Foresight gives more good clips than plain sampling"]["survives"] != "holds"
+    assert rows["The paper's plan gives more good clips than plain sampling"]["holds"] == "holds"
+    assert rows["The paper's plan gives more good clips than plain sampling"]["survives"] != "holds"
 
 
 def test_average_precision_with_ties():
