@@ -75,7 +75,7 @@ def attached(guider, *judges):
 
 def accompanied(model, *judges):
     """A clone of the MODEL that brings the judges' own weights along, so that ComfyUI budgets memory for all. Where
-    there is none for them it is sampled alone: they judge with their weights where they are, or the report says why not."""
+    there is none for them it is sampled alone: they judge from where their weights are, or the report says why not."""
     patchers = list(dict.fromkeys(patcher for judge in judges if (patcher := getattr(judge, "patcher", None))))
     if not patchers:
         return model
