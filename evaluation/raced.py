@@ -66,7 +66,7 @@ def raced(name: str, text: str) -> Method:
         rules = rules_of(options, used["scorer"], used["model"], bench.backend.steps)
 
         def finished(candidate: Candidate) -> Row:
-            return bench.row(light if candidate.self_refined else plain, seed + candidate.number)
+            return bench.row(light if candidate.self_refined else plain, candidate.seed(seed))
 
         replay = Replay(rules, bench.backend.steps, finished)
         winner = replay.run()

@@ -40,7 +40,7 @@ class ForesightSampler(io.ComfyNode):
                 io.String.Input("negative", multiline=True, default="", tooltip="What the clip should not show."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Of the noise. A race goes on with the seeds that follow; the paper's trials start from the same.",
+                    tooltip="Of the noise. A race goes on with seeds a million apart; the paper's trials start from the same.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Of the schedule; windows are shares of it."),
                 io.Float.Input(

@@ -54,7 +54,7 @@ class RaceResult:
 
 def run_race(inputs: Inputs, gate: Gate, rules: Rules, *, observer: Observer = SILENT) -> RaceResult:
     """Candidate 0 is the run of `inputs` itself, to the last bit; the others have the noise of RandomNoise with the
-    seeds that follow. ValueError for a sampler that cannot be raced."""
+    seeds of trials.race.Candidate. ValueError for a sampler that cannot be raced."""
     live = _Race(inputs, gate, rules, observer)
     winner = drive(race(live.rules.settings), live.do)
     return live.result(winner)
@@ -193,7 +193,7 @@ class _Race:
     def _contender(self, candidate: Candidate) -> Contender:
         inputs = self.inputs
         if candidate.number:
-            inputs = replace(inputs, noise=SeededNoise((inputs.noise.seed + candidate.number) % 2**64))
+            inputs = replace(inputs, noise=SeededNoise(candidate.seed(inputs.noise.seed)))
         if candidate.self_refined and not self.own:
             inputs = replace(inputs, sampler=self_refining(inputs.sampler, replace(LIGHT, schedule_steps=inputs.whole)))
         details = {

@@ -100,6 +100,13 @@ def test_a_finished_clip_below_the_last_look_gets_a_second_chance():
     assert good == Candidate(1) and len(actions) == 2
 
 
+def test_runs_of_neighbouring_seeds_share_no_candidate():
+    """Seeds are queued one after another; with a shared candidate two runs would deliver one clip."""
+    seeds = [Candidate(number).seed(first) for first in range(7, 1007) for number in range(8)]
+    assert len(set(seeds)) == len(seeds) and Candidate(0).seed(7) == 7
+    assert 0 <= Candidate(5).seed(2**64 - 1) < 2**64
+
+
 def test_which_candidates_are_self_refined():
     for mode, flags in zip(SELF_REFINE, ([False] * 3, [False, True, True], [True] * 3), strict=True):
         assert [RaceSettings(3, mode).candidate(n).self_refined for n in range(3)] == flags
@@ -155,11 +162,11 @@ def test_a_candidate_is_held_against_the_floor_of_each_look_and_still_goes_on_ex
     report = report_of(passing)
     assert [(row["look_step"], row["score"], row["floor"]) for row in report["candidates"]] == [
         (3, 0.05, 0.1), (5, 0.19, 0.2), (5, 0.2, 0.2)]  # fmt: skip
-    alone = monitored_sample(replace(own, noise=SeededNoise(9)))
-    assert torch.equal(passing.latent["samples"], alone.latent["samples"]) and report["final_seed"] == 9
+    alone = monitored_sample(replace(own, noise=SeededNoise(Candidate(2).seed(7))))
+    assert torch.equal(passing.latent["samples"], alone.latent["samples"]) and report["final_seed"] == Candidate(2).seed(7)
     none = run_race(own, gate(0.09, 0.12, 0.13, 0.08), Rules(RaceSettings(3, "off"), two))
-    assert report_of(none)["final_seed"] == 8  # further from its floor, but it had passed a look
-    alone = monitored_sample(replace(own, noise=SeededNoise(8)))
+    assert report_of(none)["final_seed"] == Candidate(1).seed(7)  # further from its floor, but it had passed a look
+    alone = monitored_sample(replace(own, noise=SeededNoise(Candidate(1).seed(7))))
     assert torch.equal(none.latent["samples"], alone.latent["samples"])
     assert report_of(none)["nfe"] <= report_of(none)["nfe_worst_case"]
 
@@ -173,16 +180,16 @@ def test_a_passing_run_is_untouched_and_a_put_aside_one_goes_on_exactly(patcher,
     best_again = run_race(own, gate(0.15, 0.1, 0.05, 0.0), rules())
     assert torch.equal(best_again.latent["samples"], plain)
     other = run_race(own, gate(0.1, 0.15, 0.05, 0.0), rules())
-    alone = monitored_sample(replace(own, noise=SeededNoise(8)))
+    alone = monitored_sample(replace(own, noise=SeededNoise(Candidate(1).seed(7))))
     assert torch.equal(other.latent["samples"], alone.latent["samples"])
-    assert report_of(other)["final_seed"] == 8
+    assert report_of(other)["final_seed"] == Candidate(1).seed(7)
 
 
 def test_self_refined_candidates_are_the_self_refined_clips_of_their_seeds(patcher):
     own = start(patcher, "euler_ancestral", steps=25)
     result = run_race(own, gate(0.1, 0.3), rules(self_refine="later"))
     refined = self_refining(own.sampler, replace(LIGHT, schedule_steps=25))
-    alone = monitored_sample(replace(own, noise=SeededNoise(8), sampler=refined))
+    alone = monitored_sample(replace(own, noise=SeededNoise(Candidate(1).seed(7)), sampler=refined))
     assert torch.equal(result.latent["samples"], alone.latent["samples"])
     report = report_of(result)
     assert [row["self_refined"] for row in report["candidates"]] == [False, True]
@@ -204,7 +211,7 @@ def test_the_report_says_what_was_tried_and_what_it_cost(patcher):
     assert [row["state"] for row in report["candidates"]] == ["put aside", "put aside", "delivered"]
     assert [row["score"] for row in report["candidates"]] == [0.1, 0.05, 0.15]
     assert (report["nfe"], report["nfe_plain"], report["nfe_worst_case"]) == (3 + 3 + 10, 10, 16)
-    assert report["final_score"] == 0.4 and report["final_seed"] == 9 and report["seed"] == 7
+    assert report["final_score"] == 0.4 and report["final_seed"] == Candidate(2).seed(7) and report["seed"] == 7
     assert not report["accepted"] and "still below" in report_text(report)
     assert "Passed" in report_text(report_of(run_race(start(patcher), gate(0.3), rules())))
 
@@ -213,7 +220,7 @@ def test_ranks_alone_spend_what_the_budget_allows(patcher):
     ranks = Rules(RaceSettings(64, "off"), (Look(0.3),), budget=0.6)
     scorer = ScriptedScorer(0.1, 0.2, 0.15, 0.3)
     report = report_of(run_race(start(patcher), gate(scorer=scorer), ranks))
-    assert len(report["candidates"]) == 3 and report["final_seed"] == 8
+    assert len(report["candidates"]) == 3 and report["final_seed"] == Candidate(1).seed(7)
     assert report["nfe"] == report["nfe_worst_case"] == 16 == 10 * 1.6
     dearer = report_of(run_race(start(patcher, steps=25), gate(0.1), Rules(RaceSettings(9, "all"), (Look(0.3),), budget=0.01)))
     assert len(dearer["candidates"]) == 1 and dearer["nfe"] == dearer["nfe_worst_case"] == 27

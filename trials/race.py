@@ -16,16 +16,23 @@ from dataclasses import dataclass
 LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and know little more (docs/evidence.md)
 MANY = 64  # more candidates than any budget pays, so that the budget alone bounds a race
 RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
+# Between the seeds of two candidates: people queue seeds one after another, and those runs must not share candidates,
+# or they would deliver one clip twice.
+SEED_STEP = 1_000_000
 SELF_REFINE = ("off", "later", "all")  # which candidates are self-refined; "later": all but the user's own seed
 REJECTED = -math.inf  # the lead of what a person has put aside: it is finished only where there is nothing else
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make the clip: from the noise of the user's seed + `number`, plainly or lightly self-refined."""
+    """One way to make the clip: plainly or lightly self-refined, from noise of a seed of its own."""
 
     number: int
     self_refined: bool = False
+
+    def seed(self, first: int) -> int:
+        """first: of the user's run, which is number 0."""
+        return (first + self.number * SEED_STEP) % 2**64
 
 
 @dataclass(frozen=True)
