@@ -105,6 +105,16 @@ def profile_of(endpoint: str):
     return by_name[endpoint]
 
 
+def asked(back_end: str | None, endpoint: str | None) -> str:
+    """What fingerprint_inputs says of the profile that is asked, if one is: it is the owner's, and may be written anew."""
+    if back_end not in (ENDPOINT, None):
+        return ""
+    try:
+        return repr(profiles() if endpoint is None else profiles().get(endpoint))
+    except ProfileError as error:
+        return str(error)
+
+
 def validated(back_end: str, endpoint: str, options=BACK_ENDS) -> bool | str:
     """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
     graph from another machine may name that machine's profile, as long as it does not use it."""

@@ -2,13 +2,12 @@
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..l2r.calibration import calibrate
 from . import types
-from .folders import L2R
+from .folders import L2R, writable
 
 
 class L2RCalibrate(io.ComfyNode):
@@ -59,7 +58,8 @@ class L2RCalibrate(io.ComfyNode):
 
         converter, quality = calibrate(
             vae, model.get_model_object("latent_format"), images, None if latent is None else latent["samples"],
-            folder_paths.get_folder_paths(L2R)[0], seconds=refine_seconds, save=save, learn=learn,
+            writable(L2R), seconds=refine_seconds, save=save, learn=learn,
             device=comfy.model_management.get_torch_device(), on_progress=progress,
         )  # fmt: skip
-        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None))
+        told = {"text": [text]} if (text := converter.metadata.get("not_kept")) else None
+        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None), ui=told)

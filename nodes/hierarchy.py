@@ -11,9 +11,10 @@ from ..sampling.race import run_race
 from ..sampling.vp import fitting
 from ..trials.race import SELF_REFINE
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, back_end_widgets, make_reworder, validated
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, asked, back_end_widgets, make_reworder, validated
 from .compat import check_choice
 from .experts import two_experts
+from .folders import RACES, state
 from .inspection import build_gate
 from .panel import running
 from .races import PAPER, RACE, race_rules, race_widgets
@@ -84,6 +85,10 @@ class ForesightSampler(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, refiner=DEFAULT, endpoint=NONE):
         return validated(refiner, endpoint, (*BACK_ENDS, OFF))
+
+    @classmethod
+    def fingerprint_inputs(cls, refiner=None, endpoint=None, plan=RACE, **_):
+        return ("" if plan == PAPER else state(RACES), asked(refiner, endpoint))
 
     @classmethod
     def execute(

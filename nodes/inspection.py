@@ -11,7 +11,7 @@ from ..scoring.inspector import Gate
 from ..scoring.preset import load_preset
 from . import types
 from .compat import advanced, check_choice
-from .folders import L2R, PRESETS, VICLIP, files, path_of
+from .folders import L2R, PRESETS, VICLIP, files, path_of, state
 from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer, on_device
 from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
 
@@ -41,6 +41,10 @@ class L2RPreview(io.ComfyNode):
             ],
             outputs=[types.L2R.Output(display_name="l2r"), io.Image.Output(display_name="preview")],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, converter=None, **_):
+        return "" if converter == LINEAR else state(L2R, None if converter == AUTO else converter)
 
     @classmethod
     def execute(cls, converter, model=None, latent=None, vae=None):
@@ -73,6 +77,10 @@ class ViCLIPScore(io.ComfyNode):
             ],
             outputs=[types.Scorer.Output(display_name="scorer"), io.Float.Output(display_name="score")],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, weights=None, **_):
+        return state(VICLIP, weights)
 
     @classmethod
     def execute(cls, weights, precision="fp32", images=None, prompt=""):
@@ -118,6 +126,10 @@ class FailureGate(io.ComfyNode):
             ],
             outputs=[types.Gate.Output(display_name="gate")],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, preset=None, **_):
+        return "" if preset == OWN_SETTINGS else state(PRESETS, preset)
 
     @classmethod
     def execute(cls, l2r, scorer, prompt, preset=OWN_SETTINGS, **settings):

@@ -1,5 +1,6 @@
 """Turning files and models into converters and scorers."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import comfy.latent_formats
@@ -14,9 +15,11 @@ from ..l2r.pairs import fingerprint
 from ..scoring.tokens import clip_tokenizer
 from ..scoring.viclip import load_viclip
 from ..scoring.viclip_scorer import ViCLIPScorer
+from ..trials.foreign import logger
 from .compat import check_choice, model_patcher
 from .folders import L2R, VICLIP, files, path_of
 
+DEMO = "foresight-demo-l2r"  # its name in its own description, whatever the file is called
 AUTO, LINEAR = "auto", "latent_rgb_factors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -52,7 +55,7 @@ def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:
     """By file name: what was trained for this latent format or, without any, what L2R Calibrate has fitted; with a VAE
     only what does not name another. What names its VAE comes first."""
     # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
-    converters = {file: load_l2r(path_of(L2R, file)) for file in files(L2R) if not file.startswith("foresight_demo")}
+    converters = {file: each for file, each in _usable(files(L2R)) if each.name != DEMO}
     own = None if vae is None else fingerprint(vae)
     candidates = {
         file: each for file, each in converters.items()
@@ -62,14 +65,22 @@ def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:
     return dict(sorted(best.items(), key=lambda item: item[1].metadata.get("vae") is None))
 
 
+def _usable(names: Iterable[str]) -> Iterator[tuple[str, torch.nn.Module]]:
+    for name in names:
+        try:
+            yield name, load_l2r(path_of(L2R, name))
+        except ValueError as error:  # one empty or foreign file must not end previews of every model
+            logger.warning("Foresight: %s", error)
+
+
 def latent_format_of(converter: torch.nn.Module, model):
     """The latent format by which a LATENT becomes model space, from the model or from the converter's own metadata."""
     if model is not None:
         return model.get_model_object("latent_format")
-    name = getattr(converter, "metadata", {}).get("latent_format", "")
-    if not hasattr(comfy.latent_formats, name):
+    known = getattr(comfy.latent_formats, str(getattr(converter, "metadata", {}).get("latent_format")), None)
+    if not (isinstance(known, type) and issubclass(known, comfy.latent_formats.LatentFormat)):
         raise ValueError("L2R Preview: connect MODEL, so that the latent's scale is known.")
-    return getattr(comfy.latent_formats, name)()
+    return known()
 
 
 def load_scorer(name: str, precision: str) -> ViCLIPScorer:

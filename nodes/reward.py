@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..scoring.latent_reward import HEADS, LatentReward, load_reward
 from . import types
 from .compat import advanced
-from .folders import REWARD, files, path_of
+from .folders import REWARD, files, path_of, state
 
 REWARD_HELP = (
     "A reward that was trained for this very model, in models/foresight_reward (foresight_demo_reward.safetensors comes with "
@@ -40,6 +40,10 @@ class LatentRewardNode(io.ComfyNode):
             ],
             outputs=[types.Reward.Output(display_name="reward")],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, weights=None, **_):
+        return state(REWARD, weights)
 
     @classmethod
     def execute(cls, weights, scorer, prompt, **shares):

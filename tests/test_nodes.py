@@ -18,6 +18,8 @@ from foresight.l2r.checkpoint import save_l2r
 from foresight.l2r.model import L2R
 from foresight.lab.graphs.forms import api_graph
 from foresight.lab.release.locales import files as locale_files
+from foresight.scoring.detector import DetectorSettings
+from foresight.scoring.preset import DetectorPreset, save_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = {
@@ -113,6 +115,17 @@ def test_a_choice_that_there_is_not(server, info, class_type, widget):
     prompt = changed(one_node(info, tau=-0.99, seed=1), class_type, **{widget: "nonsense"})
     with pytest.raises((PromptRejected, ExecutionFailed), match=rf"(?s)\({class_type}\).*'nonsense'"):
         server.queue(prompt)
+
+
+def test_a_preset_that_is_rewritten_is_read_by_the_next_run(server, info):
+    path = server.base / "models" / "foresight_presets" / "mine.json"
+    save_preset(DetectorPreset("tiny", 6, DetectorSettings()), path)
+    prompt = changed(visual(info), "ForesightFailureGate", preset=path.name)
+    server.queue(prompt)
+    path.write_text("{}")
+    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightFailureGate\).*mine\.json is no detector preset"):
+        server.queue(prompt)
+    path.unlink()
 
 
 @pytest.mark.parametrize("tau", [-1.1, 1.5])
