@@ -139,8 +139,9 @@ class InProcess:
 
         request = RewordingRequest(prompt, self.negative, failed.source, failed.final_score)
         nothing_yet = Verdict((), {"prompt": prompt, "negative": self.negative})
-        refined = reword(request, AblationReworder(self.family.scorer), nothing_yet)
-        result = monitored_sample(self.family.inputs(refined.record.prompt, seed), previous=refined)
+        refiner = AblationReworder(self.family.scorer)
+        refined, inputs = reword(request, refiner, nothing_yet, lambda answer: self.family.inputs(answer.prompt, seed))
+        result = monitored_sample(inputs or self.family.inputs(prompt, seed), previous=refined)
         return self.finished(prompt, result.latent, run_report(result.verdict))
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ from ..refiner.ablation import AblationReworder
 from ..refiner.manual import ManualReworder
 from ..refiner.profiles import ProfileError, load_profiles
 from ..refiner.restart import RestartReworder
+from ..trials.foreign import quoted, writable
 from .compat import check_choice
 from .core_vlm import CoreReworder, require_generation
 from .loaders import on_device
@@ -97,9 +98,9 @@ def profile_of(endpoint: str):
     """A configured profile by its name. ValueError where there is none."""
     by_name = profiles()
     if str(endpoint) not in by_name:
-        there = ", ".join(by_name) or "none yet"
+        there = writable(", ".join(by_name)) or "none yet"
         raise ValueError(
-            f"endpoint is '{endpoint}', which is not configured on this machine (there: {there}). Profiles stand in "
+            f"endpoint is {quoted(endpoint)}, which is not configured on this machine (there: {there}). Profiles stand in "
             f"{os.path.join('user', '__foresight', 'endpoints.json')} of ComfyUI's folder; see docs/refiner.md."
         )
     return by_name[endpoint]
@@ -115,12 +116,14 @@ def asked(back_end: str | None, endpoint: str | None) -> str:
         return str(error)
 
 
-def validated(back_end: str, endpoint: str, options=BACK_ENDS) -> bool | str:
+def validated(back_end: str | None, endpoint: str | None, options=BACK_ENDS) -> bool | str:
     """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
-    graph from another machine may name that machine's profile, as long as it does not use it."""
+    graph from another machine may name that machine's profile, as long as it does not use it. What is linked is None
+    here, and is checked once it is known (make_reworder)."""
     try:
-        check_choice("refiner", back_end, options)
-        if back_end == ENDPOINT:
+        if back_end is not None:
+            check_choice("refiner", back_end, options)
+        if back_end == ENDPOINT and endpoint is not None:
             profile_of(endpoint)
     except ValueError as error:
         return str(error)

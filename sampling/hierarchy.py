@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..refiner.base import Reworder, RewordingError, RewordingRequest
+from ..refiner.base import Reworder, Rewording, RewordingError, RewordingRequest
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_enhanced, worst_case_nfe
+from ..trials.foreign import quoted
 from ..trials.observer import SILENT, Observer
 from ..trials.plan import Action, Step, drive, ladder
 from ..trials.verdict import TrialRecord, Verdict
@@ -30,17 +31,25 @@ class HierarchyResult:
     verdict: Verdict
 
 
-def reword(request: RewordingRequest, reworder: Reworder, rejected: Verdict, observer: Observer = SILENT) -> Verdict:
-    """Asks for a better prompt and adds the answer to the history; a reworder that fails leaves a failed record."""
+def reword(
+    request: RewordingRequest, reworder: Reworder, rejected: Verdict, use: Callable[[Rewording], Any],
+    observer: Observer = SILENT,
+) -> tuple[Verdict, Any]:
+    """Asks for a better prompt and adds the answer to the history. use(answer): makes of it what sampling needs, which
+    is given back, None without it: where that fails (an encoder out of memory) or the reworder does, the record is a
+    failed one, with the prompt that was there."""
     observer.begin("2", "refine")
     begin = time.perf_counter()
-    record = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative)
+    record, used = TrialRecord("2", "refine", prompt=request.prompt, negative=request.negative), None
     with harmless("the prompt was not reworded") as failure:
         answer = reworder.reword(request)
+        if not isinstance(answer, Rewording):
+            raise RewordingError(f"the refiner gave {quoted(answer)}, and no rewording")
         details = {
             "refiner": reworder.name, "reasoning": answer.reasoning, "evidence": list(answer.evidence),
             "seed": answer.seed, "usage": answer.usage,
         }  # fmt: skip
+        used = use(answer)
         record = replace(record, prompt=answer.prompt, negative=answer.negative, details=details)
     if error := failure.error:
         reason = str(error) if isinstance(error, RewordingError) else f"{type(error).__name__}: {error}"
@@ -48,7 +57,13 @@ def reword(request: RewordingRequest, reworder: Reworder, rejected: Verdict, obs
         record = replace(record, accepted=False, message=reason, details=details)
     record = replace(record, seconds={"refinement": time.perf_counter() - begin})
     observer.conclude(record)
-    return rejected.followed_by(record)
+    return rejected.followed_by(record), used
+
+
+def _unreworded(verdict: Verdict) -> Verdict:
+    """The verdict, where what was reworded is not used after all."""
+    history = (replace(each, accepted=False) if each.kind == "refine" else each for each in verdict.history)
+    return replace(verdict, history=tuple(history))
 
 
 def worst_case(steps: int, gate: Gate) -> int:
@@ -68,15 +83,19 @@ def run_hierarchy(
     """
     settings = {"negative": negative, "worst_case": worst_case(inputs.whole, gate)}
     watched_only = injection is None and reworder is None
-    base = result = verdict = anchor = None
+    base = result = monitored_sample(
+        inputs, gate, stop="never" if watched_only else "rejected", settings=settings, observer=observer
+    )
+    own, verdict, anchor = inputs, base.verdict, None
+
+    def inputs_for(answer: Rewording) -> Inputs:
+        noise = reseeded(inputs.noise, answer.seed)
+        return replace(inputs, noise=noise, guider=reguide(answer.prompt, answer.negative))
 
     def do(step: Step) -> bool:
-        nonlocal inputs, base, result, verdict, anchor
+        nonlocal inputs, result, verdict, anchor
         match step.action:
-            case Action.SAMPLE if base is None:
-                stop = "never" if watched_only else "rejected"
-                base = result = monitored_sample(inputs, gate, stop=stop, settings=settings, observer=observer)
-                verdict = base.verdict
+            case Action.SAMPLE if step.trial == "0":
                 return verdict.accepted or watched_only
             case Action.PROBE:
                 anchor, verdict = single_frame_probe(inputs, gate, verdict, observer)
@@ -85,11 +104,8 @@ def run_hierarchy(
                     gate.prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
                     base.verdict.settings["model"],
                 )
-                verdict = reword(request, reworder, verdict, observer)
-                if verdict.accepted:
-                    noise = reseeded(inputs.noise, verdict.record.details["seed"])
-                    guider = reguide(verdict.record.prompt, verdict.record.negative)
-                    inputs = replace(inputs, noise=noise, guider=guider)
+                verdict, reworded = reword(request, reworder, verdict, inputs_for, observer)
+                inputs = reworded or inputs
             case Action.INJECT:
                 result = monitored_sample(inputs, injection=Injection(anchor, injection), observer=observer)
                 verdict = result.verdict
@@ -99,7 +115,12 @@ def run_hierarchy(
                 verdict = result.verdict
         return verdict.accepted
 
-    drive(ladder(injection=injection is not None, rewording=reworder is not None), do)
+    with harmless("the trials were given up") as failure:
+        drive(ladder(injection=injection is not None, rewording=reworder is not None), do)
+    if failure.message:  # the clip that was rejected could have been finished, and no repair may lose it (promise 2)
+        failure.error = None  # its frames hold what the trial had on the device
+        result = monitored_sample(own, previous=_unreworded(verdict), observer=observer)
+        verdict = result.verdict.noting(failure.message)
     if details := base.verdict.record.details:
         most = worst_case_enhanced(details["nfe_most"], details["nfe_candidate_most"])
         verdict = replace(verdict, settings={**verdict.settings, "worst_case": most})
