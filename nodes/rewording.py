@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..refiner.base import RewordingRequest
+from ..refiner.base import Rewording, RewordingRequest
 from ..sampling.hierarchy import reword
 from ..sampling.noise import reseeded
 from . import types
@@ -12,7 +12,9 @@ from .panel import running
 
 
 def encode(clip, text: str):
-    """CLIPTextEncode's own call."""
+    """CLIPTextEncode's own call. ValueError where a checkpoint without a text encoder has given None."""
+    if clip is None:
+        raise ValueError("clip is None: the checkpoint has no text encoder. Load one (Load CLIP) and connect it.")
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
@@ -66,13 +68,17 @@ class PromptRefiner(io.ComfyNode):
             prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed,
             verdict.settings.get("model"),
         )  # fmt: skip
+
+        def sampled_with(answer: Rewording):
+            return encode(clip, answer.prompt), encode(clip, answer.negative), reseeded(noise, answer.seed)
+
         with running(verdict) as run:
-            following = reword(request, reworder, verdict, run)
+            following, answer = reword(request, reworder, verdict, sampled_with, run)
             run.finish(following)
         record = following.record
         report = record.message or record.details["reasoning"]
-        noise = reseeded(noise, record.details.get("seed")) or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
-        positive, negative_conditioning = encode(clip, record.prompt), encode(clip, record.negative)
+        positive, negative_conditioning, noise = answer or (encode(clip, prompt), encode(clip, negative), noise)
+        noise = noise or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
         return io.NodeOutput(
             record.prompt, record.negative, positive, negative_conditioning, report, following, noise
         )
