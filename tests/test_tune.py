@@ -17,6 +17,7 @@ from foresight.evaluation.api_graph import node
 from foresight.evaluation.demo_command import read_frames
 from foresight.evaluation.evidence import DATABASE
 from foresight.evaluation.own_graph import OwnGraph
+from foresight.evaluation.raced import RACES
 from foresight.evaluation.server import ExecutionFailed
 from foresight.evaluation.store import Store
 from foresight.evaluation.suites import Item
@@ -47,6 +48,8 @@ def test_the_clips_are_those_of_the_graph_alone(comfy_server, make):
     assert np.array_equal(found.frames, read_frames(comfy_server, plain["outputs"]["show"]["images"]))
     (trial,) = found.report["trials"]
     assert [step for step, score in trial["verdict"]["trace"] if score is not None] == [1, 2, 3, 4]
+    used, bundled = found.report["settings"], load_race_preset(next(RACES.glob("*.json")))
+    assert bundled.fits(used["scorer"], used["model"], 50)  # by which the node finds a preset
     assert found.report["prompt"] == words and found.report["final_score"] == found.final_score
 
 
