@@ -198,7 +198,12 @@ def show(evidence: Evidence, a: argparse.Namespace) -> None:
         )
     if base.failed.all() or not base.failed.any():
         raise Problem("all clips came off alike, so there is nothing to foretell: use harder or easier prompts.")
-    print("\nHow early a clip can be judged (the chance that a good one scores above a failed one of its prompt):\n")
+    failed_of = [base.failed[base.prompt == prompt] for prompt in np.unique(base.prompt)]
+    pairs = sum(int(failed.sum() * (~failed).sum()) for failed in failed_of)
+    print(
+        "\nHow early a clip can be judged: the chance that a good one scores above a failed one of its prompt (95 % "
+        f"interval over prompts; {pairs} such pairs)\n"
+    )
     print("\n".join(early(evidence)))
     if (light := evidence.rows.get(LIGHT, {}).values()) and all(row["nfe"] == row["nfe_plain"] for row in light):
         print(f"\nOn {evidence.steps} steps light self-refinement has no step of its own: later and all are like off.")
@@ -271,7 +276,7 @@ def tune(arguments: Sequence[str]) -> None:
         whole = missing(placed(suite.items, rows), lambda _: wanted, rows)
         jobs = [Job(job.item, (cell,), job.known) for job in whole for cell in job.cells]
         measured = [row["seconds"] for row in rows]
-        each = f", about {np.mean(measured) * len(jobs) / 60:.0f} min of sampling" if measured else ""
+        each = f", about {np.mean(measured) * len(jobs) / 60:.0f} min of sampling" if measured and jobs else ""
         print(f"{len(jobs)} clips to make, {len(rows)} are there{each}", flush=True)
         command = f"python -m foresight.evaluation tune {shlex.join(a.typed)}"
         failed = keep(store, jobs, runs(backend.use(graph), jobs), command, settings) if jobs else 0

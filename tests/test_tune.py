@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import urllib.error
 
 import made_evidence
 import numpy as np
@@ -18,7 +19,7 @@ from foresight.evaluation.demo_command import read_frames
 from foresight.evaluation.evidence import DATABASE
 from foresight.evaluation.own_graph import OwnGraph
 from foresight.evaluation.raced import RACES
-from foresight.evaluation.server import ExecutionFailed
+from foresight.evaluation.server import ExecutionFailed, Interrupted
 from foresight.evaluation.store import Store
 from foresight.evaluation.suites import Item
 from foresight.scoring.race_preset import load_race_preset
@@ -46,6 +47,8 @@ def test_the_clips_are_those_of_the_graph_alone(comfy_server, make):
     backend.use(OwnGraph.of(graph, backend.nodes, preset.SCORER, preset.CONVERTER))
     found = backend.sample(words, 5)
     assert np.array_equal(found.frames, read_frames(comfy_server, plain["outputs"]["show"]["images"]))
+    again = backend.sample(words, 5)  # what the server has already, where a command was stopped before it was kept
+    assert again.report == found.report and np.array_equal(again.frames, found.frames)
     (trial,) = found.report["trials"]
     assert [step for step, score in trial["verdict"]["trace"] if score is not None] == [1, 2, 3, 4]
     used, bundled = found.report["settings"], load_race_preset(next(RACES.glob("*.json")))
@@ -92,6 +95,21 @@ def test_a_stopped_command_goes_on_and_a_longer_one_adds(command, tmp_path, monk
     (tmp_path / "mine.json").write_text(json.dumps(core() | {"2": node("ModelSamplingSD3", model=["1", 0], shift=3.0)}))
     with pytest.raises(SystemExit, match="runs of another graph, scorer or converter .* give another --out"):
         tune.main([*command, "--seeds", "2"])
+
+
+@pytest.mark.parametrize("error, said", [
+    (urllib.error.URLError("refused"), "the server answers no more .*refused.*the same command goes on"),
+    (ConnectionResetError("reset"), "the server answers no more .*reset.*the same command goes on"),
+    (Interrupted("cancelled in node 8"), "cancelled in node 8 on the server; the same command goes on"),
+    (TimeoutError("too long"), "the server answers no more .*too long"),
+])  # fmt: skip
+def test_what_ends_a_run_leaves_what_is_there(command, monkeypatch, error, said):
+    def ends(*_):
+        raise error
+
+    monkeypatch.setattr(tune.Plain, "sampled", ends)
+    with pytest.raises(SystemExit, match=f"evaluation tune: {said}"):
+        tune.main(command)
 
 
 @pytest.mark.parametrize("change, said", [
