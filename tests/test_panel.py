@@ -330,6 +330,47 @@ def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
     assert len(page.store.runs()) == 3
 
 
+def test_the_oldest_runs_go_first_and_a_live_one_stays(page, monkeypatch):
+    monkeypatch.setattr(panel_runs, "MAX_RUNS", 3)
+    with page.running() as live:
+        ended = []
+        for _ in range(5):
+            with page.running() as run:
+                ended.append(run.id)
+        assert [each["id"] for each in page.store.runs()] == [ended[4], ended[3], live.id]
+        with page.running(ended[3]):  # gone on with, it is not begun anew
+            pass
+        assert [each["id"] for each in page.store.runs()] == [ended[4], ended[3], live.id]
+
+
+def test_pictures_of_the_oldest_run_make_room_first(page, monkeypatch):
+    monkeypatch.setattr(panel_runs, "MAX_BYTES", 3 * picture().nbytes)
+    kept = []
+    for _ in range(3):
+        with page.running() as run:
+            run.begin("0", "sample", steps=2)
+            run.step(1, 0.3, picture())
+            kept.append(run.id)
+    assert [each["id"] for each in page.store.runs()] == kept[::-1]  # just within the bound
+    with page.running() as run:
+        run.begin("0", "sample", steps=2)
+        run.step(1, 0.3, picture())
+    assert [each["id"] for each in page.store.runs()] == [run.id, kept[2], kept[1]]
+
+
+def test_a_decision_is_of_the_trial_it_was_made_in(page):
+    with page.running() as run:
+        run.begin("0", "sample", steps=50, window=(8, 14), decidable=True)
+        run.decide(Decision.REJECT)
+        run.begin("1", "probe", steps=50, window=(20, 30), decidable=True)
+        assert run.take() is None
+        run.decide(Decision.ACCEPT)
+        assert (run.take(), run.take()) == (Decision.ACCEPT, None)
+        run.decide(Decision.STOP)
+    with page.running(run.id) as again:
+        assert again is run and run.take() is None
+
+
 def test_one_run_of_thousands_of_steps_is_thinned_out(page, monkeypatch):
     monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
     with page.running() as run:
