@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from ..demo.judge import judge
 from ..scoring.detector import Decision, Detector, DetectorSettings
@@ -180,6 +180,12 @@ def webp(frames: np.ndarray) -> bytes:
         file, "WEBP", save_all=True, append_images=pictures[1:], duration=CLIP_MILLISECONDS, loop=0, quality=85
     )
     return file.getvalue()
+
+
+def read_webp(data: bytes) -> np.ndarray:
+    """What `webp` wrote: [F, H, W, 3] uint8, with its losses."""
+    with Image.open(io.BytesIO(data)) as clip:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
 
 
 Judge = Callable[[Item, np.ndarray], Mapping[str, Any]]
