@@ -83,9 +83,9 @@ def open_weights(path: Path, key: str, what: str, way_out: str, most: int) -> It
             weights = Weights(name, way_out, shapes, file.get_tensor, _description(file.metadata(), key, name, way_out))
             yield weights
     except SafetensorError as error:
-        raise FileError(f"{name} is no whole safetensors file ({printable(str(error))}). {way_out}") from error
+        raise FileError(f"{name} is no whole safetensors file ({printable(str(error))}). {way_out}") from None
     except OSError as error:
-        raise unreadable(path, error, way_out) from error
+        raise unreadable(path, error, way_out) from None
 
 
 def _description(metadata: Mapping[str, str] | None, key: str, file: str, way_out: str) -> Fields | None:
@@ -104,6 +104,6 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], key: str, descripti
         try:
             save_file(dict(tensors), part, {key: json.dumps(description)})
         except SafetensorError as error:  # a full disk, too
-            raise OSError(str(error)) from error
+            raise OSError(printable(str(error))) from None
 
     replace_file(path, write)

@@ -9,8 +9,9 @@ from comfy_execution.graph import ExecutionBlocker
 from ..sampling.audition import budget, hold_audition
 from ..sampling.inputs import Inputs
 from ..sampling.noise import SeededNoise
+from ..trials.foreign import check_choice
 from . import types
-from .compat import check_choice, show_on_node
+from .compat import show_on_node
 from .panel import running
 from .widgets import schedule_steps_widget
 

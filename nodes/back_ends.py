@@ -12,8 +12,7 @@ from ..refiner.ablation import AblationReworder
 from ..refiner.manual import ManualReworder
 from ..refiner.profiles import ProfileError, load_profiles
 from ..refiner.restart import RestartReworder
-from ..trials.foreign import quoted, writable
-from .compat import check_choice
+from ..trials.foreign import check_choice, quoted, writable
 from .core_vlm import CoreReworder, require_generation
 from .loaders import on_device
 

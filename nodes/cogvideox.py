@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..sampling.vp import RULES, takes_raw_input, trailing_sigmas, vp_sampler
-from .compat import check_choice
+from ..trials.foreign import check_choice
 
 
 class CogVideoXSampler(io.ComfyNode):

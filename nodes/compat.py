@@ -1,13 +1,10 @@
 """Every difference between ComfyUI versions that the nodes have to know, and nothing else."""
 
 import sys
-from collections.abc import Iterable
 
 import comfy.model_patcher
 from comfy.comfy_types import IO
 from comfy_api.latest import io
-
-from ..trials.foreign import quoted, writable
 
 # The V3 AnyType is a plain "*", which 0.3.75 does not accept as the output to a typed input; the V1 constant compares
 # equal to every type on both versions.
@@ -19,12 +16,6 @@ def advanced(*inputs):
     for each in inputs:
         each.extra_dict = {**(getattr(each, "extra_dict", None) or {}), "advanced": True}
     return list(inputs)
-
-
-def check_choice(name: str, value: str, options: Iterable[str]) -> None:
-    """0.3.75 does not hold a V3 combo's value against its options."""
-    if value not in (options := tuple(options)):
-        raise ValueError(f"{name} is {quoted(value)}: choose one of {writable(', '.join(options))}.")
 
 
 def model_patcher(model, load_device, offload_device):

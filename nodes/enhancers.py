@@ -11,8 +11,9 @@ from ..sampling.noise import MixedNoise
 from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, parse_schedule
 from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
+from ..trials.foreign import check_choice
 from . import types
-from .compat import advanced, check_choice
+from .compat import advanced
 from .widgets import OWN, schedule_steps_widget
 
 CUSTOM = "custom"

@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ..files.documents import MOST_BYTES
+from ..trials.foreign import printable, quoted
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 VICLIP, L2R, PRESETS, REWARD = "foresight", "foresight_l2r", "foresight_presets", "foresight_reward"
@@ -67,6 +68,6 @@ def path_of(folder: str, name: str) -> str:
     """The full path of a file that `files` lists. Raises ValueError for any other name."""
     path = folder_paths.get_full_path(folder, name)
     if path is None:
-        there = ", ".join(files(folder)) or "nothing"
-        raise ValueError(f"'{name}' is not in models/{folder}: put it there, or choose another file (there: {there}).")
+        there = printable(", ".join(files(folder)), 2000) or "nothing"
+        raise ValueError(f"{quoted(name)} is not in models/{folder}: put it there, or choose another file (there: {there}).")
     return path

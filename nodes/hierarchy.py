@@ -9,10 +9,10 @@ from ..sampling.inputs import Inputs
 from ..sampling.noise import SeededNoise
 from ..sampling.race import run_race
 from ..sampling.vp import fitting
+from ..trials.foreign import check_choice
 from ..trials.race import SELF_REFINE
 from . import types
 from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, asked, back_end_widgets, make_reworder, validated
-from .compat import check_choice
 from .experts import two_experts
 from .folders import RACES, state
 from .inspection import build_gate

@@ -9,8 +9,9 @@ from ..l2r.decode import decode
 from ..scoring.detector import DetectorSettings
 from ..scoring.inspector import Gate
 from ..scoring.preset import load_preset
+from ..trials.foreign import check_choice
 from . import types
-from .compat import advanced, check_choice
+from .compat import advanced
 from .folders import L2R, PRESETS, VICLIP, files, path_of, state
 from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer, on_device
 from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets

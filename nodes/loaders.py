@@ -15,8 +15,8 @@ from ..l2r.pairs import fingerprint
 from ..scoring.tokens import clip_tokenizer
 from ..scoring.viclip import load_viclip
 from ..scoring.viclip_scorer import ViCLIPScorer
-from ..trials.foreign import logger
-from .compat import check_choice, model_patcher
+from ..trials.foreign import check_choice, logger, quoted, writable
+from .compat import model_patcher
 from .folders import L2R, VICLIP, files, path_of
 
 DEMO = "foresight-demo-l2r"  # its name in its own description, whatever the file is called
@@ -31,14 +31,14 @@ def load_converter(name: str, model, vae=None) -> torch.nn.Module:
         return load_l2r(path_of(L2R, name))
     if model is None:
         raise ValueError(
-            f"L2R Preview: converter is '{name}', which is chosen by the model: connect MODEL, or choose a converter file."
+            f"L2R Preview: converter is {quoted(name)}, which is chosen by the model: connect MODEL, or choose a converter file."
         )
     latent_format = model.get_model_object("latent_format")
     if name == AUTO and (converters := kept_converters(type(latent_format).__name__, vae)):
         # Colours of another VAE's converter would be wrong without a word.
         if len({each.metadata.get("vae") for each in converters.values()} - {None}) > 1:
             raise ValueError(
-                f"L2R Preview: {', '.join(converters)} in models/foresight_l2r are for different VAEs of "
+                f"L2R Preview: {writable(', '.join(converters))} in models/foresight_l2r are for different VAEs of "
                 f"{type(latent_format).__name__}: connect the VAE of this model, or choose one by name."
             )
         return next(iter(converters.values()))
@@ -47,8 +47,12 @@ def load_converter(name: str, model, vae=None) -> torch.nn.Module:
             f"L2R Preview: there is no preview for {type(latent_format).__name__} yet: no trained converter in "
             "models/foresight_l2r, and ComfyUI has no latent_rgb_factors for it. L2R Calibrate makes one from your VAE in seconds."
         )
-    scale = getattr(latent_format, "spacial_downscale_ratio", 8)
-    return LinearL2R(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias, scale)
+    unfold = latent_format.latent_rgb_factors_reshape
+    scale = getattr(latent_format, "spacial_downscale_ratio", 16 if unfold else 8)
+    return LinearL2R(
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias, scale,
+        channels=latent_format.latent_channels if unfold else None, unfold=unfold,
+    )  # fmt: skip
 
 
 def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:

@@ -7,8 +7,9 @@ from ..sampling.injection import Anchor, Injection
 from ..sampling.inputs import Inputs
 from ..sampling.probe import single_frame_probe
 from ..sampling.run import monitored_sample
+from ..trials.foreign import check_choice
 from . import types
-from .compat import AnyType, check_choice
+from .compat import AnyType
 from .panel import running
 from .widgets import injection_settings, injection_widgets, schedule_steps_widget
 

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.samplers
 import torch
 
+from ..trials.foreign import check_choice
 from .noise_space import NoiseSpace
 from .segments import Segments, require_ksampler
 
@@ -34,10 +35,8 @@ class InjectionSettings:
     def __post_init__(self):
         if self.start < 1 or self.steps < 1:
             raise ValueError(f"start is {self.start} and steps is {self.steps}: both count from 1.")
-        if self.noise not in NOISES:
-            raise ValueError(f"noise is {self.noise!r}: choose one of {', '.join(NOISES)}.")
-        if self.mask not in MASKS:
-            raise ValueError(f"mask is {self.mask!r}: choose one of {', '.join(MASKS)}.")
+        check_choice("noise", self.noise, NOISES)
+        check_choice("mask", self.mask, MASKS)
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}: set it between 0 (plain run) and 1.")
 

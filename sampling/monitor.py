@@ -13,6 +13,7 @@ import comfy.utils
 import torch
 
 from ..scoring.inspector import Inspector
+from ..trials.foreign import check_choice
 from ..trials.observer import SILENT, Decision, Observer
 from .candidates import Call, CandidateEngine, Counted, Tape, own_functions, record
 from .guard import harmless
@@ -92,8 +93,7 @@ class MonitorSampler(comfy.samplers.Sampler):
     _left: tuple[int, torch.Tensor] | None = field(default=None, init=False)  # where the sampler was told to stop, x0
 
     def __post_init__(self):
-        if self.stop not in STOPS:
-            raise ValueError(f"stop is {self.stop!r}: choose one of {', '.join(STOPS)}.")
+        check_choice("stop", self.stop, STOPS)
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..scoring.reward import Reward
+from ..trials.foreign import check_choice, quoted
 from .candidates import Candidate, CandidateEngine
 from .guard import harmless
 from .monitor import video_latent
@@ -30,8 +31,8 @@ def parse_schedule(text: str, steps: int) -> tuple[float, ...]:
     """Shares of the schedule from "10, 15, 20": the steps after which candidates are scored, 0-based as the authors
     write them, on a schedule of `steps` steps. ValueError for what cannot be read or lies outside."""
     parts = [part.strip() for part in re.split("[,;]", text) if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) < steps for part in parts):
-        raise ValueError(f"schedule is {text!r}: enter steps from 0 to {steps - 1}, for example 10, 15, 20.")
+    if not parts or not all(part.isdecimal() and len(part) < 9 and int(part) < steps for part in parts):
+        raise ValueError(f"schedule is {quoted(text)}: enter steps from 0 to {steps - 1}, for example 10, 15, 20.")
     return tuple(sorted({(int(part) + 1) / steps for part in parts}))
 
 
@@ -59,8 +60,7 @@ class SearchSettings:
 
     def __post_init__(self):
         for name, options in (("method", METHODS), ("scale", SCALES)):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(options)}.")
+            check_choice(name, getattr(self, name), options)
         if self.candidates < 1 or self.at_once < 1 or self.budget < 0:
             raise ValueError(
                 f"candidates is {self.candidates}, at_once {self.at_once} and budget {self.budget}: the first two "

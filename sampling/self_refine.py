@@ -16,6 +16,7 @@ import comfy.utils
 import numpy as np
 import torch
 
+from ..trials.foreign import check_choice, quoted
 from .noise_space import NoiseSpace
 from .segments import Segments, require_ksampler
 
@@ -46,7 +47,7 @@ def parse_plan(text: str, steps: int) -> tuple[Stage, ...]:
     for part in filter(str.strip, re.split("[,;]", text)):
         match = _STAGE.fullmatch(part)
         if match is None:
-            raise ValueError(f"plan: {part.strip()!r} is not first-last:passes, for example 2-5:3, 6-13:1.")
+            raise ValueError(f"plan: {quoted(part.strip())} is not first-last:passes, for example 2-5:3, 6-13:1.")
         first, last, passes = map(int, match.groups())
         if not first <= last < steps:
             raise ValueError(f"plan: {part.strip()} is not within steps 0 to {steps - 1} of its {steps}-step schedule.")
@@ -94,8 +95,7 @@ class SelfRefineSettings:
     schedule_steps: int = 0
 
     def __post_init__(self):
-        if self.threshold not in THRESHOLDS:
-            raise ValueError(f"threshold is {self.threshold!r}: choose one of {', '.join(THRESHOLDS)}.")
+        check_choice("threshold", self.threshold, THRESHOLDS)
         if math.isnan(self.tau) or self.tau < 0 or (self.threshold == "quantile" and self.tau > 1):
             raise ValueError(f"tau is {self.tau}: set it to 0 or more, and as a quantile between 0 and 1.")
         if self.norm not in (1, 2):

@@ -6,6 +6,8 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
+from ..trials.foreign import check_choice
+
 RULES = ("ddim", "dpm")
 
 
@@ -49,8 +51,7 @@ def as_vp(sampler: comfy.samplers.KSAMPLER) -> VPSampler:
 
 def vp_sampler(rule: str, eta: float = 0.0) -> VPSampler:
     """CogVideoX's samplers. rule "ddim": eta 0 (deterministic) to 1; "dpm": its noise is fixed, eta is not used."""
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}: choose one of {', '.join(RULES)}.")
+    check_choice("rule", rule, RULES)
     if rule == "dpm":
         return as_vp(comfy.samplers.ksampler("dpmpp_2m_sde", {"eta": 1.0, "solver_type": "midpoint"}))
     if eta:

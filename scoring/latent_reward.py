@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..files.fields import Fields, FileError
 from ..files.weights import open_weights, write_weights
+from ..trials.foreign import printable, quoted
 from .inspector import video
 from .scorer import Scorer
 from .viclip import ViCLIPConfig, VisionEncoder
@@ -83,7 +84,7 @@ class RewardModel(nn.Module):
         """x0 predictions [B, C, F, H, W] in model space -> features [B, text_dim], L2-normalised."""
         if x0.shape[1] != self.config.channels:
             raise ValueError(
-                f"latent reward '{self.name}' reads latents of {self.config.channels} channels, but this one has "
+                f"latent reward {quoted(self.name)} reads latents of {self.config.channels} channels, but this one has "
                 f"{x0.shape[1]}: choose the reward that was trained for this model."
             )
         x = F.adaptive_avg_pool3d(x0, (self.config.frames, self.config.side, self.config.side))
@@ -116,8 +117,8 @@ class LatentReward:
         scorer = self.model.metadata.get("scorer")
         if scorer != self.scorer.name:
             raise ValueError(
-                f"latent reward '{self.model.name}' reads the text features of {scorer}, but the scorer is "
-                f"{self.scorer.name}: connect the scorer that it was trained with."
+                f"latent reward {quoted(self.model.name)} reads the text features of {printable(str(scorer))}, but the "
+                f"scorer is {printable(self.scorer.name)}: connect the scorer that it was trained with."
             )
         if not self.prompt.strip():
             raise ValueError("prompt is empty: there is nothing to compare candidates with. Enter the clip's prompt.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..files.documents import read_document, write_document
 from ..files.fields import Fields, FileError
+from ..trials.foreign import quoted
 from .detector import DetectorSettings
 
 SCHEMA, VERSION = "foresight.detector_preset", 1
@@ -28,8 +29,8 @@ class DetectorPreset:
         """Raises ValueError where another scorer is in use: its scores have another scale."""
         if scorer != self.scorer:
             raise ValueError(
-                f"this preset was fitted to scores of '{self.scorer}', but the scorer here is '{scorer}', whose scores "
-                "mean something else: choose that scorer's preset, or \"own settings\"."
+                f"this preset was fitted to scores of {quoted(self.scorer)}, but the scorer here is {quoted(scorer)}, "
+                "whose scores mean something else: choose that scorer's preset, or \"own settings\"."
             )
 
 

@@ -31,7 +31,7 @@ class FittedRace:
         numbers = [(name, value) for name, value in vars(self).items() if name != "looks" and value is not None]
         for name, value in [*numbers, *(pair for look in self.looks for pair in vars(look).items())]:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} is {value!r}: it must be a finite number")
+                raise ValueError(f"{name} is {quoted(value)}: it must be a finite number")
         shares = [look.share for look in self.looks]
         if not shares or not 0 < shares[0] <= shares[-1] <= 1 or sorted(set(shares)) != shares:
             raise ValueError(f"looks are at {shares}: shares of the schedule, above 0, at most 1, the earliest first")

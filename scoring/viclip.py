@@ -205,13 +205,13 @@ def _opened(path: Path) -> AbstractContextManager[Weights]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise unreadable(path, error, RIGHT_FILE) from error
+        raise unreadable(path, error, RIGHT_FILE) from None
     except Exception as error:  # a damaged or hostile file can raise nearly anything in the reader
         if "EasyDict" in str(error):
             what = "is a training checkpoint (4.14 GB, with optimiser state), not the weights alone"
         else:
             what = "cannot be read as weights: it is damaged, cut short or another kind of file"
-        raise FileError(f"{file_name(path)} {what}. {RIGHT_FILE}") from error
+        raise FileError(f"{file_name(path)} {what}. {RIGHT_FILE}") from None
     for key in ("model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -247,8 +247,8 @@ def _config(path: Path, weights: Weights) -> ViCLIPConfig:
             vocabulary=shapes["text_encoder.token_embedding.weight"][0],
             embed_dim=shapes["vision_encoder.proj"][1],
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise FileError(f"{weights.file} is {_kind(shapes)}, not a ViCLIP. {RIGHT_FILE}") from error
+    except (KeyError, ValueError, IndexError):
+        raise FileError(f"{weights.file} is {_kind(shapes)}, not a ViCLIP. {RIGHT_FILE}") from None
     for name, most in MOST_SIZES.items():
         if not 1 <= getattr(sizes, name) <= most:
             raise FileError(

@@ -1,4 +1,4 @@
-"""A megabyte of anything as a model's answer is read at once, and a refiner's deadline holds whatever the server does."""
+"""A megabyte of anything as a model's answer is read at once, and a refiner's deadline holds whatever a server does."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ GOOD = '{"refined_prompt": "a clearly red circle moves left", "negative_prompt":
 MEGABYTE = 1_000_000
 
 PIECES = (
-    "<think>", "</think>", "<think></think>", "```", "``` ", "```json", "```json\n", "``", "`", "{", "}", "{}", "[", "{\"a\":",
-    '"', "\\", '\\"', '"refined_prompt"', '"refined_prompt": ', '"refined_prompt":"', '"reasoning":"\\"', '"reasoning" ',
-    ":", " ", "\n", "\t", "a", "a ", "1", "1e9,", "\u0301\u0315", "\u1100", "\ud83d", "\ufeff", ",", "no ", "(a:1.1)", "<a:",
+    "<think>", "</think>", "<think></think>", "```", "``` ", "```json", "```json\n", "``", "`", "{", "}", "{}", "[",
+    "{\"a\":", '"', "\\", '\\"', '"refined_prompt"', '"refined_prompt": ', '"refined_prompt":"', '"reasoning":"\\"',
+    '"reasoning" ', ":", " ", "\n", "\t", "a", "a ", "1", "1e9,", "\u0301\u0315", "\u1100", "\ud83d", "\ufeff", ",",
+    "no ", "(a:1.1)", "<a:",
 )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def test_a_megabyte_of_any_mixture_is_read_at_once():
     "text",
     [
         f"<think>so {{\"refined_prompt\": \"wrong\"}}</think>{GOOD}", f"the end of a thought</think>\n\n{GOOD}",
-        f"<think>one</think> <think>two</think>{GOOD}", f"```json\n{GOOD}\n```", f"Here:\n```\n{GOOD}```\nand ```more```",
+        f"<think>one</think> <think>two</think>{GOOD}", f"```json\n{GOOD}\n```", f"Here:\n```\n{GOOD}```\n ```more```",
         f"```JSON {GOOD}", f"Sure! {GOOD} Enjoy.", f"\ufeff{GOOD}", GOOD[:-20],
     ],
 )  # fmt: skip
@@ -96,7 +97,9 @@ class Server:
 
 
 @pytest.mark.parametrize(("takes", "status"), [(1.0, None), (0.5, None), (0.9, 500), (0.0, 503)])
-@pytest.mark.parametrize(("deadline", "timeout", "attempts"), [(90, 60, 4), (10, 60, 4), (61, 60, 9), (30, 1, 1000), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("deadline", "timeout", "attempts"), [(90, 60, 4), (10, 60, 4), (61, 60, 9), (30, 1, 1000), (1, 1, 1)]
+)
 def test_all_attempts_together_end_by_the_deadline(monkeypatch, takes, status, deadline, timeout, attempts):
     server = Server(monkeypatch, takes, status)
     asked = Profile("test", "http://127.0.0.1:1/v1", "m", deadline_s=deadline, timeout_s=timeout, attempts=attempts)

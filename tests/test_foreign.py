@@ -11,8 +11,18 @@ from types import SimpleNamespace
 
 import house
 import pytest
+import torch
 
-from foresight.trials.foreign import logger, printable, quoted, writable
+from foresight.l2r.model import check_latent
+from foresight.nodes.back_ends import make_reworder
+from foresight.nodes.folders import path_of
+from foresight.nodes.loaders import load_converter
+from foresight.sampling.injection import InjectionSettings
+from foresight.sampling.monitor import MonitorSampler
+from foresight.sampling.search import parse_schedule
+from foresight.scoring.detector import DetectorSettings
+from foresight.scoring.preset import DetectorPreset
+from foresight.trials.foreign import check_choice, logger, printable, quoted, writable
 
 CHINESE, HALF = "一只猫，阳光明媚", "a cat \ud83d here"
 
@@ -91,3 +101,26 @@ def test_only_one_module_makes_a_logger():
     sources = {path.as_posix(): (house.ROOT / path).read_text(encoding="utf-8") for path in modules}
     makers = [name for name, source in sources.items() if re.search(r"\blogging\b|\bprint\(|\bwarnings\b", source)]
     assert makers == ["trials/foreign.py"]
+
+
+@pytest.mark.parametrize("value", [*VALUES, "../" + "x" * 5000, 7, None])
+@pytest.mark.parametrize("choice", [
+    lambda value: check_choice("sampler_name", value, ["euler", CHINESE + "2"]),
+    lambda value: check_choice("precision", value, {"fp32": 1}),
+    lambda value: load_converter(str(value), None),
+    lambda value: path_of("foresight_l2r", str(value)),
+    lambda value: make_reworder(value, None),
+    lambda value: make_reworder("endpoint", None, endpoint=value),
+    lambda value: DetectorPreset(str(value), 50, DetectorSettings()).check("another"),
+    lambda value: MonitorSampler(None, stop=value),
+    lambda value: InjectionSettings(mask=value),
+    lambda value: parse_schedule(f"1, {value}x", 50),
+    lambda value: parse_schedule("1" * 5000 if value is None else f"{value} 2", 50),
+    lambda value: check_latent(torch.zeros(1), SimpleNamespace(name=value, channels=4)),
+])  # fmt: skip
+def test_no_value_of_a_workflow_is_echoed_raw(console, choice, value):
+    """Whatever a combo, a file's name or a widget's text holds, its refusal can be logged and names a way out."""
+    with pytest.raises(ValueError) as refused:
+        choice(value)
+    logging.root.error("".join(traceback.format_exception(refused.value)))
+    assert len(str(refused.value)) < 2500 and "\x1b" not in str(refused.value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import reprlib
 import sys
+from collections.abc import Iterable
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 100
@@ -36,6 +37,12 @@ def printable(text: str, most: int = 200) -> str:
 def quoted(value: object) -> str:
     """A foreign value in a message, as Python writes it, cut to about 100 characters, and writable."""
     return writable(_short.repr(value))
+
+
+def check_choice(name: str, value: object, options: Iterable[str]) -> None:
+    """ValueError where a setting's value is none of its options: in ComfyUI 0.3.75 a combo may hold anything."""
+    if value not in (options := tuple(options)):
+        raise ValueError(f"{name} is {quoted(value)}: choose one of {writable(', '.join(options))}.")
 
 
 class _Writable(logging.Filter):

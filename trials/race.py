@@ -13,6 +13,8 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from .foreign import check_choice
+
 LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and know little more (docs/evidence.md)
 MANY = 64  # more candidates than any budget pays, so that the budget alone bounds a race
 RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
@@ -78,8 +80,7 @@ class RaceSettings:
     def __post_init__(self):
         if self.candidates < 1:
             raise ValueError(f"candidates is {self.candidates}: a race needs at least 1.")
-        if self.self_refine not in SELF_REFINE:
-            raise ValueError(f"self_refine is {self.self_refine!r}: choose one of {', '.join(SELF_REFINE)}.")
+        check_choice("self_refine", self.self_refine, SELF_REFINE)
 
     def candidate(self, number: int) -> Candidate:
         return Candidate(number, self.self_refine == "all" or (self.self_refine == "later" and number > 0))
