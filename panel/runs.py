@@ -6,6 +6,7 @@ out as a small event, so that a page follows with events alone and rebuilds itse
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -33,6 +34,11 @@ Send = Callable[[str, dict[str, Any], str | None], None]
 
 class Refused(Exception):
     """A decision that cannot be taken now; says why."""
+
+
+def for_page(value: Any) -> Any:
+    """As safe, for JavaScript: it rounds whole numbers above 2^53, as seeds may be, so those become text."""
+    return json.loads(json.dumps(safe(value)), parse_int=lambda text: text if abs(int(text)) > 2**53 else int(text))
 
 
 @dataclass
@@ -229,7 +235,7 @@ class RunStore:
 
     def send(self, event: str, data: dict[str, Any], client: str | None) -> None:
         try:
-            self._tell(event, safe(data), client)
+            self._tell(event, for_page(data), client)
         except self.cancelled:
             raise
         except Exception as error:  # a page that is gone must not end a run, whatever its connection raises (promise 2)
@@ -283,7 +289,7 @@ class RunStore:
     def runs(self) -> list[dict[str, Any]]:
         """Summaries, newest first."""
         with self.lock:
-            return [safe(run.summary()) for run in reversed(self._runs.values())]
+            return [for_page(run.summary()) for run in reversed(self._runs.values())]
 
     def run(self, id: str) -> Run:
         """KeyError for one that is not, or no longer, there."""
@@ -293,7 +299,7 @@ class RunStore:
     def state(self, id: str) -> dict[str, Any]:
         with self.lock:
             self.looked_at = time.monotonic()
-            return safe(self._runs[id].state())
+            return for_page(self._runs[id].state())
 
     def picture(self, id: str, trial: int, step: int) -> np.ndarray:
         """uint8 [frames, height, width, 3]. KeyError or IndexError for one that is not, or no longer, there."""
