@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .graphs import ObjectInfo, inputs_of
+from ..scoring.graph_words import Link, is_link, positive, text_inputs, text_nodes
+from .graphs import SEEDS, ObjectInfo, inputs_of
 from .server import Prompt
 
 # In a plain run the first output of these is what comes in here.
@@ -15,9 +16,7 @@ PASSED_BY = {
     "ForesightTrialSwitch": "on_accept", "ForesightSelfRefineSampler": "sampler", "ForesightEnhancerReport": "latent",
     "ForesightLatentSearchSampler": "sampler", "ForesightWatch": "model",
 }  # fmt: skip
-SEEDS = ("seed", "noise_seed")
 EXPORT = "open it in ComfyUI, choose Workflow > Export (API), and name that file"
-Link = list[Any]
 
 
 class GraphError(Exception):
@@ -41,10 +40,6 @@ def read_graph(path: Path) -> Prompt:
     ):
         raise GraphError(f"{path} is no graph of ComfyUI (each node with class_type and inputs): {EXPORT}.")
     return graph
-
-
-def is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -145,24 +140,10 @@ class Graph:
             raise GraphError(f"{self.names(last)} decode several clips: export a graph that makes one.")
         return next(iter(clips.values()))
 
-    def texts(self, link: Link, seen: frozenset[str] = frozenset()) -> Iterator[str]:
-        """The nodes whose words become the CONDITIONING at the other end of a link."""
-        id, slot = link
-        if id in seen:
-            return
-        if self.wordings(id):
-            yield id
-            return
-        conditions, names = self.links(id, "CONDITIONING"), self.info[self.nodes[id]["class_type"]].get("output_name")
-        same = names[slot] if names and slot < len(names) else None  # nodes that take and give positive and negative
-        for name, inner in conditions.items():
-            if name == same or same not in conditions:
-                yield from self.texts(inner, seen | {id})
+    def texts(self, sampler: str) -> list[str]:
+        """The nodes whose words a sampler is to show."""
+        return text_nodes(self.nodes, self.info, positive(self.nodes, self.info, sampler))
 
     def wordings(self, id: str) -> list[str]:
         """The inputs of a node by which it is told what to show."""
-        each = inputs_of(self.info[self.nodes[id]["class_type"]])
-        return [
-            i.name for i in each if i.type == "STRING" and i.name in self.inputs(id) and "negative" not in i.name
-            and (i.name in ("text", "prompt") or i.options.get("multiline"))
-        ] if "CONDITIONING" in self.outputs(id) else []  # fmt: skip
+        return text_inputs(self.nodes, self.info, id)

@@ -184,12 +184,7 @@ def _texts(graph: Graph, sampler: str, chosen: str | None) -> tuple[tuple[str, s
             able = graph.names(id for id in graph.nodes if graph.wordings(id)) or "none"
             raise GraphError(f"--prompt-node {chosen} takes no prompt in this graph; these do: {able}.")
         return tuple((chosen, name) for name in graph.wordings(chosen))
-    guiders = graph.links(sampler, "GUIDER")
-    conditions = graph.links(next(iter(guiders.values()))[0] if guiders else sampler, "CONDITIONING")
-    wanted = [conditions["positive"]] if "positive" in conditions else [
-        link for name, link in conditions.items() if "negative" not in name
-    ]  # fmt: skip
-    found = list(dict.fromkeys(id for link in wanted for id in graph.texts(link)))
+    found = graph.texts(sampler)
     if not found:
         raise GraphError(
             f"no text prompt leads to {graph.name(sampler)}: connect CLIP Text Encode to its positive conditioning."
