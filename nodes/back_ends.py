@@ -50,7 +50,8 @@ def back_end_widgets():
             tooltip="endpoint: a profile that this machine's owner has configured (docs/refiner.md).",
         ),
         io.String.Input(
-            "manual_prompt", multiline=True, default="", optional=True, tooltip="manual: your own prompt for Trial 2."
+            "manual_prompt", multiline=True, default="", optional=True, dynamic_prompts=True,
+            tooltip="manual: your own prompt for Trial 2.",
         ),
     ]  # fmt: skip
 

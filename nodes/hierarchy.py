@@ -37,8 +37,13 @@ class ForesightSampler(io.ComfyNode):
             inputs=[
                 io.Model.Input("model"),
                 io.Clip.Input("clip"),
-                io.String.Input("prompt", multiline=True, tooltip="What the clip should show; previews are scored against it."),
-                io.String.Input("negative", multiline=True, default="", tooltip="What the clip should not show."),
+                io.String.Input(
+                    "prompt", multiline=True, dynamic_prompts=True,
+                    tooltip="What the clip should show; previews are scored against it.",
+                ),
+                io.String.Input(
+                    "negative", multiline=True, default="", dynamic_prompts=True, tooltip="What the clip should not show.",
+                ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="Of the noise. A race goes on with seeds a million apart; the paper's trials start from the same.",

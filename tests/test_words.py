@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from test_viclip import random_model
+from tiny_wan import gate, inputs, model
 
+from foresight.nodes import NODES
 from foresight.refiner.ablation import AblationReworder
 from foresight.refiner.base import RewordingRequest
+from foresight.sampling.run import monitored_sample
 from foresight.scoring.tokens import clip_tokenizer
 from foresight.scoring.viclip_scorer import ViCLIPScorer
 from foresight.scoring.words import plain
+from foresight.trials.report import run_report
+from foresight.trials.summary import report_text
 
 
 @pytest.mark.parametrize(
@@ -90,3 +95,36 @@ def test_a_megabyte_of_any_mixture_is_read_at_once():
     for _ in range(20):
         some = chance.sample(HOSTILE, 3)
         assert isinstance(plain("".join(chance.choices(some, k=300_000))), str)
+
+
+def test_choices_are_made_where_the_text_is_encoded_and_nowhere_else():
+    """A text box that only repeats the encoder's prompt would draw choices of its own, and judge another clip."""
+    made = {
+        (node.define_schema().node_id.removeprefix("Foresight"), widget.id): bool(widget.dynamic_prompts)
+        for node in NODES for widget in node.define_schema().inputs if getattr(widget, "multiline", False)
+    }  # fmt: skip
+    own = {("Sampler", name) for name in ("prompt", "negative", "manual_prompt")}
+    encoded = own | {("PromptRefiner", "manual_prompt")}
+    assert {place for place, chosen in made.items() if chosen} == encoded
+    assert {("FailureGate", "prompt"), ("ViCLIPScore", "prompt"), ("LatentReward", "prompt")} <= made.keys()
+
+
+def test_the_report_says_what_the_scorer_read():
+    patcher = model()
+    for prompt, lines in (
+        ("(a red:1.2) circle BREAK", ["Scored against its words: a red circle"]), ("a red  circle", []),
+    ):  # fmt: skip
+        verdict = monitored_sample(inputs(patcher, steps=4), gate(0.3, prompt=prompt)).verdict
+        report = run_report(verdict)
+        assert (report["prompt"], report["settings"]["scored_text"]) == (prompt, "a red circle")
+        assert [said for said in report_text(report).splitlines() if said.startswith("Scored")] == lines
+
+
+def test_a_prompt_of_syntax_alone_is_sampled_and_said_to_be_unscored(scorer):
+    """Nothing of it can be scored, and that ends no run (promise 2)."""
+    setup = inputs(model(), steps=8)
+    plain_run = monitored_sample(setup).latent["samples"]
+    result = monitored_sample(setup, gate(prompt="<lora:x:1>, embedding:y", scorer=scorer))
+    report = run_report(result.verdict)
+    assert torch.equal(result.latent["samples"], plain_run) and report["accepted"]
+    assert "has no words" in " ".join(report["notes"])
