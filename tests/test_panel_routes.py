@@ -88,6 +88,13 @@ def test_a_picture_that_cannot_be_encoded_is_said_so(shown):
     assert status == 500 and "could not be encoded" in json.loads(body)["error"]
 
 
+def test_a_fourth_channel_is_not_shown(shown):
+    store, run = shown
+    run.step(10, 0.2, torch.ones(2, 8, 8, 4))
+    ((status, _, body),) = ask(store, ("GET", f"/{run.id}/trials/0/steps/10.jpg", {}))
+    assert status == 200 and Image.open(BytesIO(body)).size == (16, 8)
+
+
 def test_decisions_over_http(shown):
     store, run = shown
     at = f"/{run.id}/decision"
