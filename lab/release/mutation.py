@@ -75,13 +75,19 @@ def modules(wanted: Iterable[str]) -> list[str]:
 
 
 def tests_of(module: str) -> list[str]:
-    """The test files that name a module most often, below ROOT; where none does, those of what imports it."""
-    if named := _naming(module):
-        return named
-    path = Path(module)
-    imported = re.compile(rf"from \.(\.{path.parent.name}\.)?{path.stem} import")
-    above = [each for each in modules(ROOMS) if imported.search((ROOT / each).read_text(encoding="utf-8"))]
-    return list(dict.fromkeys(test for each in above for test in _naming(each)))[:MOST_FILES]
+    """The test files that name a module most often, below ROOT; where none does, those of what imports it, and so on."""
+    seen = level = [module]
+    while level and not (found := [test for each in level for test in _naming(each)]):
+        above = [each for each in modules((*ROOMS, "evaluation")) if any(_imports(each, other) for other in level)]
+        level = [each for each in above if each not in seen]
+        seen = [*seen, *level]
+    return list(dict.fromkeys(found))[:MOST_FILES]
+
+
+def _imports(module: str, other: str) -> bool:
+    path = Path(other)
+    text = (ROOT / module).read_text(encoding="utf-8")
+    return bool(re.search(rf"from \.(\.{path.parent.name}\.)?{path.stem} import", text))
 
 
 def _naming(module: str) -> list[str]:
