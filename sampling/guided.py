@@ -28,6 +28,9 @@ def guided_sample(
     """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1. shown_by: makes the
     preview that core shows on the node."""
     require_fitting(inputs.sampler, guider.model_patcher.get_model_object("model_sampling"))
+    guider = copy.copy(guider)  # what a sampler sets on it for a step must not outlive a run that is stopped there
+    if not hasattr(guider, "cfg"):
+        guider.cfg = 1.0  # ComfyUI 0.33 logs it; guiders of other packs may have none
     latent = inputs.latent.copy()
     latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     x0_output: dict[str, torch.Tensor] = {}

@@ -126,6 +126,7 @@ class _Race:
                 raise failure.error
             self._failed(contender, failure.message)
             return None
+        self.resumes = self.resumes and contender.resumes
         self._learn(candidate, record, trying)
         self.purse.pay(record.nfe_video)
         self.history.append(record)

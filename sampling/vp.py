@@ -7,6 +7,7 @@ import comfy.samplers
 import torch
 
 from ..trials.foreign import check_choice
+from .line import KINDS, wrapping
 
 RULES = ("ddim", "dpm")
 
@@ -17,19 +18,11 @@ def takes_raw_input(model_sampling: torch.nn.Module) -> bool:
     return kind is not None and isinstance(model_sampling, kind)
 
 
-class _VPInput:
-    """A guider for samplers that think in x0 + sigma eps: the model gets (x0 + sigma eps) / sqrt(1 + sigma^2), which is
-    the x_t of its training with alpha_bar = 1 / (1 + sigma^2)."""
-
-    def __init__(self, guider):
-        self._guider = guider
-
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):
-        scale = (1 + sigma.square()).rsqrt().view(-1, *[1] * (x.ndim - 1))
-        return self._guider(x * scale, sigma, *args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
+def _scaled(executor, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):
+    """For samplers that think in x0 + sigma eps: the model gets (x0 + sigma eps) / sqrt(1 + sigma^2), which is the x_t
+    of its training with alpha_bar = 1 / (1 + sigma^2)."""
+    scale = (1 + sigma.square()).rsqrt().view(-1, *[1] * (x.ndim - 1))
+    return executor(x * scale, sigma, *args, **kwargs)
 
 
 class VPSampler(comfy.samplers.KSAMPLER):
@@ -42,7 +35,8 @@ class VPSampler(comfy.samplers.KSAMPLER):
     """
 
     def sample(self, model_wrap, *args, **kwargs):
-        return super().sample(_VPInput(model_wrap), *args, **kwargs)
+        with wrapping(model_wrap.model_options, KINDS.PREDICT_NOISE, _scaled):
+            return super().sample(model_wrap, *args, **kwargs)
 
 
 def as_vp(sampler: comfy.samplers.KSAMPLER) -> VPSampler:
