@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..refiner.base import Reworder, Rewording, RewordingError, RewordingRequest
 from ..scoring.inspector import Gate
 from ..trials.cost import worst_case_enhanced, worst_case_nfe
-from ..trials.foreign import quoted
+from ..trials.foreign import logger, quoted
 from ..trials.observer import SILENT, Observer
 from ..trials.plan import Action, Step, drive, ladder
 from ..trials.verdict import TrialRecord, Verdict
+from .enhanced import plain, unsearched
 from .guard import harmless
-from .injection import Injection, InjectionSettings
+from .injection import Anchor, Injection, InjectionSampler, InjectionSettings
 from .inputs import Inputs, Latent
 from .noise import reseeded
 from .probe import single_frame_probe
@@ -66,6 +67,16 @@ def _unreworded(verdict: Verdict) -> Verdict:
     return replace(verdict, history=tuple(history))
 
 
+def _no_injection(inputs: Inputs, settings: InjectionSettings) -> str | None:
+    """Why Trial 1 could not be carried out, known before anything is sampled."""
+    try:
+        sampler = InjectionSampler(unsearched(inputs.sampler), Injection(Anchor(None), settings))
+        sampler.require(inputs.guider.model_patcher.get_model_object("model_sampling"), inputs.steps)
+    except ValueError as error:
+        return f"Trial 1 is left out: {error}"
+    return None
+
+
 def worst_case(steps: int, gate: Gate) -> int:
     """The most schedule steps, video and single-frame together, that the hierarchy can execute."""
     bound = worst_case_nfe(steps, gate.video.window(steps)[1], gate.single_frame.window(steps)[1])
@@ -81,24 +92,39 @@ def run_hierarchy(
     reguide(prompt, negative) gives a guider with a reworded prompt. reworder, injection: None leaves that trial out;
     with both left out the run is watched and reported, never stopped. observer: sees each trial.
     """
-    settings = {"negative": negative, "worst_case": worst_case(inputs.whole, gate)}
+    bound = worst_case(inputs.whole, gate)
+    settings = {"negative": negative, "worst_case": bound}
     watched_only = injection is None and reworder is None
+    no_injection = injection and _no_injection(inputs, injection)
+    if no_injection:
+        logger.warning("Foresight: %s", no_injection)
+
+    def left(spent: Iterable[TrialRecord] = ()) -> int | None:
+        """Steps that the next part may take so that a whole clip still fits the bound; None: it always does, because
+        each part was counted as a whole clip."""
+        if plain(inputs.sampler) is not inputs.sampler:
+            return None
+        return bound - inputs.steps - sum(record.steps for record in spent)
+
     base = result = monitored_sample(
-        inputs, gate, stop="never" if watched_only else "rejected", settings=settings, observer=observer
-    )
+        inputs, gate, stop="never" if watched_only else "rejected", settings=settings, observer=observer,
+        stop_by=left(), notes=filter(None, (no_injection,)),
+    )  # fmt: skip
     own, verdict, anchor = inputs, base.verdict, None
 
     def inputs_for(answer: Rewording) -> Inputs:
-        noise = reseeded(inputs.noise, answer.seed)
+        noise = reseeded(inputs.noise, answer.seed, inputs.latent)
         return replace(inputs, noise=noise, guider=reguide(answer.prompt, answer.negative))
 
     def do(step: Step) -> bool:
         nonlocal inputs, result, verdict, anchor
         match step.action:
             case Action.SAMPLE if step.trial == "0":
-                return verdict.accepted or watched_only
+                return verdict.accepted or not base.stopped
             case Action.PROBE:
-                anchor, verdict = single_frame_probe(inputs, gate, verdict, observer)
+                room, most = left(verdict.history), gate.single_frame.window(inputs.whole)[1]
+                no_room = "the bound leaves no room for a probe" if room is not None and room < most else None
+                anchor, verdict = single_frame_probe(inputs, gate, verdict, observer, no_injection or no_room)
             case Action.REWORD:
                 request = RewordingRequest(
                     gate.prompt, negative, base.verdict.preview, base.verdict.predicted_score, inputs.noise.seed,
@@ -111,8 +137,10 @@ def run_hierarchy(
                 verdict = result.verdict
             case Action.SAMPLE | Action.PLAIN:
                 judge = gate if step.action is Action.SAMPLE else None
-                result = monitored_sample(inputs, judge, previous=verdict, observer=observer)
+                stop_by = left(verdict.history)
+                result = monitored_sample(inputs, judge, previous=verdict, observer=observer, stop_by=stop_by)
                 verdict = result.verdict
+                return verdict.accepted or not result.stopped
         return verdict.accepted
 
     with harmless("the trials were given up") as failure:
@@ -122,6 +150,7 @@ def run_hierarchy(
         result = monitored_sample(own, previous=_unreworded(verdict), observer=observer)
         verdict = result.verdict.noting(failure.message)
     if details := base.verdict.record.details:
-        most = worst_case_enhanced(details["nfe_most"], details["nfe_candidate_most"])
+        known = details["nfe_plain"] is not None
+        most = worst_case_enhanced(details["nfe_most"], details["nfe_candidate_most"]) if known else None
         verdict = replace(verdict, settings={**verdict.settings, "worst_case": most})
     return HierarchyResult(result.latent, base, verdict)

@@ -10,6 +10,7 @@ import comfy.samplers
 import torch
 
 from ..trials.foreign import check_choice
+from .noise import following
 from .noise_space import NoiseSpace
 from .segments import Segments, require_ksampler
 
@@ -97,17 +98,22 @@ class InjectionSampler(comfy.samplers.Sampler):
             model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
+    def require(self, model_sampling: torch.nn.Module, steps: int) -> NoiseSpace:
+        """The space of a model that can be injected into, on a schedule of `steps`; ValueError for what cannot."""
+        if self.injection.settings.start > steps:
+            raise ValueError(
+                f"the injection starts at step {self.injection.settings.start}, but the schedule has {steps} steps: "
+                "start earlier."
+            )
+        return NoiseSpace.of(model_sampling)
+
     def _inject(self, segments: Segments, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         settings, sigmas = self.injection.settings, segments.sigmas
         first, total = settings.start - 1, len(sigmas) - 1
-        if first >= total:
-            raise ValueError(
-                f"the injection starts at step {settings.start}, but the schedule has {total} steps: start earlier."
-            )
-        space = NoiseSpace.of(segments.model.inner_model.inner_model.model_sampling)
+        space = self.require(segments.model.inner_model.inner_model.model_sampling, total)
         anchor = self._expand(x)
         if settings.noise == "fresh":
-            seed = (segments.extra_args.get("seed") or 0) + 1  # not the seed of the run's own noise
+            seed = following(segments.extra_args.get("seed") or 0, 1)  # not the seed of the run's own noise
             generator = torch.Generator("cpu").manual_seed(seed)
             noise = torch.randn(noise.shape, generator=generator, dtype=torch.float32)
         eps = noise.to(x)

@@ -160,6 +160,8 @@ class Inspector:
                 if scores[-1] == max(scores):
                     best = frames
             self.last = Observation(step, sigma, tuple(scores), latent.clone(), decoded=tuple(decoded))
+            if not all(map(math.isfinite, scores)):
+                self.message = f"step {step}: the score is not finite"
             self._decide(step, self.last.scores)
         finally:
             self.seconds += time.perf_counter() - begin
