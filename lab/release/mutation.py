@@ -75,7 +75,7 @@ def modules(wanted: Iterable[str]) -> list[str]:
 
 
 def tests_of(module: str) -> list[str]:
-    """The test files that name a module most often, below ROOT; where none does, those of what imports it, and so on."""
+    """Test files below ROOT that name a module most often; where none does, those of what imports it, and so on."""
     seen = level = [module]
     while level and not (found := [test for each in level for test in _naming(each)]):
         above = [each for each in modules((*ROOMS, "evaluation")) if any(_imports(each, other) for other in level)]
