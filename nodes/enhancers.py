@@ -12,11 +12,16 @@ from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, pa
 from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
 from ..trials.foreign import check_choice
+from ..trials.report import Report
 from . import types
 from .compat import advanced
 from .widgets import OWN, schedule_steps_widget
 
 CUSTOM = "custom"
+NOTHING = (
+    "Nothing to tell: connect the SAMPLER of a Self-Refine Sampler or a Latent Search Sampler that is not bypassed, and the "
+    "latent of the node that samples with it."
+)
 PIXELS = 8  # of the mask preview for each place of the latent
 
 
@@ -167,22 +172,19 @@ class EnhancerReport(io.ComfyNode):
     @classmethod
     def execute(cls, sampler, latent):
         search, refining = sampler if isinstance(sampler, SearchSampler) else None, self_refinement(sampler)
-        if search is None and refining is None:
-            raise ValueError("Enhancer Report: this SAMPLER is neither from Self-Refine Sampler nor from Latent Search Sampler.")
         results = {
             "search": search.result if search and search.result else None,
             "self_refine": refining.result.report() if refining and refining.result.nfe else None,
         }
         first = results["search"] or results["self_refine"]
-        if first is None:
-            raise ValueError(
-                "Enhancer Report: nothing was sampled with this SAMPLER yet. Connect the latent of the node that samples with it."
-            )
+        if first is None:  # the clip goes on: it is finished, and may not be saved yet
+            nothing = [ExecutionBlocker(None)] * 3
+            return io.NodeOutput(latent, *nothing, ui={"text": [NOTHING]})
         report = {"schema": "foresight.enhancer_report", "version": 1, "nfe": first["nfe"], **results}
         mask = ExecutionBlocker("Nothing was refined, so there is no mask.")
         if refining is not None and refining.result.places is not None:
             mask = mask_images(refining.result.places)
-        return io.NodeOutput(latent, mask, first["nfe"], json.dumps(report, indent=1), ui={"text": [summary(report)]})
+        return io.NodeOutput(latent, mask, first["nfe"], json.dumps(Report(report), indent=1), ui={"text": [summary(report)]})
 
 
 class CandidateNoise(io.ComfyNode):
