@@ -2,6 +2,7 @@
 
 import sys
 
+import comfy.model_management
 import comfy.model_patcher
 from comfy.comfy_types import IO
 from comfy_api.latest import io
@@ -16,6 +17,18 @@ def advanced(*inputs):
     for each in inputs:
         each.extra_dict = {**(getattr(each, "extra_dict", None) or {}), "advanced": True}
     return list(inputs)
+
+
+def searchable(schema, *words: str):
+    """The schema, found by these words as well in the search of newer versions; 0.3.75 does not know of them."""
+    schema.search_aliases = list(words)
+    return schema
+
+
+def kept(samples):
+    """A latent in the type in which newer cores keep what a KSampler gives (--fp16-intermediates)."""
+    dtype = getattr(comfy.model_management, "intermediate_dtype", None)
+    return samples.to(dtype=dtype()) if dtype else samples
 
 
 def model_patcher(model, load_device, offload_device):

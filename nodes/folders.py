@@ -35,7 +35,13 @@ def register() -> None:
 
 
 def files(folder: str) -> list[str]:
-    return folder_paths.get_filename_list(folder)
+    """By name; what comes with the pack last, so that a widget's first choice is the user's own."""
+    return sorted(folder_paths.get_filename_list(folder), key=lambda name: from_pack(folder, name))
+
+
+def from_pack(folder: str, name: str) -> bool:
+    path = folder_paths.get_full_path(folder, name)
+    return path is not None and Path(path).is_relative_to(WEIGHTS)
 
 
 def state(folder: str, name: str | None = None) -> str:

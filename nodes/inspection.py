@@ -13,13 +13,17 @@ from ..trials.foreign import check_choice
 from . import types
 from .compat import advanced
 from .folders import L2R, PRESETS, VICLIP, files, path_of, state
-from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer, on_device
-from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
-
-SCORER_HELP = (
-    "Put ViClip-InternVid-10M-FLT.pth or ViCLIP-L-14's model.safetensors into models/foresight "
-    "(foresight_demo_viclip.safetensors comes with the pack and only knows the demo's shapes)."
+from .loaders import (
+    AUTO,
+    LINEAR,
+    PRECISIONS,
+    SCORER_HELP,
+    latent_format_of,
+    load_converter,
+    load_scorer,
+    on_device,
 )
+from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
 
 
 class L2RPreview(io.ComfyNode):

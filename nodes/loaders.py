@@ -1,6 +1,7 @@
 """Turning files and models into converters and scorers."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import comfy.latent_formats
@@ -13,15 +14,20 @@ from ..l2r.checkpoint import load_l2r
 from ..l2r.linear import LinearL2R
 from ..l2r.pairs import fingerprint
 from ..scoring.tokens import clip_tokenizer
-from ..scoring.viclip import load_viclip
+from ..scoring.viclip import ViCLIPConfig, described_name, load_viclip
 from ..scoring.viclip_scorer import ViCLIPScorer
 from ..trials.foreign import check_choice, logger, quoted, writable
 from .compat import model_patcher
 from .folders import L2R, VICLIP, files, path_of
 
-DEMO = "foresight-demo-l2r"  # its name in its own description, whatever the file is called
+# The demo's, by the names in their own descriptions, whatever the files are called: they fit no other model.
+DEMO, DEMO_SCORER = "foresight-demo-l2r", "foresight-demo-viclip"
 AUTO, LINEAR = "auto", "latent_rgb_factors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+SCORER_HELP = (
+    "Put ViClip-InternVid-10M-FLT.pth or ViCLIP-L-14's model.safetensors into models/foresight "
+    "(foresight_demo_viclip.safetensors comes with the pack and only knows the demo's shapes)."
+)
 
 
 def load_converter(name: str, model, vae=None) -> torch.nn.Module:
@@ -57,7 +63,8 @@ def load_converter(name: str, model, vae=None) -> torch.nn.Module:
 
 def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:
     """By file name: what was trained for this latent format or, without any, what L2R Calibrate has fitted; with a VAE
-    only what does not name another. What names its VAE comes first."""
+    only what does not name another. What names its VAE comes first, then what has learned from the most clips, then what
+    shows most."""
     # The demo family shares Wan's latent format but not its VAE, so it is used only where it is chosen by name.
     converters = {file: each for file, each in _usable(files(L2R)) if each.name != DEMO}
     own = None if vae is None else fingerprint(vae)
@@ -66,7 +73,12 @@ def kept_converters(latent_format: str, vae=None) -> dict[str, torch.nn.Module]:
         if each.metadata.get("latent_format") == latent_format and (own is None or each.metadata.get("vae") in (None, own))
     }  # fmt: skip
     best = {file: each for file, each in candidates.items() if not each.metadata.get("calibrated")} or candidates
-    return dict(sorted(best.items(), key=lambda item: item[1].metadata.get("vae") is None))
+
+    def rank(item):
+        described = item[1].metadata
+        return described.get("vae") is None, -(described.get("learned") or 0), -(described.get("psnr") or 0)
+
+    return dict(sorted(best.items(), key=rank))
 
 
 def _usable(names: Iterable[str]) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -91,6 +103,39 @@ def load_scorer(name: str, precision: str) -> ViCLIPScorer:
     check_choice("precision", precision, PRECISIONS)
     dtype = PRECISIONS[precision]
     return scorer_from_file(path_of(VICLIP, name), dtype)
+
+
+def own_scorer_file() -> str:
+    """The ViCLIP in models/foresight that is used where none is connected: the published one, else the only other that
+    is there. Never the demo's, which knows nothing but its shapes. ValueError with the way out where there is none."""
+    names = {}
+    for file in files(VICLIP):
+        try:
+            names[file] = described_name(path_of(VICLIP, file))
+        except ValueError as error:  # one foreign file must not stop the others
+            logger.warning("Foresight: %s", error)
+    own = {file: name for file, name in names.items() if name != DEMO_SCORER}
+    kinds = set(own.values())
+    if not own:
+        raise ValueError(f"no scorer is connected, and models/foresight has none for this model. {SCORER_HELP}")
+    if len(kinds) > 1 and ViCLIPConfig.name not in kinds:
+        raise ValueError(
+            f"no scorer is connected, and models/foresight has several ({writable(', '.join(own))}): connect ViCLIP "
+            "Score with the one you want to scorer."
+        )
+    return next(file for file, name in own.items() if len(kinds) == 1 or name == ViCLIPConfig.name)
+
+
+def own_scorer() -> ViCLIPScorer:
+    """The scorer of `own_scorer_file`, which is kept from run to run as what a loader node gives is."""
+    path = Path(path_of(VICLIP, own_scorer_file()))
+    written = path.stat()
+    return _kept_scorer(path, written.st_size, written.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)  # 1.7 GB: of an exchanged file the old one goes
+def _kept_scorer(path: Path, *_: int) -> ViCLIPScorer:
+    return scorer_from_file(path)
 
 
 def scorer_from_file(path: str | Path, dtype: torch.dtype = torch.float32) -> ViCLIPScorer:

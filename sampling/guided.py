@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 
 import comfy.model_management
@@ -20,6 +21,8 @@ from .monitor import MonitorSampler
 from .vp import require_fitting
 
 KEY = "foresight"
+# What newer cores note of an empty latent, and fit it to the model by.
+RATIOS = [name for name in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters if "ratio" in name]
 
 
 def guided_sample(
@@ -32,7 +35,8 @@ def guided_sample(
     if not hasattr(guider, "cfg"):
         guider.cfg = 1.0  # ComfyUI 0.33 logs it; guiders of other packs may have none
     latent = inputs.latent.copy()
-    latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    ratios = {name: latent.pop(name, None) for name in RATIOS}
+    latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"], **ratios)
     x0_output: dict[str, torch.Tensor] = {}
     callback = preview_callback(guider.model_patcher, inputs.steps, x0_output, shown_by)
     samples = guider.sample(

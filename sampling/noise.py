@@ -22,7 +22,10 @@ class SeededNoise:
 
     def generate_noise(self, latent):
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        return comfy.sample.prepare_noise_inner(latent["samples"], generator, latent.get("batch_index"))
+        samples, chosen = latent["samples"], latent.get("batch_index")
+        parts = samples.unbind() if (nested := getattr(samples, "is_nested", False)) else [samples]
+        noises = [comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts]
+        return comfy.nested_tensor.NestedTensor(noises) if nested else noises[0]
 
 
 @dataclass(frozen=True)

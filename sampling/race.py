@@ -45,9 +45,11 @@ BY_HAND = {"user_accept": "accepted", "user_reject": "rejected"}  # rule of the 
 
 @dataclass(frozen=True)
 class RaceResult:
-    """latent: the delivered clip; preview: of its look, [F, sH, sW, 3] in 0..1 or None; verdict: with all history."""
+    """latent: the delivered clip, x0: its last x0 prediction; preview: of its look, [F, sH, sW, 3] in 0..1 or None;
+    verdict: with all history."""
 
     latent: Latent
+    x0: Latent
     preview: Any
     verdict: Verdict
 
@@ -272,4 +274,4 @@ class _Race:
         first = replace(first, message="; ".join(filter(None, (first.message, *self.notes, partial))) or None)
         verdict = Verdict((first, *rest), settings, self.observer.id)
         look = next(record for record in self.history if record.trial == contender.trial)
-        return RaceResult(contender.latent, look.preview, verdict)
+        return RaceResult(contender.latent, contender.x0, look.preview, verdict)

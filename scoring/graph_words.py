@@ -20,15 +20,18 @@ def is_link(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
-def texts(nodes: Nodes, info: Info, sampler: str) -> list[str]:
-    """What the positive conditioning of a sampler node says, in the graph's order, each once: as it is written there,
-    or as one primitive node holds it. A text that other nodes make while the graph runs is not among them."""
-    found = (
-        _written(nodes, info, nodes[id]["inputs"][name])
-        for id in text_nodes(nodes, info, positive(nodes, info, sampler)) for name in text_inputs(nodes, info, id)
-    )  # fmt: skip
-    said = list(dict.fromkeys(text.strip() for text in found if text and text.strip()))
-    return [text for text in said if not any(text in other for other in said if other != text)]
+def texts(nodes: Nodes, info: Info, sampler: str) -> dict[str, str]:
+    """What the positive conditioning of a sampler node says, and for each text the id of the node that encodes it.
+
+    As it is written there, or as one primitive node holds it: a text that other nodes make while the graph runs is not
+    among them, nor is one that another holds whole.
+    """
+    said = {}
+    for id in text_nodes(nodes, info, positive(nodes, info, sampler)):
+        for name in text_inputs(nodes, info, id):
+            text = (_written(nodes, info, nodes[id]["inputs"][name]) or "").strip()
+            said.setdefault(text, id)
+    return {text: id for text, id in said.items() if text and not any(text in other for other in said if other != text)}
 
 
 def positive(nodes: Nodes, info: Info, sampler: str) -> list[Link]:

@@ -197,6 +197,17 @@ def load_viclip(path: str | Path, operations=nn, dtype: torch.dtype | None = Non
     return model.eval().requires_grad_(False)
 
 
+def described_name(path: str | Path) -> str:
+    """The name that the scorer of a checkpoint has, its weights unread; a .pth file, which is upstream's, is not even
+    opened. FileError for a file that is not there or is no ViCLIP."""
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".sft"):
+        checked(path, MOST_BYTES, "ViCLIP", RIGHT_FILE)
+        return ViCLIPConfig.name
+    with _opened(path) as weights:
+        return _config(path, weights).name
+
+
 def _opened(path: Path) -> AbstractContextManager[Weights]:
     """Tensors by upstream name, and the description that the file carries (None for upstream's own files)."""
     if path.suffix in (".safetensors", ".sft"):

@@ -169,7 +169,8 @@ def report_text(report: dict[str, Any]) -> str:
     """The report as plain text, a line for each trial. `report` is what trials.report.run_report gives."""
     lines = [headline(report)]
     if report["prompt"]:
-        lines.append(f"Prompt: {report['prompt']}")
+        source = report["settings"].get("prompt_from")
+        lines.append(f"Prompt{source and f', from {source}' or ''}: {report['prompt']}")
         read = report["settings"].get("scored_text")
         if read not in (None, " ".join(report["prompt"].split())):
             lines.append(f"Scored against its words: {read or '(none)'}")
