@@ -131,6 +131,21 @@ def test_how_a_run_was_decided_is_told(patcher):
     assert run_report(Verdict((by_hand,)))["decided_by"] == "hand"
 
 
+def test_of_several_judgements_the_last_counts():
+    low, high = (ItemVerdict(passed, score, 11, "budget") for passed, score in ((False, 0.1), (True, 0.3)))
+    first, second = TrialRecord("0", "sample", (low,), accepted=False), TrialRecord("2", "sample", (high,))
+    for records, score, accepted in (((first, second), 0.3, True), ((second, first), 0.1, False)):
+        report = run_report(Verdict(records))
+        assert (report["predicted_score"], report["accepted"]) == (score, accepted)
+
+
+def test_a_run_that_has_made_no_step_costs_what_its_schedule_says():
+    unprobed = TrialRecord("1", "probe", accepted=False, message="no frame to probe")
+    report = run_report(Verdict((unprobed,), {"steps": 50, "worst_case": 138}))
+    assert (report["nfe"], report["nfe_plain"], report["nfe_worst_case"]) == (0, 50, 138)
+    assert report["seconds_plain_estimate"] is None
+
+
 def test_ranks_alone_accept_nothing(patcher):
     failing = torch.OutOfMemoryError("no memory")
     report = raced(patcher, failing)
