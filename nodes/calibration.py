@@ -7,16 +7,17 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..l2r.calibration import calibrate
 from . import types
+from .compat import searchable
 from .folders import L2R, writable
 
 
 class L2RCalibrate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightL2RCalibrate",
             display_name="L2R Calibrate",
-            category="Foresight",
+            category="Foresight/inspection",
             description="Makes a latent-to-RGB converter for any video VAE in seconds: it encodes pictures made on the spot, and "
             "finds the map back to their pixels. Nothing is downloaded. It can also learn from your finished clips.",
             inputs=[
@@ -46,7 +47,7 @@ class L2RCalibrate(io.ComfyNode):
                 types.L2R.Output(display_name="l2r"), io.Float.Output(display_name="psnr"),
                 io.Image.Output(display_name="images"),
             ],
-        )  # fmt: skip
+        ), "preview", "latent to rgb", "taesd")  # fmt: skip
 
     @classmethod
     def execute(cls, model, vae=None, images=None, latent=None, refine_seconds=0, save=True, learn=False):

@@ -8,6 +8,7 @@ from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from comfy_api.latest import io
 
 from ..demo.text import TOKENS, encode_words, split_words
+from .compat import searchable
 
 
 class WordTokenizer:
@@ -60,7 +61,7 @@ class WordEncoder(torch.nn.Module):
 class DemoTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightDemoTextEncoder",
             display_name="Demo Text Encoder",
             category="Foresight/demo",
@@ -68,7 +69,7 @@ class DemoTextEncoder(io.ComfyNode):
             "foresight_demo_wan.safetensors.",
             inputs=[],
             outputs=[io.Clip.Output(display_name="clip")],
-        )
+        ), "example", "try")
 
     @classmethod
     def execute(cls):

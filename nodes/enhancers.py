@@ -14,7 +14,7 @@ from ..scoring.reward import AlignmentReward
 from ..trials.foreign import check_choice
 from ..trials.report import Report
 from . import types
-from .compat import advanced
+from .compat import advanced, searchable
 from .widgets import OWN, schedule_steps_widget
 
 CUSTOM = "custom"
@@ -29,10 +29,10 @@ class SelfRefineSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         own = PRESETS["T2V"]
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightSelfRefineSampler",
             display_name="Self-Refine Sampler",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="A sampler that refines a clip while it is made: at some early steps it predicts the clip, adds fresh noise "
             "and predicts again, and keeps what both agree on. No training; costs half as much again (Predict and Perturb).",
             inputs=[
@@ -64,7 +64,7 @@ class SelfRefineSampler(io.ComfyNode):
                 schedule_steps_widget(),
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
-        )  # fmt: skip
+        ), "quality", "motion", "predict and perturb")  # fmt: skip
 
     @classmethod
     def execute(
@@ -83,10 +83,10 @@ class LatentSearchSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         own = SearchSettings()
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightLatentSearchSampler",
             display_name="Latent Search Sampler",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="A sampler that begins several candidates of one clip, scores them half way and finishes the best. Costs two to "
             "three clips (LatSearch). Connect a gate or a reward.",
             inputs=[
@@ -130,7 +130,7 @@ class LatentSearchSampler(io.ComfyNode):
                 schedule_steps_widget(),
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
-        )  # fmt: skip
+        ), "best of", "beam search", "seeds")  # fmt: skip
 
     @classmethod
     def execute(
@@ -150,10 +150,10 @@ class LatentSearchSampler(io.ComfyNode):
 class EnhancerReport(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightEnhancerReport",
             display_name="Enhancer Report",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="What a Self-Refine Sampler or a Latent Search Sampler did: where it refined, which candidates it dropped, and "
             "the model evaluations.",
             inputs=[
@@ -167,7 +167,7 @@ class EnhancerReport(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             is_output_node=True,
-        )  # fmt: skip
+        ), "report", "what happened", "cost")  # fmt: skip
 
     @classmethod
     def execute(cls, sampler, latent):
@@ -190,10 +190,10 @@ class EnhancerReport(io.ComfyNode):
 class CandidateNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightCandidateNoise",
             display_name="Candidate Noise",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="The noise of one candidate of a Latent Search Sampler, to sample it alone: the same clip to the last bit.",
             inputs=[
                 io.Noise.Input("noise", tooltip="The noise that the search was given."),
@@ -203,7 +203,7 @@ class CandidateNoise(io.ComfyNode):
                 ),
             ],
             outputs=[io.Noise.Output(display_name="noise")],
-        )  # fmt: skip
+        ), "seed", "random noise")  # fmt: skip
 
     @classmethod
     def execute(cls, noise, candidate, beta):

@@ -13,6 +13,7 @@ from ..trials.foreign import check_choice
 from ..trials.race import SELF_REFINE
 from . import types
 from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, asked, back_end_widgets, make_reworder, validated
+from .compat import searchable
 from .experts import two_experts
 from .folders import RACES, state
 from .inspection import build_gate
@@ -27,10 +28,10 @@ from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, 
 class ForesightSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightSampler",
             display_name="Foresight Sampler",
-            category="Foresight",
+            category="Foresight/sampling",
             description="Samples a clip and looks at it early. Where it falls short it is put aside, other seeds are begun, and "
             "the best is finished (plan race); or it is repaired by the paper's trials: a single frame injected, a refined "
             "prompt, or both (plan paper). A clip that passes is the plain sampler's to the last bit.",
@@ -85,7 +86,7 @@ class ForesightSampler(io.ComfyNode):
                 types.Verdict.Output(display_name="verdict"),
                 io.Image.Output(display_name="preview"),
             ],
-        )  # fmt: skip
+        ), "retry", "best of", "seeds", "cancel", "preview", "KSampler")  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, refiner=DEFAULT, endpoint=NONE):

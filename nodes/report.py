@@ -12,6 +12,7 @@ from ..trials.picture import report_figure
 from ..trials.report import Report, run_report, to_json, with_final_score, with_note
 from ..trials.summary import report_text
 from . import types
+from .compat import searchable
 from .inspection import score_images
 from .panel import STORE
 
@@ -25,10 +26,10 @@ SAVED = "foresight/report"  # below the output folder; fixed, so that no workflo
 class RunReport(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightRunReport",
             display_name="Run Report",
-            category="Foresight",
+            category="Foresight/inspection",
             description="What a run did, as a picture and in words: its candidates or trials with their looks, scores and cost, "
             "what was delivered and why.",
             inputs=[
@@ -55,7 +56,7 @@ class RunReport(io.ComfyNode):
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
-        )  # fmt: skip
+        ), "report", "what happened", "cost")  # fmt: skip
 
     @classmethod
     def execute(cls, verdict=None, watch=None, images=None, scorer=None, save=False):

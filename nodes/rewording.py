@@ -8,6 +8,7 @@ from ..sampling.hierarchy import reword
 from ..sampling.noise import reseeded
 from . import types
 from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, asked, back_end_widgets, make_reworder, validated
+from .compat import searchable
 from .panel import running
 
 
@@ -21,10 +22,10 @@ def encode(clip, text: str):
 class PromptRefiner(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightPromptRefiner",
             display_name="VLM Prompt Refiner",
-            category="Foresight",
+            category="Foresight/paper",
             description="Looks at the failed preview and states the prompt better, or draws other noise. The ablation and restart "
             "back ends need no model and no network.",
             inputs=[
@@ -47,7 +48,7 @@ class PromptRefiner(io.ComfyNode):
                 types.Verdict.Output(display_name="verdict"),
                 io.Noise.Output(display_name="noise"),
             ],
-        )
+        ), "retry", "reword", "enhance prompt", "llm")
 
     @classmethod
     def validate_inputs(cls, back_end=DEFAULT, endpoint=NONE):

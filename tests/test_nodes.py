@@ -69,7 +69,18 @@ def test_the_nodes_are_designs(info):
     ours = {id: node for id, node in info.items() if node["python_module"] == "custom_nodes.foresight"}
     assert {id: node["display_name"] for id, node in ours.items()} == NODES
     assert json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")) == NODES
-    assert all(node["category"].startswith("Foresight") and node["description"] for node in ours.values())
+    assert all(node["description"] for node in ours.values())
+
+
+def test_every_node_stands_in_a_sub_category_and_is_found_by_what_it_is_for(info):
+    ours = [node for node in info.values() if node["python_module"] == "custom_nodes.foresight"]
+    rooms = {"sampling", "inspection", "paper", "enhancers", "models", "demo"}
+    assert {node["category"] for node in ours} == {f"Foresight/{room}" for room in rooms}
+    if "search_aliases" in info["KSampler"]:  # 0.3.75 looks for names only
+        for word in ("retry", "preview", "best of", "cancel", "score", "seeds"):
+            found = [node["name"] for node in ours if word in node["search_aliases"]]
+            assert len(found) > 1, word
+        assert all(node["search_aliases"] for node in ours)
 
 
 @pytest.mark.parametrize("id", NODES)
