@@ -127,7 +127,7 @@ class ForesightKSampler(DropIn):
         return searchable(io.Schema(
             node_id="ForesightKSampler",
             display_name="KSampler (Foresight)",
-            category="Foresight",
+            category="Foresight/sampling",
             description="KSampler that looks at the clip early: where it falls short, other seeds are begun, and the best is "
             "finished. Takes KSampler's place in any video graph; a clip that passes is KSampler's to the last bit.",
             inputs=[
@@ -178,7 +178,7 @@ class ForesightSamplerCustomAdvanced(DropIn):
         return searchable(io.Schema(
             node_id="ForesightSamplerCustomAdvanced",
             display_name="SamplerCustomAdvanced (Foresight)",
-            category="Foresight",
+            category="Foresight/sampling",
             description="SamplerCustomAdvanced that looks at the clip early: where it falls short, other seeds are begun, and the "
             "best is finished. Takes its place in any video graph; a clip that passes is the same to the last bit.",
             inputs=[*sampling_inputs(), *race_inputs(), schedule_steps_widget()],
