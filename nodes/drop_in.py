@@ -63,7 +63,7 @@ class DropIn(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, input_types):
         # ComfyUI leaves this check to a node that asks what is connected.
-        for each in cls.GET_SCHEMA().inputs:
+        for each in cls.define_schema().inputs:
             if each.id in input_types and not validate_node_input(input_types[each.id], each.io_type):
                 return f"{each.id} takes {each.io_type}, and {input_types[each.id]} is connected."
         if not {"scorer", "gate"} & input_types.keys():
