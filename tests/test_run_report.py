@@ -146,6 +146,13 @@ def test_a_run_that_has_made_no_step_costs_what_its_schedule_says():
     assert report["seconds_plain_estimate"] is None
 
 
+def test_what_a_plain_run_costs_is_taken_from_the_evaluations_of_a_step():
+    short = TrialRecord("0", "sample", accepted=False, nfe_video=15, steps=10, seconds={"sampling": 5.0})
+    report = run_report(Verdict((short,), {"steps": 50, "worst_case": 138}))
+    assert (report["nfe"], report["nfe_plain"], report["nfe_worst_case"]) == (15, 75, 207)
+    assert report["seconds_plain_estimate"] == 25.0
+
+
 def test_ranks_alone_accept_nothing(patcher):
     failing = torch.OutOfMemoryError("no memory")
     report = raced(patcher, failing)
