@@ -153,6 +153,21 @@ def test_what_a_plain_run_costs_is_taken_from_the_evaluations_of_a_step():
     assert report["seconds_plain_estimate"] == 25.0
 
 
+@pytest.mark.parametrize(
+    "look, decided",
+    [
+        ({"score": None}, (True, "nothing")), ({"score": 0.2}, (True, "floor")), ({"score": 0.19}, (False, "floor")),
+        ({"by_hand": "rejected"}, (False, "hand")), ({"by_hand": "accepted", "score": 0.1}, (True, "hand")),
+    ],
+)  # fmt: skip
+def test_a_race_is_judged_by_its_floor_or_a_person_whatever_its_clip_scores(look, decided):
+    row = {"candidate": 1, "state": "delivered", "floor": 0.2, "score": 0.3, "by_hand": None} | look
+    records = (TrialRecord("candidate 1", "candidate", nfe_video=50, steps=50),)
+    report = run_report(Verdict(records, {"tau": 0.22, "raced": [row], "final_score": 0.1}))
+    for told in (report, with_final_score(report, 0.9)):
+        assert (told["accepted"], told["decided_by"]) == decided
+
+
 def test_ranks_alone_accept_nothing(patcher):
     failing = torch.OutOfMemoryError("no memory")
     report = raced(patcher, failing)
