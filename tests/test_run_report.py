@@ -164,8 +164,8 @@ def test_a_race_is_judged_by_its_floor_or_a_person_whatever_its_clip_scores(look
     row = {"candidate": 1, "state": "delivered", "floor": 0.2, "score": 0.3, "by_hand": None} | look
     records = (TrialRecord("candidate 1", "candidate", nfe_video=50, steps=50),)
     report = run_report(Verdict(records, {"tau": 0.22, "raced": [row], "final_score": 0.1}))
-    for told in (report, with_final_score(report, 0.9)):
-        assert (told["accepted"], told["decided_by"]) == decided
+    for each in (report, with_final_score(report, 0.9)):
+        assert (each["accepted"], each["decided_by"]) == decided
 
 
 def test_ranks_alone_accept_nothing(patcher):
