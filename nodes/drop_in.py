@@ -14,10 +14,10 @@ from ..sampling.race import RaceResult, run_race
 from ..sampling.vp import fitting
 from ..scoring.graph_words import texts
 from ..scoring.inspector import Gate
-from ..trials.foreign import check_choice
+from ..trials.foreign import check_choice, printable
 from ..trials.race import SELF_REFINE
 from . import types
-from .compat import kept, searchable
+from .compat import kept, searchable, show_on_node
 from .folders import L2R, RACES, VICLIP, state
 from .inspection import build_gate
 from .loaders import AUTO, load_converter, own_scorer, own_scorer_file
@@ -78,16 +78,21 @@ class DropIn(io.ComfyNode):
         return tuple(map(state, (RACES, VICLIP, L2R)))
 
     @classmethod
-    def race(cls, inputs: Inputs, budget, self_refine, prompt, scorer, l2r, gate) -> RaceResult:
+    def race(cls, inputs: Inputs, budget, self_refine, prompt, scorer, l2r, gate) -> tuple[RaceResult, str]:
+        """And its report in words, whose beginning stands on the node."""
         check_choice("self_refine", self_refine, SELF_REFINE)
         model = inputs.guider.model_patcher
         gate, source = cls.gate(model, prompt, scorer, l2r, gate)
         rules = race_rules(gate.scorer, model, inputs.whole, budget, self_refine)
+        node, taken = getattr(cls.hidden, "unique_id", None), f"Scored against the text of {source}: {printable(gate.prompt)}"
+        show_on_node(node, taken)
         with running() as run:
             result = run_race(inputs, gate, rules, observer=run)
             verdict = replace(result.verdict, settings=result.verdict.settings | {"prompt_from": source})
             run.finish(verdict)
-        return replace(result, verdict=verdict)
+        text = told(verdict)
+        show_on_node(node, text.partition("\n")[0] + "\n" + taken)
+        return replace(result, verdict=verdict), text
 
     @classmethod
     def gate(cls, model, prompt, scorer, l2r, gate) -> tuple[Gate, str]:
@@ -167,9 +172,9 @@ class ForesightKSampler(DropIn):
         guider.set_cfg(cfg)
         sampler = fitting(comfy.samplers.sampler_object(sampler_name), model.get_model_object("model_sampling"))
         inputs = Inputs(SeededNoise(seed), guider, sampler, sigmas, latent_image)
-        result = cls.race(inputs, budget, self_refine, prompt, scorer, l2r, gate)
+        result, text = cls.race(inputs, budget, self_refine, prompt, scorer, l2r, gate)
         latent = {**result.latent, "samples": kept(result.latent["samples"])}
-        return io.NodeOutput(latent, result.verdict, ui={"text": [told(result.verdict)]})
+        return io.NodeOutput(latent, result.verdict, ui={"text": [text]})
 
 
 class ForesightSamplerCustomAdvanced(DropIn):
@@ -196,5 +201,5 @@ class ForesightSamplerCustomAdvanced(DropIn):
         gate=None, schedule_steps=0,
     ):  # fmt: skip
         inputs = Inputs(noise, guider, sampler, sigmas, latent_image, schedule_steps)
-        result = cls.race(inputs, budget, self_refine, prompt, scorer, l2r, gate)
-        return io.NodeOutput(result.latent, result.x0, result.verdict, ui={"text": [told(result.verdict)]})
+        result, text = cls.race(inputs, budget, self_refine, prompt, scorer, l2r, gate)
+        return io.NodeOutput(result.latent, result.x0, result.verdict, ui={"text": [text]})

@@ -23,6 +23,8 @@ from foresight.scoring.preset import DetectorPreset, save_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = {
+    "ForesightKSampler": "KSampler (Foresight)",
+    "ForesightSamplerCustomAdvanced": "SamplerCustomAdvanced (Foresight)",
     "ForesightL2RPreview": "L2R Preview",
     "ForesightL2RCalibrate": "L2R Calibrate",
     "ForesightViCLIPScore": "ViCLIP Score",
