@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 
 import comfy.model_management
 import numpy as np
 import pytest
 import torch
-from tiny_wan import Rewriter, ScriptedScorer, gate, guided, inputs, model
+from panel_page import Page, record
+from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
 
 from foresight.panel import runs as panel_runs
 from foresight.panel.pictures import SIDE, thumbnail
 from foresight.panel.runs import Refused, RunStore
-from foresight.sampling.audition import hold_audition
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
-from foresight.sampling.noise import SeededNoise
 from foresight.sampling.probe import single_frame_probe
-from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
-from foresight.sampling.watch import Watch
-from foresight.trials.observer import SILENT, Decision, Observer
-from foresight.trials.race import Rules
-from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
+from foresight.trials.observer import Decision
+from foresight.trials.verdict import Verdict
 
 PASS, FAIL = (0.3,), (0.1,)
 
@@ -37,34 +30,9 @@ def patcher():
     return model()
 
 
-class Page:
-    """A store, and what a page is told of it."""
-
-    def __init__(self):
-        self.events = []
-        self.store = RunStore(self.hear, comfy.model_management.InterruptProcessingException)
-
-    def hear(self, event, data, client):
-        self.events.append((event, json.loads(json.dumps(data)), client))
-
-    def running(self, known=None):
-        return self.store.running(known, "prompt", "7", "tab")
-
-    def told(self, event):
-        return [data for name, data, _ in self.events if name == f"foresight.{event}"]
-
-
 @pytest.fixture
 def page():
     return Page()
-
-
-def record():
-    return TrialRecord("0", "sample", (ItemVerdict(True, 0.3, 10, "early_accept", ((10, 0.3),)),))
-
-
-def picture(side=8):
-    return torch.zeros(5, side, side, 3, dtype=torch.uint8)
 
 
 def follow(events):
@@ -248,116 +216,6 @@ def test_a_page_that_cannot_be_told_ends_nothing(patcher):
     assert result.verdict.record.message is None
 
 
-@pytest.mark.parametrize("scores", [PASS, FAIL])
-def test_a_picture_that_cannot_be_made_decides_nothing(page, patcher, monkeypatch, scores):
-    def no_memory(frames):
-        raise torch.OutOfMemoryError("no memory for a thumbnail")
-
-    alone = monitored_sample(inputs(patcher), gate(*scores)).verdict.record
-    monkeypatch.setattr(panel_runs, "thumbnail", no_memory)
-    page.store.looked_at = 1e9
-    with page.running() as run:
-        seen = monitored_sample(inputs(patcher), gate(*scores), observer=run).verdict.record
-    assert (seen.items, seen.message) == (alone.items, None)
-    shown = page.store.state(run.id)["trials"][0]
-    assert not shown["pictures"] and shown["trace"] == [list(point) for point in seen.best.trace]
-
-
-class Broken(Observer):
-    """Whatever it is told, it fails: what a plan decides must not depend on it."""
-
-    def _fail(self, *args, **kwargs):
-        raise MemoryError("nothing can be shown")
-
-    begin = step = conclude = finish = wants_picture = somebody_looks = take = offer = _fail
-
-
-def test_an_observer_that_fails_everywhere_decides_nothing(patcher):
-    def hierarchy(observer):
-        found = run_hierarchy(
-            inputs(patcher), gate(*FAIL), lambda positive, negative: inputs(patcher).guider, negative="",
-            reworder=Rewriter(), injection=InjectionSettings(), observer=observer,
-        )  # fmt: skip
-        observer.finish(found.verdict)
-        return found
-
-    def raced(observer):
-        return run_race(inputs(patcher, steps=10), gate(*FAIL), Rules.ranks(1.0, "later"), observer=observer)
-
-    def auditioned(observer):
-        made = partial(replace, inputs(patcher, steps=10))
-        return hold_audition(
-            lambda seed: made(noise=SeededNoise(seed)), gate(0.1, 0.2), (1, 2), keep=1, fraction=0.2,
-            observer=observer, wait=5,
-        )  # fmt: skip
-
-    for method in (hierarchy, raced, auditioned):
-        silent, broken = method(SILENT), method(Broken())
-        assert torch.equal(silent.latent["samples"], broken.latent["samples"]), method.__name__
-        if method is not auditioned:
-            told = [[(each.kind, each.items, each.message) for each in run.verdict.history] for run in (silent, broken)]
-            assert told[0] == told[1]
-
-
-def test_a_watch_that_cannot_be_shown_still_judges(patcher):
-    watch = Watch(gate(*FAIL), running=lambda: nullcontext(Broken()))
-    setup = inputs(patcher)
-    noise = setup.noise.generate_noise(setup.latent)
-    guided(watch.patch(patcher)).sample(noise, setup.latent["samples"], setup.sampler, setup.sigmas, seed=3)
-    assert not watch.verdict.accepted and watch.verdict.record.message is None
-
-
-def test_only_the_users_cancel_comes_out_of_an_observer():
-    class Cancelling(Broken):
-        cancelled = MemoryError
-
-    assert Broken().take() is None
-    with pytest.raises(MemoryError):
-        Cancelling().take()
-
-
-def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
-    monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
-    for _ in range(500):
-        with page.running() as run:
-            run.begin("0", "sample", steps=50)
-            for step in (1, 2, 3):
-                run.step(step, 0.3, picture())
-            run.conclude(record())
-            run.finish(Verdict((record(),)))
-        assert page.store.bytes <= panel_runs.MAX_BYTES and len(page.store.runs()) <= panel_runs.MAX_RUNS
-    assert page.store.runs()[0]["id"] == run.id
-    assert len(page.store.runs()) == 3
-
-
-def test_the_oldest_runs_go_first_and_a_live_one_stays(page, monkeypatch):
-    monkeypatch.setattr(panel_runs, "MAX_RUNS", 3)
-    with page.running() as live:
-        ended = []
-        for _ in range(5):
-            with page.running() as run:
-                ended.append(run.id)
-        assert [each["id"] for each in page.store.runs()] == [ended[4], ended[3], live.id]
-        with page.running(ended[3]):  # gone on with, it is not begun anew
-            pass
-        assert [each["id"] for each in page.store.runs()] == [ended[4], ended[3], live.id]
-
-
-def test_pictures_of_the_oldest_run_make_room_first(page, monkeypatch):
-    monkeypatch.setattr(panel_runs, "MAX_BYTES", 3 * picture().nbytes)
-    kept = []
-    for _ in range(3):
-        with page.running() as run:
-            run.begin("0", "sample", steps=2)
-            run.step(1, 0.3, picture())
-            kept.append(run.id)
-    assert [each["id"] for each in page.store.runs()] == kept[::-1]  # just within the bound
-    with page.running() as run:
-        run.begin("0", "sample", steps=2)
-        run.step(1, 0.3, picture())
-    assert [each["id"] for each in page.store.runs()] == [run.id, kept[2], kept[1]]
-
-
 def test_a_decision_is_of_the_trial_it_was_made_in(page):
     with page.running() as run:
         run.begin("0", "sample", steps=50, window=(8, 14), decidable=True)
@@ -369,46 +227,6 @@ def test_a_decision_is_of_the_trial_it_was_made_in(page):
         run.decide(Decision.STOP)
     with page.running(run.id) as again:
         assert again is run and run.take() is None
-
-
-def test_one_run_of_thousands_of_steps_is_thinned_out(page, monkeypatch):
-    monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
-    with page.running() as run:
-        run.begin("0", "sample", steps=5000)
-        for step in range(1, 5001):
-            run.step(step, 0.3, picture())
-            assert page.store.bytes <= panel_runs.MAX_BYTES
-        kept = page.store.state(run.id)["trials"][0]["pictures"]
-    assert kept[-1] == 5000 and len(kept) >= 5
-
-
-def test_scores_that_are_no_numbers_are_valid_json(page):
-    with page.running() as run:
-        run.begin("0", "sample", steps=50, settings={"tau": 0.2})
-        run.step(1, float("nan"))
-    assert page.store.state(run.id)["trials"][0]["trace"] == [[1, None]]
-    json.dumps([page.events, page.store.state(run.id)], allow_nan=False)
-
-
-def test_nothing_that_a_run_is_told_can_spoil_the_pages_json(page):
-    nan, half = float("nan"), "half an emoji \ud83d"
-    with page.running() as run:
-        told = {"prompt": half, "tau": np.float32(nan)}
-        run.begin("0", "sample", steps=50, settings=told, details={"seed": np.int64(3)})
-        run.step(1, float("inf"))
-        run.conclude(replace(record(), message=half, details={"price": nan, 1: (nan,)}))
-        run.finish(Verdict((record(),), {"prompt": half, "final_score": nan}))
-    page.store.amend(run.id, run.report | {"final_score": nan, "notes": [half]})
-    shown = [page.events, page.store.state(run.id), page.store.runs(), page.store.run(run.id).report]
-    for each in shown:
-        assert "\ud83d" not in json.dumps(each, allow_nan=False, ensure_ascii=False)
-    assert page.store.state(run.id)["trials"][0]["details"] == {"seed": 3}
-
-
-def test_nobody_has_to_watch(patcher):
-    result = monitored_sample(inputs(patcher), gate(*PASS))
-    assert result.verdict.accepted and result.verdict.run is None
-    assert vars(SILENT) == {}, "the observer that all runs share remembers none of them"
 
 
 def test_thumbnails_are_small_and_keep_their_colours():
