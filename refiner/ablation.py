@@ -23,7 +23,7 @@ class AblationSettings:
     """max_phrases and max_characters bound the work: one rewording scores at most max_phrases + 1 texts."""
 
     max_phrases: int = 12  # an ordinary prompt has 3 to 10; each costs one inspection (40 ms in the paper's set-up)
-    max_characters: int = 5000  # three times what encoders read; parting takes time by the square of the length
+    max_characters: int = 3000  # more than encoders read; parting takes time by the square of the length
     weight: float = 1.3  # clearly felt by T5-like encoders without breaking the rest of the prompt
     max_weight: float = 1.5  # weights that are already there are multiplied up to this; beyond it pictures burn
     first: bool = True  # state the phrase first where its sentence allows it; False: weight it where it stands

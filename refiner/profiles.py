@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..files.documents import read_json
 from ..files.fields import FileError
-from ..trials.foreign import printable, quoted
+from ..trials.foreign import printable, quoted, writable
 from .answer import AnswerRules
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -22,6 +22,9 @@ _TYPES = {"str": str, "float": (int, float), "int": int, "bool": bool}
 
 class ProfileError(ValueError):
     """The configuration file or a profile in it cannot be used; says where and what to change. Never holds a key."""
+
+    def __init__(self, message: str):
+        super().__init__(writable(message))  # names and paths are the owner's, in any language
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,13 @@ def test_what_a_console_can_write_is_not_touched(monkeypatch):
     assert writable(HALF) == "a cat \\ud83d here", "no encoding has half an emoji"
 
 
+def test_a_value_of_any_depth_is_quoted():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert len(quoted(deep)) < 30
+
+
 @pytest.mark.parametrize("odd", [SimpleNamespace(), *(SimpleNamespace(encoding=odd) for odd in ("no such", 7)), None])
 def test_a_console_of_somebody_elses_making_breaks_nothing(monkeypatch, odd):
     monkeypatch.setattr(sys, "stdout", odd)

@@ -221,3 +221,12 @@ def test_a_restart_asks_for_the_noise_of_a_far_seed():
     assert RestartReworder().reword(RewordingRequest(DEMO, "", None, 0.1, seed=2**64 - 1)).seed == SEED_STEP - 1
     with pytest.raises(RewordingError, match="connect NOISE"):
         RestartReworder().reword(RewordingRequest(DEMO, "", None, 0.1))
+
+
+@pytest.mark.parametrize("piece", ["that ", "a,", "a and ", "in ", " ", "(", "猫，", "<a:"])
+def test_prompts_beyond_what_encoders_read_are_not_parted(piece):
+    """Parting takes time by the square of the length, so the length is bounded."""
+    most = AblationSettings().max_characters
+    with pytest.raises(RewordingError, match=f"the prompt has {most + 1} characters, and at most {most} are parted"):
+        reword((piece * (most + 1))[: most + 1], WordBag("a"))
+    assert reword("a dog, " + "cat " * (most // 4 - 2), WordBag("cat")).prompt.startswith("(a dog:1.3)")

@@ -163,7 +163,7 @@ def test_token_ids_are_vbenchs(vbench, tokenize):
     pieces = "a cat's THE 12 3d , . !! -- 猫 ネコ ｶﾞ の 고양 кот ٣ 🎈 ﬁ Ａ １ “ ’ &amp; &#x41;".split(" ")
     pieces += [" ", "\n", "\u3000", "\u200b", "\u200d", "\ufeff"]
     made = ["".join(chance.choices(pieces, k=chance.randint(1, 14))) for _ in range(500)]
-    for prompt in [*PROMPTS, *made]:
+    for prompt in [*PROMPTS, *made, "a cat <|endoftext|> and <|startoftext|> a dog"]:
         assert context_ids(tokenize(clean_text(prompt)), 32) == text.tokenize(prompt, context_length=32)[0].tolist()
 
 

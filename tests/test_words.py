@@ -43,6 +43,7 @@ from foresight.trials.summary import report_text
         ("(a cat", "(a cat"),
         ("a cat) at 5:30 <3 a < b", "a cat) at 5:30 <3 a < b"),
         ("a breakdancer breaks a snake_case sign", "a breakdancer breaks a snake_case sign"),
+        ("a re-embedding:x of BREAKS", "a re-embedding:x of BREAKS"),
         ("一只猫，(阳光明媚:1.3)", "一只猫，阳光明媚"),
     ],
 )
