@@ -12,6 +12,7 @@ from ..trials.foreign import printable, quoted
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 VICLIP, L2R, PRESETS, REWARD = "foresight", "foresight_l2r", "foresight_presets", "foresight_reward"
 RACES = "foresight_races"
+DEMO = {"diffusion_models": "demo/diffusion_models", "vae": "demo/vae"}  # of core's folders
 EXTENSIONS = {
     VICLIP: {".safetensors", ".sft", ".pth"}, L2R: {".safetensors", ".sft"}, PRESETS: {".json"},
     REWARD: {".safetensors", ".sft"}, RACES: {".json"},
@@ -20,17 +21,16 @@ EXTENSIONS = {
 
 def register() -> None:
     """Adds models/foresight (ViCLIP), models/foresight_l2r, models/foresight_presets (of the gate),
-    models/foresight_reward and models/foresight_races (presets of the race), and the demo family to the folders it belongs in."""
+    models/foresight_reward and models/foresight_races (presets of the race), and what of the demo family belongs in them. Its
+    model and VAE are added to core's folders only where there are no others: a node of its own loads them anywhere."""
     for folder, extensions in EXTENSIONS.items():
         # Behind what extra_model_paths.yaml names: which of that is_default, core does not keep.
         folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
         # Without extensions every file would be listed.
         folder_paths.folder_names_and_paths[folder] = (folder_paths.get_folder_paths(folder), extensions)
-    for folder, weights in {
-        VICLIP: "demo/viclip", L2R: "l2r", PRESETS: "demo/presets", REWARD: "demo/reward",
-        RACES: "demo/races",
-        "diffusion_models": "demo/diffusion_models", "vae": "demo/vae",
-    }.items():  # fmt: skip
+    own_models = any(map(folder_paths.get_filename_list, ("checkpoints", *DEMO)))
+    ours = {VICLIP: "demo/viclip", L2R: "l2r", PRESETS: "demo/presets", REWARD: "demo/reward", RACES: "demo/races"}
+    for folder, weights in (ours if own_models else ours | DEMO).items():
         folder_paths.add_model_folder_path(folder, str(WEIGHTS / weights))
 
 

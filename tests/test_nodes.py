@@ -12,6 +12,7 @@ import tiny_weights
 import torch
 from PIL import Image
 
+from foresight.evaluation.api_graph import Graph
 from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
 from foresight.l2r.checkpoint import save_l2r
@@ -40,7 +41,7 @@ NODES = {
     "ForesightSeedAudition": "Seed Audition",
     "ForesightTwoExpertGuider": "Two-Expert Guider",
     "ForesightCogVideoXSampler": "CogVideoX Sampler",
-    "ForesightDemoTextEncoder": "Demo Text Encoder",
+    "ForesightDemoTextEncoder": "Demo Models",
     "ForesightLatentReward": "Latent Reward",
     "ForesightSelfRefineSampler": "Self-Refine Sampler",
     "ForesightLatentSearchSampler": "Latent Search Sampler",
@@ -228,7 +229,7 @@ def test_a_preview_of_other_latents(server, info):
     prompt = one_node(info)
     model, latent = (prompt[node_of(prompt, "ForesightSampler")]["inputs"][name] for name in ("model", "latent_image"))
     look = {"converter": "four_channels.safetensors", "model": model, "latent": latent}
-    prompt = {id: prompt[id] for id in ("1", "2", latent[0])}
+    prompt = {id: prompt[id] for id in Graph(prompt, info).upstream(model[0], latent[0])}
     prompt["look"] = {"class_type": "ForesightL2RPreview", "inputs": look}
     prompt["save"] = {"class_type": "PreviewImage", "inputs": {"images": ["look", 1]}}
     with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightL2RPreview\).*16.*4|\(ForesightL2RPreview\).*4.*16"):
