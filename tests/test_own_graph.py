@@ -122,6 +122,15 @@ def test_a_sampler_with_a_model_is_watched_and_stays_as_it_is(info):
         assert report["images"] == ["9", 0] and report["save"] is False and "10" not in graph.nodes
 
 
+@pytest.mark.parametrize("make", [core, advanced])
+def test_a_drop_in_is_run_as_the_node_whose_place_it_takes(info, make):
+    graph = make() | {"20": node("ForesightViCLIPScore", weights=SCORER, precision="fp32")}
+    own = changed(graph, n8={"budget": 0.5, "prompt": "another", "scorer": ["20", 0]})
+    own["8"]["class_type"] = "Foresight" + own["8"]["class_type"]
+    for light in (False, True):
+        assert queued(of(own, info), info, light).nodes == queued(of(graph, info), info, light).nodes
+
+
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 def test_light_clips_are_made_of_the_same_parts(info, make):
     graph = queued(of(make(), info), info, light=True)
