@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .foreign import logger, printable
-from .summary import columns, final_score, headline, race_rules, rows, score, totals
+from .summary import RULES, columns, end, final_score, headline, race_rules, rows, score, totals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
 
     report: what trials.report.run_report gives. previews: trial -> [F, H, W, 3], uint8 or float in 0..1, an array or a
     CPU tensor; trials without one, or with what is no clip, are left out. clip: the finished one's frames, where
-    they are known. Without matplotlib it is an empty page that says so.
+    they are known, or a list of each item's. Without matplotlib it is an empty page that says so.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,13 +49,12 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
     canvas = FigureCanvasAgg(figure)
     bottom = _table(figure, report)
     top = _header(figure, report)
-    previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
+    shown = cards(report, previews, clip)
     if report["candidates"]:
-        _candidates(figure, report, previews, clip, bottom + 0.03, top)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if previews else 0.91, top - bottom - 0.11)), report)
-    _filmstrips(figure, report, previews, bottom + 0.03, top)
+        _row(figure, shown, bottom + 0.03, top)
+    else:
+        _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if shown else 0.91, top - bottom - 0.11)), report)
+        _filmstrips(figure, shown, bottom + 0.03, top)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -161,10 +161,35 @@ def _candidates(figure: Figure, report, previews: Mapping[str, Any], clip: Any, 
         x, won = 0.025 + place * width, row["state"] == "delivered"
         name, colour = f"candidate {row['candidate']}", _DELIVERED if won else _INK
         floor = "" if row["floor"] is None else f", floor {score(row['floor'])}"
-        _text(figure, x, top, f"{name}{', delivered' if won else ''}", color=colour, fontweight="bold")
-        _text(figure, x, top - 0.023, f"{score(row['score'])}{floor}", color=colour)
-        axes = _strip(figure, previews[name], (x, middle + 0.01, width - 0.015, top - middle - 0.062))
-        if won:
+        colour = _DELIVERED if won and not finished else _INK
+        about = f"{score(row['score'])}{floor}"
+        made.append(Card(f"{name}{', delivered' if won else ''}", about, previews[name], colour))
+    return made
+
+
+def _previews(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) -> list[Card]:
+    sources = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
+    made = []
+    for trial, frames in previews.items():
+        source, about = sources.get(trial), ""
+        name = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
+        if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
+            about = f"preview at step {source['verdict']['stop_step']}"
+        made.append(Card(name, about, frames, _COLOURS.get(trial, _INK)))
+    return made
+
+
+def _row(figure: Figure, shown: list[Card], bottom: float, top: float) -> None:
+    """Side by side, what is delivered framed."""
+    width = 0.95 / max(2, len(shown))
+    for place, card in enumerate(shown):
+        x = 0.025 + place * width
+        chars = int(150 * width)  # as many as fit beside the next card
+        about = textwrap.wrap(card.about, chars, max_lines=2, placeholder=" ...")
+        _text(figure, x, top, textwrap.shorten(card.name, chars), color=card.colour, fontweight="bold")
+        _text(figure, x, top - 0.023, "\n".join(about), color=card.colour)
+        axes = _strip(figure, card.frames, (x, bottom, width - 0.015, top - bottom - 0.075))
+        if card.finished:
             axes.set_axis_on()
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
@@ -179,17 +204,13 @@ def _strip(figure: Figure, frames: Any, box: tuple[float, float, float, float]):
     return axes
 
 
-def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: float, top: float) -> None:
-    height = (top - bottom) / max(2, len(previews))
-    sources = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
-    for row, (trial, preview) in enumerate(previews.items()):
-        y = top - row * height
-        source = sources.get(trial)
-        title = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
-        if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
-            title += f", preview at step {source['verdict']['stop_step']}"
-        _text(figure, 0.625, y, title, fontsize=9, color=_COLOURS.get(trial, _INK), fontweight="bold")
-        _strip(figure, preview, (0.625, y - height + 0.012, 0.35, height - 0.038))
+def _filmstrips(figure: Figure, shown: list[Card], bottom: float, top: float) -> None:
+    height = (top - bottom) / max(2, len(shown))
+    for place, card in enumerate(shown):
+        y = top - place * height
+        title = ", ".join(filter(None, (card.name, card.about)))
+        _text(figure, 0.625, y, title, fontsize=9, color=card.colour, fontweight="bold")
+        _strip(figure, card.frames, (0.625, y - height + 0.012, 0.35, height - 0.038))
 
 
 def _filmstrip(preview: Any, aspect: float) -> np.ndarray:
