@@ -13,8 +13,8 @@ import torch
 
 from ..scoring.inspector import Gate, Inspector
 from ..scoring.words import plain
-from ..trials.verdict import TrialRecord
 from ..trials.observer import Observer
+from ..trials.verdict import TrialRecord
 from .enhanced import self_refinement
 from .guard import harmless
 from .inputs import Inputs
@@ -42,7 +42,6 @@ def trial_record(
     return replace(record, message=message, seconds={"sampling": sampling, "inspection": inspector.seconds})
 
 
-def joined_notes(notes: Iterable[str | None]) -> str | None:
 def with_finals(record: TrialRecord, gate: Gate, x0: torch.Tensor, steps: int, observer: Observer) -> TrialRecord:
     """The record of a clip that is finished, judged by its last x0 prediction, which is shown as that of the last of
     its `steps`."""
@@ -56,10 +55,10 @@ def with_finals(record: TrialRecord, gate: Gate, x0: torch.Tensor, steps: int, o
     return replace(record, seconds=record.seconds | {"inspection": inspection})
 
 
+def joined_notes(notes: Iterable[str | None]) -> str | None:
     return "; ".join(filter(None, notes)) or None
 
 
-def enhancement(inputs: Inputs, nfe_plain: int | None) -> dict[str, Any]:
 def additions(sampler: comfy.samplers.Sampler) -> dict[str, Any]:
     """What self-refinement and search have done in a sampler; empty where it has neither."""
     refining = self_refinement(sampler)
@@ -67,6 +66,7 @@ def additions(sampler: comfy.samplers.Sampler) -> dict[str, Any]:
     return {"search": search, "self_refine": refining and refining.result.report()} if refining or search is not None else {}
 
 
+def enhancement(inputs: Inputs, nfe_plain: int | None) -> dict[str, Any]:
     """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
     and what a run of one candidate, and of the whole search, takes at most; None where that cannot be told."""
     refining = self_refinement(inputs.sampler)

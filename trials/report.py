@@ -170,13 +170,13 @@ def _decided(
     return judgements[-1].accepted, "hand" if by_hand else "detector"
 
 
-def _name(record: TrialRecord) -> str:
-    raced = record.kind in ("candidate", "finish")
-    return record.trial.capitalize() if raced else f"Trial {record.trial}, {record.kind}"
 def _by_final_score(tau: float | None, final: float | None) -> tuple[bool | None, str]:
     return (None, "ranks") if None in (final, tau) else (final >= tau, "final score")
 
 
+def _name(record: TrialRecord) -> str:
+    raced = record.kind in ("candidate", "finish")
+    return record.trial.capitalize() if raced else f"Trial {record.trial}, {record.kind}"
 
 
 def to_json(report: Report) -> str:

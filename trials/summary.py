@@ -218,16 +218,14 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
         lines.append(f"Final score: {final_score(report)}")
-    lines += [f"Asked: {expense(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
-    lines.append(totals(report))
     if len(report["final_scores"]) > 1:
         lines += [f"Item {i}: final score {end(report, each)}" for i, each in enumerate(report["final_scores"], 1)]
+    lines += [f"Asked: {expense(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
+    lines.append(totals(report))
     lines += [f"Note: {note}" for note in report["notes"]]
     return "\n".join(lines)
 
 
-def _race_line(number, seed, self_refined, at_look, floor, state, nfe, seconds) -> str:
-    refined = ", self-refined" if self_refined == "yes" else ""
 def _items(trial: dict[str, Any]) -> list[str]:
     """A line for each item of a batch that was judged."""
     return [
@@ -237,6 +235,8 @@ def _items(trial: dict[str, Any]) -> list[str]:
     ]
 
 
+def _race_line(number, seed, self_refined, at_look, floor, state, nfe, seconds) -> str:
+    refined = ", self-refined" if self_refined == "yes" else ""
     against = "" if floor == "-" else f", floor {floor}"
     return f"Candidate {number}, seed {seed}{refined}: {at_look}{against}: {state}; {nfe} evaluations, {seconds} s"
 
