@@ -142,24 +142,46 @@ def _curves(axes, report: dict[str, Any]) -> None:
 
 def _curve_label(trial: dict[str, Any]) -> str:
     verdict = trial["verdict"]
-    return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {verdict['rule'].replace('_', ' ')}"
+    return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {RULES[verdict['rule']]}"
 
 
-def _candidates(figure: Figure, report, previews: Mapping[str, Any], clip: Any, bottom: float, top: float) -> None:
-    """The looks side by side, the delivered one framed; the finished clip below them."""
-    cards = [row for row in report["candidates"] if f"candidate {row['candidate']}" in previews]
-    delivered = [row for row in cards if row["state"] == "delivered"]
-    best = sorted(cards, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
-    cards = [row for row in cards if row in (delivered + [row for row in best if row not in delivered])[:_CARDS]]
-    middle = bottom
-    if _is_clip(clip):
-        middle = bottom + (0.45 * (top - bottom) if cards else top - bottom - 0.03)
-        _text(figure, 0.025, middle - 0.005, "the finished clip", fontsize=9, color=_DELIVERED, fontweight="bold")
-        _strip(figure, clip, (0.025, bottom, 0.95, middle - 0.03 - bottom))
-    width = 0.95 / max(2, len(cards))
-    for place, row in enumerate(cards):
-        x, won = 0.025 + place * width, row["state"] == "delivered"
-        name, colour = f"candidate {row['candidate']}", _DELIVERED if won else _INK
+@dataclass(frozen=True)
+class Card:
+    """A clip beside the others: its name, what is said of it, its frames [F, H, W, 3] and its colour."""
+
+    name: str
+    about: str
+    frames: Any
+    colour: str = _INK
+
+    @property
+    def finished(self) -> bool:
+        return self.colour == _DELIVERED
+
+
+def cards(report: dict[str, Any], previews: Mapping[str, Any], clip: Any = None) -> list[Card]:
+    """The finished clip, item by item, and beside it what was left for it: the looks of a race's best candidates, or
+    the previews of the trials. Arguments: as report_figure's."""
+    clips = list(clip) if isinstance(clip, (list, tuple)) else [clip]
+    finals, of = report["final_scores"] or [report["final_score"]], report["final_score_of"]
+    finished = []
+    for i, frames in enumerate(clips):
+        name = "the finished clip" + (f", item {i + 1}" if len(clips) > 1 else "")
+        final = finals[i] if i < len(finals) else None
+        about = "" if final is None else f"final score {end(report, final)} (by its {of})"
+        if _is_clip(frames):
+            finished.append(Card(name, about, frames, _DELIVERED))
+    previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
+    return finished + (_looks if report["candidates"] else _previews)(report, previews, bool(finished))
+
+
+def _looks(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) -> list[Card]:
+    known = [row for row in report["candidates"] if f"candidate {row['candidate']}" in previews]
+    first = [row for row in known if row["state"] == "delivered"]
+    best = sorted(known, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
+    made = []
+    for row in sorted((first + [row for row in best if row not in first])[:_CARDS], key=lambda row: row["candidate"]):
+        name, won = f"candidate {row['candidate']}", row["state"] == "delivered"
         floor = "" if row["floor"] is None else f", floor {score(row['floor'])}"
         colour = _DELIVERED if won and not finished else _INK
         about = f"{score(row['score'])}{floor}"
