@@ -12,6 +12,7 @@ import comfy.samplers
 import torch
 
 from ..scoring.inspector import Gate, Inspector
+from ..scoring.scorer import reading_of
 from ..scoring.words import plain
 from ..trials.observer import Observer
 from ..trials.verdict import TrialRecord
@@ -86,9 +87,15 @@ def model_family(patcher) -> str:
 
 
 def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
-    """What the report says of the gate, in a schedule of `steps` steps."""
+    """What the report says of the gate, in a schedule of `steps` steps. scored_pieces and text_notes: see Reading, of a
+    prompt that is not simply read whole."""
     if gate is None:
         return {}
+    read: dict[str, Any] = {}
+    with harmless("how the prompt is read cannot be told"):
+        reading = reading_of(gate.scorer, gate.prompt)
+        read |= {"scored_pieces": list(reading.pieces)} if len(reading.pieces) > 1 else {}
+        read |= {"text_notes": list(reading.notes)} if reading.notes else {}
     return {
         "prompt": gate.prompt, "scored_text": plain(gate.prompt), **read,
         "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,

@@ -107,7 +107,10 @@ def run_report(verdict: Verdict) -> Report:
             "nfe_worst_case": worst_case if enhanced else worst_case and math.ceil(worst_case * per_step),
             "seconds": sum(sum(record.seconds.values()) for record in records),
             "seconds_plain_estimate": _plain_seconds(records, steps, nfe_plain),
-            "notes": [f"{_name(record)}: {record.message}" for record in records if record.message],
+            "notes": [
+                *(settings.get("text_notes") or ()),
+                *(f"{_name(record)}: {record.message}" for record in records if record.message),
+            ],
         }
     )
 

@@ -201,7 +201,9 @@ def report_text(report: dict[str, Any]) -> str:
         source = report["settings"].get("prompt_from")
         lines.append(f"Prompt{source and f', from {source}' or ''}: {report['prompt']}")
         read = report["settings"].get("scored_text")
-        if read not in (None, " ".join(report["prompt"].split())):
+        if pieces := report["settings"].get("scored_pieces"):
+            lines.append(f"Scored against its words, in {len(pieces)} pieces: {' | '.join(pieces)}")
+        elif read not in (None, " ".join(report["prompt"].split())):
             lines.append(f"Scored against its words: {read or '(none)'}")
     if report["refined_prompt"] not in (None, report["prompt"]):
         lines.append(f"Refined: {report['refined_prompt']}")
