@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import tiny_wan
 import torch
@@ -16,7 +18,9 @@ from test_viclip import random_model
 from torch.nn import functional as F
 
 from foresight.demo.captions import prompts
+from foresight.evaluation.statistics import bootstrap_within
 from foresight.evaluation.suites import load_suite
+from foresight.lab.experiments import long_prompts
 from foresight.nodes.drop_in import ForesightKSampler
 from foresight.nodes.inspection import ViCLIPScore
 from foresight.nodes.panel import STORE
@@ -191,6 +195,36 @@ def test_viclip_score_says_it_in_the_log(scorer, caplog, monkeypatch):
         score = ViCLIPScore.execute("any", images=frames, prompt=prompt).args[1]
         assert score == scorer.score(frames, scorer.encode_text(prompt))
         assert sum("pieces" in record.getMessage() for record in caplog.records) == told
+
+
+@pytest.mark.parametrize("padding", long_prompts.PADDINGS)
+def test_the_measured_prompts_are_long_and_say_what_the_caption_says(padding):
+    items = load_suite("demo_validation", 30).items
+    for item in items:
+        text = long_prompts.PADDINGS[padding](item, random.Random(item.index))
+        assert long_prompts.WORDS <= len(text.split()) < long_prompts.WORDS + 30
+        assert text == long_prompts.PADDINGS[padding](item, random.Random(item.index))
+        if padding != "parts":
+            assert long_prompts.sentence(item.prompt) in text
+        elif item.scene.background:
+            assert f"The background is {item.scene.background}." in text
+
+
+def test_what_is_measured_is_what_the_scorer_does():
+    features = F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
+    clips = F.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(3)), dim=-1)
+    text = together(features, Reading(tuple("abc"), tuple([0] * (n + 2) for n in (10, 20, 10))))
+    measured = long_prompts.soft_maximum(
+        (clips @ features.T).double().numpy(), np.array([0.25, 0.5, 0.25]), SHARPNESS / 0.5
+    )
+    assert np.allclose(measured, aligned(clips, text, 0.5), atol=1e-5)
+
+
+def test_a_difference_within_prompts_is_paired():
+    right, groups = [True, False] * 10, np.repeat(np.arange(10), 2)
+    good, none = np.array([1.0, 0.0] * 10), np.zeros(20)
+    assert bootstrap_within(good, right, groups, good) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert bootstrap_within(good, right, groups, none) == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
 def test_reports_of_short_prompts_are_what_they_were(scorer):
