@@ -12,7 +12,7 @@ import torch
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import Verdict
-from .enhanced import injected, plain
+from .enhanced import injected, plain, shown
 from .guided import attached, guided_sample
 from .injection import Injection
 from .inputs import Inputs, Latent
@@ -55,6 +55,7 @@ def monitored_sample(
     reworded = previous is not None and previous.reworded
     inspector = gate.inspector(inputs.whole, inputs.steps) if gate else None
     sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
+    sampler = shown(sampler, observer, shown_by and shown_by.look)
     if injection:
         kind, trial = "inject", "2->1" if reworded else "1"
     else:

@@ -80,7 +80,7 @@ def test_no_widget_takes_a_path_a_url_or_a_key(comfyui):
     import asyncio
 
     from foresight import comfy_entrypoint
-    from foresight.sampling.search import parse_schedule
+    from foresight.sampling.search_rules import parse_schedule
     from foresight.sampling.self_refine import parse_plan
 
     numbers = {"plan": parse_plan, "schedule": parse_schedule}  # texts of digits; anything else is refused
