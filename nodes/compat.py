@@ -44,7 +44,7 @@ def prompt_server():
 
 def queued(prompt_id: str | None = None) -> tuple[dict, dict]:
     """The graph that is being executed, by node id, and what came with it (extra_data); empty where that is not known.
-    prompt_id: of it, where several may be. 0.3.75 tells neither to fingerprint_inputs, newer ones do."""
+    prompt_id: of it, where several may be.."""
     running = getattr(getattr(prompt_server(), "prompt_queue", None), "currently_running", {})
     for _, prompt, graph, extra, *_ in list(running.values()):
         if prompt_id in (None, prompt):

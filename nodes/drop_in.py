@@ -19,6 +19,7 @@ from ..trials.race import SELF_REFINE
 from . import types
 from .compat import kept, searchable, show_on_node
 from .folders import L2R, RACES, VICLIP, state
+from .graph import Classes, executed
 from .inspection import build_gate
 from .loaders import AUTO, load_converter, own_scorer, own_scorer_file
 from .panel import running
@@ -112,18 +113,9 @@ class DropIn(io.ComfyNode):
     @classmethod
     def words(cls) -> tuple[str, str]:
         """The positive prompt, as the graph that is executed has it, and the nodes that encode it."""
-        import nodes  # ComfyUI's own, which is loaded by whoever executes a graph
-
-        class Classes(dict):
-            def __missing__(self, name):
-                kind = nodes.NODE_CLASS_MAPPINGS[name]
-                names = getattr(kind, "RETURN_NAMES", None)
-                return {"input": kind.INPUT_TYPES(), "output": kind.RETURN_TYPES, "output_name": names}
-
         found, graph = {}, {}
         with harmless("the graph could not be read"):  # nodes of other packs say of themselves what they like
-            dynamic = cls.hidden.dynprompt
-            graph = {id: dynamic.get_node(id) for id in dynamic.all_node_ids()}
+            graph = executed(cls.hidden)
             found = texts(graph, Classes(), cls.hidden.unique_id)
         if not found:
             raise ValueError(NO_WORDS)

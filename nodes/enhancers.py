@@ -7,16 +7,19 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.enhanced import self_refinement
+from ..sampling.guard import harmless
 from ..sampling.noise import MixedNoise
 from ..sampling.search import SearchSampler
 from ..sampling.search_rules import METHODS, SCALES, SearchSettings, parse_schedule
 from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
 from ..trials.foreign import check_choice
+from ..trials.picture import Card, clips_figure
 from ..trials.report import Report
 from . import types
 from .compat import advanced, searchable
 from .panel import running
+from .shown import shown
 from .widgets import OWN, schedule_steps_widget
 
 CUSTOM = "custom"
@@ -183,10 +186,29 @@ class EnhancerReport(io.ComfyNode):
             nothing = [ExecutionBlocker(None)] * 3
             return io.NodeOutput(latent, *nothing, ui={"text": [NOTHING]})
         report = {"schema": "foresight.enhancer_report", "version": 1, "nfe": first["nfe"], **results}
-        mask = ExecutionBlocker("Nothing was refined, so there is no mask.")
+        text, mask = summary(report), ExecutionBlocker("Nothing was refined, so there is no mask.")
         if refining is not None and refining.result.places is not None:
             mask = mask_images(refining.result.places)
-        return io.NodeOutput(latent, mask, first["nfe"], json.dumps(Report(report), indent=1), ui={"text": [summary(report)]})
+        clips = cards(results["search"], search.previews if search else {}, mask)
+        picture = None
+        with harmless("the picture could not be drawn"):
+            picture = torch.from_numpy(clips_figure(text, clips)).float()[None] / 255
+        on_node = shown(text, picture, lambda: clips)
+        return io.NodeOutput(latent, mask, first["nfe"], json.dumps(Report(report), indent=1), ui=on_node)
+
+
+def cards(search: dict | None, previews: dict, mask) -> list[Card]:
+    """Where a clip was refined, and the candidates of a search, the finished one first."""
+    made = [] if isinstance(mask, ExecutionBlocker) else [Card("where it was refined", "white: at every extra pass", mask)]
+    rows = search["candidates"] if search else []
+    for row in sorted(rows, key=lambda row: (row["candidate"] != search["winner"], -row["weight"])):
+        if row["candidate"] in previews:
+            rewards = [f"{reward:.3f} at step {step}" for step, reward in row["rewards"].items() if reward is not None]
+            won = row["candidate"] == search["winner"]
+            state = "finished" if won else f"dropped after step {row['dropped_at']}"
+            about = f"{state}; reward {', '.join(rewards) or 'not known'}"
+            made.append(Card(f"candidate {row['candidate']}", about, previews[row["candidate"]], won))
+    return made
 
 
 class CandidateNoise(io.ComfyNode):
@@ -219,11 +241,13 @@ def mask_images(places: torch.Tensor) -> torch.Tensor:
 
 
 def summary(report: dict) -> str:
-    lines = [f"{report['nfe']} model evaluations"]
+    lines = [f"{report['nfe']} model evaluations (NFE)"]
     if search := report["search"]:
-        counts = ", ".join(f"step {step}: {len(who)}" for step, who in search["population"].items())
         lines[0] += f"; one clip alone: {search['nfe_plain']}"
-        lines += [f"candidates after {counts}", f"finished: candidate {search['winner']}, seed {search['winner_seed']}"]
+        if search["winner"] is not None:
+            lines.append(f"finished: candidate {search['winner']}, seed {search['winner_seed']}")
+        for step, who in search["population"].items():
+            lines.append(f"candidates {'begun' if step == '0' else f'after step {step}'}: {len(who)}")
         lines += [f"Note: {note}" for note in search["notes"]]
     if report["self_refine"]:
         passes = report["self_refine"]["passes"]

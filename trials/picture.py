@@ -8,7 +8,7 @@ notebook), the picture says so and everything else goes on.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,38 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
     CPU tensor; trials without one, or with what is no clip, are left out. clip: the finished one's frames, where
     they are known, or a list of each item's. Without matplotlib it is an empty page that says so.
     """
+    return _drawn(lambda figure: _page(figure, report, cards(report, previews, clip)))
+
+
+def _page(figure: Figure, report: dict[str, Any], shown: list[Card]) -> None:
+    bottom = _table(figure, report)
+    top = _header(figure, report)
+    if report["candidates"]:
+        _row(figure, shown, bottom + 0.03, top)
+    else:
+        _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if shown else 0.91, top - bottom - 0.11)), report)
+        _filmstrips(figure, shown, bottom + 0.03, top)
+
+
+def _is_clip(frames: Any) -> bool:
+    """Whether it is [F, H, W, 3 or more] and none of them 0: a converter of another pack may give anything."""
+    shape = getattr(frames, "shape", ())
+    return len(shape) == 4 and all(shape) and shape[-1] >= 3
+
+
+def clips_figure(text: str, shown: list[Card]) -> np.ndarray:
+    """[800, 1200, 3] uint8 RGB: clips side by side under the lines of a text."""
+    return _drawn(lambda figure: _text_and_clips(figure, text, shown))
+
+
+def _text_and_clips(figure: Figure, text: str, shown: list[Card]) -> None:
+    lines = text.splitlines()[:12]
+    _text(figure, 0.025, 0.978, "\n".join(textwrap.shorten(line, _LINE) for line in lines), linespacing=1.35)
+    _row(figure, [each for each in shown if _is_clip(each.frames)][:_CARDS], 0.03, 0.94 - 0.0225 * len(lines))
+
+
+def _drawn(draw: Callable[[Figure], None]) -> np.ndarray:
+    """What a function draws on an empty page; without matplotlib the page says so."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -47,22 +79,9 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
         return _undrawn(f"matplotlib cannot be loaded ({printable(f'{type(error).__name__}: {error}')})")
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    bottom = _table(figure, report)
-    top = _header(figure, report)
-    shown = cards(report, previews, clip)
-    if report["candidates"]:
-        _row(figure, shown, bottom + 0.03, top)
-    else:
-        _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if shown else 0.91, top - bottom - 0.11)), report)
-        _filmstrips(figure, shown, bottom + 0.03, top)
+    draw(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _is_clip(frames: Any) -> bool:
-    """Whether it is [F, H, W, 3 or more] and none of them 0: a converter of another pack may give anything."""
-    shape = getattr(frames, "shape", ())
-    return len(shape) == 4 and all(shape) and shape[-1] >= 3
 
 
 def _undrawn(why: str) -> np.ndarray:
@@ -147,16 +166,18 @@ def _curve_label(trial: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """A clip beside the others: its name, what is said of it, its frames [F, H, W, 3] and its colour."""
+    """A clip beside the others: its name, what is said of it, its frames [F, H, W, 3], whether it is what is delivered
+    (which is framed), and its colour where it is not."""
 
     name: str
     about: str
     frames: Any
+    finished: bool = False
     colour: str = _INK
 
     @property
-    def finished(self) -> bool:
-        return self.colour == _DELIVERED
+    def ink(self) -> str:
+        return _DELIVERED if self.finished else self.colour
 
 
 def cards(report: dict[str, Any], previews: Mapping[str, Any], clip: Any = None) -> list[Card]:
@@ -170,7 +191,7 @@ def cards(report: dict[str, Any], previews: Mapping[str, Any], clip: Any = None)
         final = finals[i] if i < len(finals) else None
         about = "" if final is None else f"final score {end(report, final)} (by its {of})"
         if _is_clip(frames):
-            finished.append(Card(name, about, frames, _DELIVERED))
+            finished.append(Card(name, about, frames, True))
     previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
     return finished + (_looks if report["candidates"] else _previews)(report, previews, bool(finished))
 
@@ -183,9 +204,8 @@ def _looks(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) 
     for row in sorted((first + [row for row in best if row not in first])[:_CARDS], key=lambda row: row["candidate"]):
         name, won = f"candidate {row['candidate']}", row["state"] == "delivered"
         floor = "" if row["floor"] is None else f", floor {score(row['floor'])}"
-        colour = _DELIVERED if won and not finished else _INK
         about = f"{score(row['score'])}{floor}"
-        made.append(Card(f"{name}{', delivered' if won else ''}", about, previews[name], colour))
+        made.append(Card(f"{name}{', delivered' if won else ''}", about, previews[name], won and not finished))
     return made
 
 
@@ -197,7 +217,7 @@ def _previews(report: dict[str, Any], previews: Mapping[str, Any], finished: boo
         name = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
         if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
             about = f"preview at step {source['verdict']['stop_step']}"
-        made.append(Card(name, about, frames, _COLOURS.get(trial, _INK)))
+        made.append(Card(name, about, frames, colour=_COLOURS.get(trial, _INK)))
     return made
 
 
@@ -208,8 +228,8 @@ def _row(figure: Figure, shown: list[Card], bottom: float, top: float) -> None:
         x = 0.025 + place * width
         chars = int(150 * width)  # as many as fit beside the next card
         about = textwrap.wrap(card.about, chars, max_lines=2, placeholder=" ...")
-        _text(figure, x, top, textwrap.shorten(card.name, chars), color=card.colour, fontweight="bold")
-        _text(figure, x, top - 0.023, "\n".join(about), color=card.colour)
+        _text(figure, x, top, textwrap.shorten(card.name, chars), color=card.ink, fontweight="bold")
+        _text(figure, x, top - 0.023, "\n".join(about), color=card.ink)
         axes = _strip(figure, card.frames, (x, bottom, width - 0.015, top - bottom - 0.075))
         if card.finished:
             axes.set_axis_on()
@@ -231,7 +251,7 @@ def _filmstrips(figure: Figure, shown: list[Card], bottom: float, top: float) ->
     for place, card in enumerate(shown):
         y = top - place * height
         title = ", ".join(filter(None, (card.name, card.about)))
-        _text(figure, 0.625, y, title, fontsize=9, color=card.colour, fontweight="bold")
+        _text(figure, 0.625, y, title, fontsize=9, color=card.ink, fontweight="bold")
         _strip(figure, card.frames, (0.625, y - height + 0.012, 0.35, height - 0.038))
 
 

@@ -136,6 +136,11 @@ def _delivered(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next((row for row in rows if row["state"] == "delivered"), None)
 
 
+def finished(verdict: Verdict) -> TrialRecord:
+    """The record of what a run delivers."""
+    return _last(verdict.history, _delivered(verdict.settings.get("raced", [])))
+
+
 def _last(records: tuple[TrialRecord, ...], delivered: dict[str, Any] | None) -> TrialRecord:
     """Of what is delivered: the last record, of a race that of the candidate's finish."""
     name = delivered and f"candidate {delivered['candidate']}"

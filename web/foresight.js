@@ -4,6 +4,7 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { followLanguage } from "./language.js"
+import { REPORTS, addReport } from "./reports.js"
 import { EVENTS, Runs, mark } from "./runs.js"
 import { RunView } from "./view.js"
 import { say } from "./words.js"
@@ -195,6 +196,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (NODES.has(node.comfyClass)) addView(node)
+    if (REPORTS.has(node.comfyClass)) addReport(node)
   },
   setup() {
     app.extensionManager.registerSidebarTab({
