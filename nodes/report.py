@@ -44,7 +44,7 @@ class RunReport(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "images", optional=True,
-                    tooltip="The finished clip: scored as well where a scorer is connected; else its preview is shown.",
+                    tooltip="The finished clip: shown, and scored where a scorer is connected. Not connected: its preview is shown.",
                 ),
                 types.Scorer.Input("scorer", optional=True, tooltip="Scores the finished clip; connect images as well."),
                 io.Boolean.Input(

@@ -1,0 +1,125 @@
+"""Reports, searches and the panel's states as a person sees them: a real ComfyUI, its frontend and a real Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+from test_panel_browser import LOOK_AT_IT, PANEL, PASSES, RUN, needs_chromium, opened, queue, state, wait_for_end
+
+from foresight.evaluation.server import ComfyServer
+from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS
+
+pytestmark = needs_chromium
+ON_NODE = ".foresight-on-node .foresight-run:visible"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1500, "height": 950})
+        browser.close()
+
+
+@pytest.fixture
+def page(shared: Page, comfy_server: ComfyServer) -> Page:
+    shared.request.post(f"{comfy_server.url}/settings", data=NO_DIALOGS)
+    opened(shared, comfy_server)
+    return shared
+
+
+LOAD = """async ([name, id]) => {
+    const graph = await (await fetch(`/api/workflow_templates/foresight/${name}.json`)).json()
+    if (id) graph.id = id
+    await app.loadGraphData(graph)
+}"""
+SHOW = """type => {
+    const node = app.graph._nodes.find(node => node.type === type)
+    app.canvas.ds.scale = 0.6
+    app.canvas.centerOnNode(node)
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def report_on(page: Page, node: str) -> None:
+    """What a report shows on itself: core's picture, moving clips of which one is delivered, and lines of text."""
+    page.evaluate(SHOW, node)
+    page.wait_for_function(
+        "type => app.graph._nodes.find(node => node.type === type).imgs?.[0]?.naturalWidth === 1200", arg=node
+    )
+    clips = page.locator(".foresight-report:visible .foresight-clip img")
+    expect(clips.first).to_be_visible(timeout=30_000)
+    for clip in clips.all():
+        clip.scroll_into_view_if_needed()
+        expect(clip).to_have_js_property("complete", True)
+        assert clip.evaluate("image => image.naturalWidth") > 0
+    assert page.locator(".foresight-report:visible .foresight-clip.foresight-delivered").count() == 1
+    text = page.locator(".foresight-report:visible .foresight-text")
+    lines = text.evaluate("pre => pre.textContent.split('\\n').length")
+    height = text.evaluate("pre => pre.getBoundingClientRect().height / parseFloat(getComputedStyle(pre).lineHeight)")
+    scale = page.evaluate("() => app.canvas.ds.scale")
+    assert lines > 3 and height / scale > 0.9 * lines
+
+
+def test_a_run_report_shows_itself(page, comfy_server):
+    queue(page, seed=21, plan="race", steps=20, budget=0.5)
+    wait_for_end(page)
+    report_on(page, "ForesightRunReport")
+    first = page.locator(".foresight-report:visible .foresight-text").inner_text().splitlines()[0]
+    assert "model evaluations" in first and "candidate" in first.lower() or "Passed" in first
+
+
+def test_a_search_shows_its_candidates_and_its_report_itself(page, comfy_server):
+    page.evaluate(LOAD, ["demo_latent_search", None])
+    page.evaluate("async () => await app.queuePrompt(0)")
+    rows = page.locator(f"{RUN} >> .foresight-candidate")
+    expect(rows.nth(1)).to_be_visible(timeout=60_000)
+    wait_for_end(page, timeout=120_000)
+    searched = [trial for trial in state(comfy_server)["trials"] if trial["kind"] == "search"]
+    assert rows.count() == len(searched) > 2
+    expect(page.locator(f"{RUN} >> .foresight-candidate.foresight-chosen")).to_have_count(1)
+    assert "not touched" not in page.locator(RUN).inner_text()
+    report_on(page, "ForesightEnhancerReport")
+
+
+def test_what_was_asked_for_is_no_longer_said_once_it_is_done(page, comfy_server):
+    queue(page, seed=3, tau=PASSES, steps=400, plan="paper")
+    page.locator(f"{RUN} >> .foresight-reject").press("Enter")
+    page.wait_for_function(
+        """() => document.querySelector('.foresight-panel .foresight-run .foresight-stories').children.length > 1
+            && !document.querySelector('.foresight-panel .foresight-run .foresight-notice').textContent""",
+        timeout=60_000,
+    )
+    page.locator(f"{RUN} >> .foresight-stop").click()
+    wait_for_end(page, timeout=60_000)
+    expect(page.locator(f"{RUN} >> .foresight-notice")).to_have_text("")
+
+
+def test_progress_reaches_the_last_step_and_the_finished_clip(page, comfy_server):
+    queue(page, seed=22, plan="race", steps=30, budget=0.5)
+    wait_for_end(page)
+    expect(page.locator(f"{RUN} >> .foresight-label")).to_contain_text("step 30")
+    done = page.locator(f"{RUN} >> .foresight-candidate.foresight-delivered .foresight-fill")
+    assert done.evaluate("bar => bar.style.width") == "100%"
+
+
+def test_a_graph_shows_its_own_runs_and_entries_tell_them_apart(page, comfy_server):
+    for _ in range(2):
+        page.evaluate(LOAD, ["demo_one_node", "11111111-1111-4111-8111-111111111111"])
+        queue(page, seed=23, plan="race", steps=20, budget=0.0, tau=0.1 + 0.01 * _)
+        page.evaluate(LOOK_AT_IT)
+        wait_for_end(page)
+        expect(page.locator(ON_NODE)).to_have_count(1)
+    named = page.locator(".foresight-choices select >> nth=0 >> option").all_inner_texts()
+    same = [text for text in named if "seed 23" in text]
+    assert len(same) == len(set(same)) >= 2
+    page.evaluate(LOAD, ["demo_one_node", "22222222-2222-4222-8222-222222222222"])
+    page.evaluate(LOOK_AT_IT)
+    page.wait_for_timeout(1000)
+    expect(page.locator(ON_NODE)).to_have_count(0)
+    expect(page.locator(f"{PANEL} .foresight-run:visible")).to_have_count(1)
+    page.evaluate(LOAD, ["demo_one_node", "11111111-1111-4111-8111-111111111111"])  # opened again
+    page.evaluate(LOOK_AT_IT)
+    expect(page.locator(ON_NODE)).to_have_count(1)
