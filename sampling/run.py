@@ -80,14 +80,14 @@ def monitored_sample(
     )
     begin = time.perf_counter()
     guider = attached(inputs.guider, shown_by and shown_by.scorer, getattr(inputs.sampler, "reward", None))
+    latent = None
     try:
         latent, x0 = guided_sample(inputs, monitor, guider, shown_by)
-    except Exception:
-        if broken is not None:
+    finally:
+        if latent is None and broken is not None:
             seconds = {"sampling": time.perf_counter() - begin}
             broken.append(TrialRecord(trial, kind, accepted=False, nfe_video=monitor.evaluations, seconds=seconds))
             observer.conclude(broken[-1])
-        raise
     seconds = time.perf_counter() - begin
     partial = inspector and partial_schedule(inputs.guider.model_patcher, inputs.sigmas)
     steps_done = monitor.steps if monitor.stopped or injection else inputs.steps  # not every sampler shows them all
