@@ -113,7 +113,8 @@ def rules_of(options: Mapping[str, Any], scorer: str, model: str, steps: int) ->
 
 @dataclass
 class Replay:
-    """One race over finished candidates; `finished(candidate)` gives the row of one."""
+    """One race over finished candidates; `finished(candidate)` gives the row of one. Times are the race's evaluations
+    and looks at the pace of its own seed's plain clip: candidates may have been made while the machine was busier."""
 
     rules: Rules
     steps: int
@@ -150,21 +151,22 @@ class Replay:
         if self.purse.spent and not self.purse.affords(action, costs):
             return None
         if isinstance(action, Finish):
-            self._pay(self.aside[candidate].rest, row)
+            self._pay(self.aside[candidate].rest)
             return Outcome(math.nan, row["final_score"])
         stop = self.stop(candidate)
         passed = self.stops.index(stop)
         self.looks += passed + 1
-        inspection = (passed + 1) * row["seconds_inspection"] / max(row["inspections"], 1)
+        plain = self.finished(Candidate(0))
+        inspection = (passed + 1) * plain["seconds_inspection"] / max(plain["inspections"], 1)
         self.seconds, self.seconds_inspection = self.seconds + inspection, self.seconds_inspection + inspection
         score = self.score(row, stop)
         lead = math.nan if score is None else score - self.rules.looks[passed].least(candidate)
         if lead < 0:
             self.aside[candidate] = replace(costs, look=self.evaluations(row, stop))
-            self._pay(self.aside[candidate].look, row)
+            self._pay(self.aside[candidate].look)
             self.purse.put_aside(self.aside[candidate])
             return Outcome(lead, passed=passed)
-        self._pay(costs.whole, row)
+        self._pay(costs.whole)
         return Outcome(lead, row["final_score"], passed)
 
     def stop(self, candidate: Candidate) -> int:
@@ -180,10 +182,10 @@ class Replay:
     def score(row: Row, step: int) -> float | None:
         return next((point[1] for point in row["trace"] if point[0] == step), None)
 
-    def _pay(self, evaluations: int, row: Row) -> None:
+    def _pay(self, evaluations: int) -> None:
         self.purse.pay(evaluations)
-        sampling = row["seconds"] - (0 if row["method"] == BASE else row["seconds_inspection"])  # base: sampling alone
-        self.seconds += sampling * evaluations / row["nfe"]
+        plain = self.finished(Candidate(0))
+        self.seconds += plain["seconds_plain"] * evaluations / plain["nfe_plain"]
 
     @staticmethod
     def _passes(row: Row) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..trials.race import SELF_REFINE
 from .evidence import Evidence
 from .report_cost import DEFAULT, at_equal_cost
 from .report_figures import Figure
@@ -13,6 +14,12 @@ from .statistics import mean
 
 def races(evidence: Evidence) -> list[str]:
     return [method for method in evidence.methods if method.split("@")[0] == DEFAULT]
+
+
+def mode_of(race: str) -> str:
+    """How a race self-refines, by its name."""
+    options = dict(part.partition("=")[::2] for part in race.partition("@")[2].split(","))
+    return options.get("self_refine", "later")
 
 
 def raced_pairs(evidence: Evidence, method: str) -> Paired:
@@ -46,28 +53,30 @@ def yields(evidence: Evidence) -> Table:
 
 
 def race_at_equal_cost(evidence: Evidence) -> Table:
-    """Each rival beside the race whose cost is nearest to its own, at the same mean evaluations and time."""
+    """Each rival beside the race of each way to self-refine whose cost is nearest to its own, at the same mean
+    evaluations and time."""
     columns = {
         "rival": ("rival", "text"), "race": ("race", "text"), "runs": ("runs", "count"),
         "nfe": ("model evaluations beyond plain", "percent"), "change": ("good clips, race minus rival", "change"),
         "change_in_time": ("good clips, at equal time instead", "change"), "beats": ("the race beats it", "text"),
     }  # fmt: skip
     rows = []
-    raced = {
-        race: pairs.overhead()["value"] for race in races(evidence) if (pairs := raced_pairs(evidence, race)).count
-    }
+    pairs = {race: raced_pairs(evidence, race) for race in races(evidence)}
+    costs = {race: each.overhead()["value"] for race, each in pairs.items() if each.count}
     for rival in evidence.methods:
         if rival == "base" or rival in races(evidence):
             continue
         theirs = raced_pairs(evidence, rival)
-        if not (theirs.count and raced):
+        if not theirs.count:
             continue
         cost = theirs.overhead()["value"]
-        nearest = min(raced, key=lambda race, cost=cost: abs(raced[race] - cost))
-        if row := at_equal_cost(evidence, nearest, rival):
-            low, high = row["change"]["low"], row["change"]["high"]
-            beats = "yes" if low > 0 else "no" if high < 0 else "open"
-            rows.append(row | {"race": name_of(nearest), "beats": beats})
+        for mode in SELF_REFINE:
+            raced = [race for race in costs if mode_of(race) == mode]
+            nearest = min(raced, key=lambda race, cost=cost: abs(costs[race] - cost), default=None)
+            if nearest and (row := at_equal_cost(evidence, nearest, rival)):
+                low, high = row["change"]["low"], row["change"]["high"]
+                beats = "yes" if low > 0 else "no" if high < 0 else "open"
+                rows.append(row | {"race": name_of(nearest), "beats": beats})
     note = "yes, no: the 95 % interval lies on one side; open: it holds both."
     return Table("race_equal_cost", "The race at equal cost", columns, rows, note, absent(evidence, (DEFAULT,)))
 
@@ -82,10 +91,7 @@ def figure_yield(evidence: Evidence, folder: Path) -> str | None:
         pairs = raced_pairs(evidence, method)
         if not pairs.count:
             continue
-        kind = name_of(method) if method not in races(evidence) else "race, self_refine " + next(
-            (part.partition("=")[2] for part in method.split("@")[-1].split(",") if part.startswith("self_refine")),
-            "later",
-        )  # fmt: skip
+        kind = name_of(method) if method not in races(evidence) else f"race, self_refine {mode_of(method)}"
         nfe = 0.0 if method == "base" else 100 * pairs.overhead()["value"]
         curves.setdefault(kind, []).append((nfe, 100 * pairs.of("good")["value"]))
     markers = iter("sD^v<>pP*hHX8d" * 4)  # more methods than colours: each has a shape of its own
