@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_panel_browser import LOOK_AT_IT, PANEL, PASSES, RUN, needs_chromium, opened, queue, state, wait_for_end
 
 from foresight.evaluation.server import ComfyServer
@@ -16,18 +16,20 @@ ON_NODE = ".foresight-on-node .foresight-run:visible"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1500, "height": 950})
+        yield browser
         browser.close()
 
 
 @pytest.fixture
-def page(shared: Page, comfy_server: ComfyServer) -> Page:
-    shared.request.post(f"{comfy_server.url}/settings", data=NO_DIALOGS)
-    opened(shared, comfy_server)
-    return shared
+def page(browser: Browser, comfy_server: ComfyServer) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.request.post(f"{comfy_server.url}/settings", data=NO_DIALOGS)
+    opened(page, comfy_server)
+    yield page
+    page.close()
 
 
 LOAD = """async ([name, id]) => {
@@ -49,14 +51,15 @@ def report_on(page: Page, node: str) -> None:
     page.wait_for_function(
         "type => app.graph._nodes.find(node => node.type === type).imgs?.[0]?.naturalWidth === 1200", arg=node
     )
-    clips = page.locator(".foresight-report:visible .foresight-clip img")
+    own = page.locator(f".foresight-report[data-node={node}]:visible")
+    clips = own.locator(".foresight-clip img")
     expect(clips.first).to_be_visible(timeout=30_000)
     for clip in clips.all():
         clip.scroll_into_view_if_needed()
         expect(clip).to_have_js_property("complete", True)
         assert clip.evaluate("image => image.naturalWidth") > 0
-    assert page.locator(".foresight-report:visible .foresight-clip.foresight-delivered").count() == 1
-    text = page.locator(".foresight-report:visible .foresight-text")
+    assert own.locator(".foresight-clip.foresight-delivered").count() == 1
+    text = own.locator(".foresight-text")
     lines = text.evaluate("pre => pre.textContent.split('\\n').length")
     height = text.evaluate("pre => pre.getBoundingClientRect().height / parseFloat(getComputedStyle(pre).lineHeight)")
     scale = page.evaluate("() => app.canvas.ds.scale")
@@ -73,13 +76,22 @@ def test_a_run_report_shows_itself(page, comfy_server):
 
 def test_a_search_shows_its_candidates_and_its_report_itself(page, comfy_server):
     page.evaluate(LOAD, ["demo_latent_search", None])
+    known = page.evaluate("async () => (await (await fetch('/foresight/runs')).json()).runs.map(run => run.id)")
     page.evaluate("async () => await app.queuePrompt(0)")
+    page.wait_for_function(
+        """known => {
+            const id = document.querySelector('.foresight-panel .foresight-run')?.dataset.run
+            return id && !known.includes(id)
+        }""",
+        arg=known, timeout=60_000,
+    )  # fmt: skip
     rows = page.locator(f"{RUN} >> .foresight-candidate")
     expect(rows.nth(1)).to_be_visible(timeout=60_000)
     wait_for_end(page, timeout=120_000)
     searched = [trial for trial in state(comfy_server)["trials"] if trial["kind"] == "search"]
     assert rows.count() == len(searched) > 2
     expect(page.locator(f"{RUN} >> .foresight-candidate.foresight-chosen")).to_have_count(1)
+    expect(page.locator(f"{RUN} >> .foresight-label")).to_have_text("trial 0, step 50")  # the finished clip comes last
     assert "not touched" not in page.locator(RUN).inner_text()
     report_on(page, "ForesightEnhancerReport")
 

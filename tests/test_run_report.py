@@ -108,6 +108,15 @@ def test_a_picture_or_a_file_that_cannot_be_made_costs_only_itself(monkeypatch):
     assert "could not be reported: OSError" in told(verdict())
 
 
+def test_what_was_ahead_is_told_anew_when_the_frames_are_scored():
+    left = TrialRecord("0", "sample", (ItemVerdict(False, 0.18, 11, "early_reject"),), accepted=False)
+    report = run_report(Verdict((left, TrialRecord("1", "inject", finals=(0.17,))), {"tau": 0.22}))
+    assert report["closer"] == {"trial": "0", "score": 0.18}
+    assert with_final_score(report, 0.25)["closer"] is None
+    assert with_final_score(report, 0.1796)["closer"] is None, "told as the same number"
+    assert with_final_score(with_final_score(report, 0.25), 0.1)["closer"] == {"trial": "0", "score": 0.18}
+
+
 def test_the_final_score_reaches_the_panel():
     with STORE.running(None, "prompt", "7", None) as run:
         run.finish(verdict())

@@ -79,7 +79,7 @@ def run_report(verdict: Verdict) -> Report:
     enhanced = bool(known) or nfe_plain is not None
     nfe_video = sum(record.nfe_video for record in records)
     nfe_single_frame = sum(record.nfe_single_frame for record in records)
-    return Report(
+    report = Report(
         {
             "schema": SCHEMA,
             "version": VERSION,
@@ -92,7 +92,6 @@ def run_report(verdict: Verdict) -> Report:
             "final_score": final,
             "final_score_of": "preview",
             "final_scores": finals,
-            "closer": _closer(records, last, final),
             "settings": settings,
             "trials": [_trial(record) for record in records],
             "trial": records[-1].trial,
@@ -113,6 +112,7 @@ def run_report(verdict: Verdict) -> Report:
             ],
         }
     )
+    return _with_closer(report)
 
 
 def with_final_score(report: Report, *finals: float) -> Report:
@@ -120,6 +120,7 @@ def with_final_score(report: Report, *finals: float) -> Report:
     so anew."""
     final = safe(max(filter(math.isfinite, finals), default=math.nan))
     report = report | {"final_score": final, "final_score_of": "frames", "final_scores": list(finals)}
+    report = _with_closer(report)
     if not all(map(math.isfinite, finals)):
         report = with_note(report, "the finished clip's score is not a number")
     if report["decided_by"] in ("ranks", "final score"):
@@ -147,16 +148,19 @@ def _last(records: tuple[TrialRecord, ...], delivered: dict[str, Any] | None) ->
     return next((record for record in reversed(records) if record.trial == name), records[-1])
 
 
-def _closer(records: tuple[TrialRecord, ...], last: TrialRecord, final: float | None) -> dict[str, Any] | None:
-    """The best of the clips that were begun and left, if it was ahead of the one that was finished."""
+def _with_closer(report: Report) -> Report:
+    """The report with the best of the clips that were begun and left, if it was ahead of the one that was finished."""
+    row, final = _delivered(report["candidates"]), report["final_score"]
+    own = f"candidate {row['candidate']}" if row else report["trial"]
     others = {}
-    for record in records:
-        score = record.final if record.finals else record.best and record.best.predicted_score
-        if record.trial != last.trial and record.kind != "probe" and score is not None and math.isfinite(score):
-            others[record.trial] = score
+    for trial in report["trials"]:
+        finals = [score for score in trial["final_scores"] if score is not None]
+        score = max(finals, default=trial["verdict"] and trial["verdict"]["predicted_score"])
+        if score is not None and trial["trial"] != own and trial["kind"] != "probe":
+            others[trial["trial"]] = score
     best = max(others, key=others.__getitem__, default=None)
-    ahead = None not in (best, final) and others[best] > final
-    return {"trial": best, "score": others[best]} if ahead else None
+    ahead = None not in (best, final) and round(others[best], 3) > round(final, 3)  # as they are told
+    return report | {"closer": {"trial": best, "score": others[best]} if ahead else None}
 
 
 def _decided(
@@ -202,6 +206,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "nfe_video": record.nfe_video,
         "nfe_single_frame": record.nfe_single_frame,
         "seconds": {part: record.seconds.get(part, 0.0) for part in ("sampling", "inspection", "refinement")},
+        "final_scores": list(record.finals),
         "details": record.details,
     }
 

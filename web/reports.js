@@ -24,6 +24,7 @@ export function addReport(node) {
   const clips = make("div", "foresight-clips")
   const text = make("pre", "foresight-text")
   const element = make("div", "foresight-report", clips, text)
+  element.dataset.node = node.comfyClass
   element.hidden = true
   const height = () => (element.hidden ? 0 : WIDGET_HEIGHT)
   const widget = node.addDOMWidget("foresight_report", "foresight", element, {

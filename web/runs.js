@@ -117,9 +117,15 @@ export function mark({ live, message, report, settings: { tau } }) {
   return { true: "✓", false: "✗" }[report?.accepted] ?? "–"
 }
 
-/** Every picture of a run in the order it was made: { trial (index), step }. */
+/** Every picture of a run in the order it was made: { trial (index), step }. A trial that searches begins before its
+ *  candidates and goes on after them. */
 export function pictures(state) {
-  return state.trials.flatMap((trial, index) => trial.pictures.map((step) => ({ trial: index, step })))
+  let [order, searching] = [[], []]
+  state.trials.forEach(({ kind }, index) => {
+    if (kind === "search") order.push(index)
+    else [order, searching] = [[...order, ...searching], [index]]
+  })
+  return [...order, ...searching].flatMap((index) => state.trials[index].pictures.map((step) => ({ trial: index, step })))
 }
 
 /** Where a run is on the ladder: { rung: "waiting" | "current" | "accepted" | "rejected" | "done" (not judged) }. */

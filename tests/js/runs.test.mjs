@@ -45,6 +45,11 @@ test("a run's sign tells of its end", () => {
   assert.equal(sign(null), "–")
 })
 
+test("the pictures of a trial that searches come after its candidates'", () => {
+  const [own, one, next] = [trial({ pictures: [9] }), trial({ kind: "search", pictures: [3] }), trial({ kind: "probe", pictures: [1] })]
+  assert.deepEqual(pictures(state({ trials: [own, one, one, next] })).map((each) => each.trial), [1, 2, 0, 3])
+})
+
 test("a missed event is noticed", () => {
   assert.equal(next(state(), "step", { sequence: 3, index: 0, step: 1 }), null)
   assert.equal(next(undefined, "step", { sequence: 1, index: 0, step: 1 }), null)
