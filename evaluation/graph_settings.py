@@ -24,6 +24,9 @@ class Settings:
     Sampler, where core's sampler nodes cannot drive the model.
     low_noise_model: the second expert of Wan 2.2 14B, with low_noise_cfg; None for models that are one.
     image_latent: the clip's size comes from Wan 2.2 5B's own node, which also takes a start image.
+    start_image: the clip begins with this file of the input folder, through WanImageToVideo; clip_vision: what else
+    reads it, where the model wants that. loras: one for each model. switch_step: after which the second expert takes
+    over; 0 is by noise level. race: widgets of the drop-ins.
     """
 
     model: str
@@ -45,6 +48,10 @@ class Settings:
     low_noise_model: str | None = None
     low_noise_cfg: float = -1.0
     image_latent: bool = False
+    start_image: str | None = None
+    clip_vision: str | None = None
+    loras: tuple[str, ...] = ()
+    switch_step: int = 0
     converter: str = "auto"
     negative: str = ""
     seed: int = 0
@@ -55,6 +62,7 @@ class Settings:
     manual_prompt: str = ""
     gate: Mapping[str, Any] = field(default_factory=dict)
     injection: Mapping[str, Any] = field(default_factory=dict)
+    race: Mapping[str, Any] = field(default_factory=dict)
 
 
 DEMO = Settings(
@@ -98,4 +106,25 @@ COGVIDEOX = Settings(
 FAMILIES = {
     "demo": DEMO, "wan2.1_t2v_1.3b": WAN, "wan2.1_t2v_14b": WAN_14B, "wan2.2_t2v_14b": WAN_22,
     "wan2.2_ti2v_5b": WAN_5B, "cogvideox_5b": COGVIDEOX,
+}  # fmt: skip
+# Of the drop-in's graphs, as ComfyUI's own templates have these models. Of four steps the first shows much already, and
+# a budget of a quarter pays for one more candidate alone.
+START, _FEW = "example.png", {"budget": 1.0, "self_refine": "off"}  # the image is one that ComfyUI brings
+_LORA = "wan2.2_{}_lightx2v_4steps_lora_{}_{}_noise.safetensors"
+_FEW_STEPS = replace(
+    WAN_22, steps=4, cfg=1.0, low_noise_cfg=-1.0, shift=5.0, switch_step=2, width=640, height=640, race=_FEW,
+    loras=tuple(_LORA.format("t2v", "v1.1", noise) for noise in ("high", "low")),
+)  # fmt: skip
+EXAMPLES = FAMILIES | {
+    "demo_retried": replace(DEMO, seed=6),  # whose clip misses its prompt, and another seed's does not
+    "wan2.1_i2v_14b": replace(
+        WAN, model="wan2.1_i2v_480p_14B_fp16.safetensors", start_image=START, clip_vision="clip_vision_h.safetensors",
+        steps=20, width=512, height=512, length=33,
+    ),
+    "wan2.2_t2v_14b_4_steps": _FEW_STEPS,
+    "wan2.2_i2v_14b_4_steps": replace(
+        _FEW_STEPS, model="wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors", start_image=START,
+        low_noise_model="wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors",
+        loras=tuple(_LORA.format("i2v", "v1", noise) for noise in ("high", "low")),
+    ),
 }  # fmt: skip

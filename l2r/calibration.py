@@ -22,6 +22,7 @@ from .pairs import encoded, fingerprint, spatial, temporal, whole_latents
 CLIPS, HELD_OUT = 24, 6  # procedural clips, and those of them that only measure
 GROUPS = 4  # latent frames a clip, beside the first
 ROWS = 20_000  # latents of a clip to learn from: about a second on two cores
+SEEN = 256  # pixels: what is lower is shown larger
 LATENTS = 8  # a side of a clip: enough to see past a neighbourhood's edges, and quick on a CPU
 
 Pair = tuple[Tensor, Tensor]
@@ -33,7 +34,7 @@ def calibrate(
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[nn.Module, float]:
     """A converter, and its PSNR in dB: on procedural clips held out, or on the images where there is no VAE. Where it
-    could not be kept, its metadata say why as "not_kept".
+    could not be kept, its metadata say why as "not_kept"; else they say as "kept" where it is, or why it is not.
 
     vae: as ComfyUI loads it, or None with samples. images: a clip [T, H, W, 3] in 0..1 to learn from as well; samples:
     the latent it was decoded from, in the VAE's space. seconds: of refinement. save: into folder, unless a better one
@@ -80,10 +81,15 @@ def calibrate(
     }  # fmt: skip
     if learn:
         converter.metadata["learned"] = ((kept and kept.metadata.get("learned")) or 0) + 1
-    if save and worth_keeping(converter, kept):
+    if not save:
+        converter.metadata["kept"] = "Not kept, because save is off."
+    elif not worth_keeping(converter, kept):
+        converter.metadata["kept"] = f"Not kept: {printable(str(path))} is there already, and no worse."
+    else:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_l2r(converter, path, fit=fit)
+            converter.metadata["kept"] = f"Kept as {printable(str(path))}."
         except OSError as error:  # the work is done, and goes on without the file
             converter.metadata["not_kept"] = (
                 f"{file_name(path)} could not be written to {printable(str(path.parent))} ({printable(str(error))}): "
@@ -91,6 +97,21 @@ def calibrate(
             )
             logger.warning("Foresight: %s", converter.metadata["not_kept"])
     return converter, value
+
+
+@torch.no_grad()
+def before_and_after(
+    vae: Any, latent_format: Any, images: Tensor | None, samples: Tensor | None, *converters: nn.Module
+) -> Tensor:
+    """[1, H, W, 3] in 0..1: a frame, and beside it what each converter makes of its latent. Of a procedural clip that
+    `calibrate` holds out, or of the images where there is no VAE."""
+    pair = next(procedural_pairs(vae, latent_format)) if vae else own_pair(vae, latent_format, images, samples)
+    latent, frames = pair[0][:1], pair[1][:1]
+    middle = [latent.shape[2] // 2]
+    shown = [frames[:, middle].cpu(), *(decode(each, latent, middle).cpu() for each in converters)]
+    row = torch.cat([each[0] for each in shown], dim=2).clamp(0, 1)
+    larger = max(1, SEEN // row.shape[1])
+    return row.repeat_interleave(larger, 1).repeat_interleave(larger, 2)
 
 
 def own_pair(vae: Any, latent_format: Any, images: Tensor | None, samples: Tensor | None) -> Pair | None:

@@ -2,13 +2,15 @@
 
 import comfy.model_management
 import comfy.utils
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from ..l2r.calibration import calibrate
+from ..l2r.calibration import before_and_after, calibrate
+from ..sampling.guard import harmless
 from . import types
-from .compat import searchable
+from .compat import searchable, show_on_node
 from .folders import L2R, writable
+from .loaders import LINEAR, load_converter
 
 
 class L2RCalibrate(io.ComfyNode):
@@ -47,6 +49,8 @@ class L2RCalibrate(io.ComfyNode):
                 types.L2R.Output(display_name="l2r"), io.Float.Output(display_name="psnr"),
                 io.Image.Output(display_name="images"),
             ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
         ), "preview", "latent to rgb", "taesd")  # fmt: skip
 
     @classmethod
@@ -57,10 +61,18 @@ class L2RCalibrate(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(round(100 * share))
 
+        learned_from = (vae, model.get_model_object("latent_format"), images, None if latent is None else latent["samples"])
         converter, quality = calibrate(
-            vae, model.get_model_object("latent_format"), images, None if latent is None else latent["samples"],
-            writable(L2R), seconds=refine_seconds, save=save, learn=learn,
+            *learned_from, writable(L2R), seconds=refine_seconds, save=save, learn=learn,
             device=comfy.model_management.get_torch_device(), on_progress=progress,
         )  # fmt: skip
-        told = {"text": [text]} if (text := converter.metadata.get("not_kept")) else None
-        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None), ui=told)
+        text = f"{quality:.1f} dB (PSNR). {converter.metadata.get('not_kept') or converter.metadata['kept']}"
+        on_node = {"text": [text]}
+        with harmless("the preview before and after is not shown"):
+            has_factors = learned_from[1].latent_rgb_factors is not None
+            row = before_and_after(*learned_from, *([load_converter(LINEAR, model)] if has_factors else []), converter)
+            on_node["images"] = ui.ImageSaveHelper.save_images(row, "foresight_l2r", io.FolderType.temp, None)
+            beside = "Shown: a frame, " + ("ComfyUI's own preview of it, " if has_factors else "") + "and the preview from here on."
+            on_node["text"].append(beside)
+        show_on_node(getattr(cls.hidden, "unique_id", None), "\n".join(on_node["text"]))
+        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None), ui=on_node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import comfy.model_sampling
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from foresight.evaluation.graph_settings import FAMILIES
+from foresight.evaluation.graph_settings import COGVIDEOX, EXAMPLES, START
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph
+from foresight.lab.graphs.notes import DOWNLOADS
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, READY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,14 +23,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 
 @pytest.fixture(scope="module")
-def page(comfy_server: ComfyServer) -> Iterator[Page]:
+def page(comfy_server: ComfyServer, comfyui: Path) -> Iterator[Page]:
     models = comfy_server.base / "models"
-    for s in FAMILIES.values():  # a file's name is enough for the frontend
-        for folder, name in (("diffusion_models", s.model), ("diffusion_models", s.low_noise_model), ("vae", s.vae),
-                             ("text_encoders", s.text_encoder), ("foresight", s.scorer)):  # fmt: skip
-            if name and s.text_encoder and not (models / folder / name).exists():
-                (models / folder).mkdir(parents=True, exist_ok=True)
-                (models / folder / name).touch()
+    named = {name: folder for name, (folder, _) in DOWNLOADS.items()} | {COGVIDEOX.model: "diffusion_models"}
+    for name, folder in named.items():  # a file's name is enough for the frontend
+        (models / folder).mkdir(parents=True, exist_ok=True)
+        (models / folder / name).touch()
+    shutil.copy(comfyui / "input" / START, comfy_server.base / "input" / START)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
@@ -52,7 +53,18 @@ def opened(page: Page, workflow: dict[str, Any]) -> tuple[Prompt, list[str]]:
 
 # ComfyUI 0.3.75 has no native CogVideoX: its text encoder's type is no choice there.
 NATIVE = hasattr(comfy.model_sampling, "V_PREDICTION_DDPM")
-OPENED = [name for name, (_, family) in GRAPHS.items() if NATIVE or FAMILIES[family].rule is None]
+OPENED = [name for name, (_, family) in GRAPHS.items() if NATIVE or EXAMPLES[family].rule is None]
+# A node's box with its title, as drawn on the canvas, and those of every two that share a place.
+OVERLAPS = """async (workflow) => {
+    await app.loadGraphData(workflow)
+    app.canvas.setDirty(true, true)
+    await new Promise(done => setTimeout(done, 400))  // pictures and live views make nodes higher
+    const boxes = app.graph.nodes.map(node => [...node.getBounding(), node.title]), found = []
+    boxes.forEach(([x, y, width, height, one], i) => boxes.slice(i + 1).forEach(([x2, y2, width2, height2, other]) => {
+        if (x < x2 + width2 && x2 < x + width && y < y2 + height2 && y2 < y + height) found.push([one, other])
+    }))
+    return found
+}"""
 
 
 @pytest.mark.parametrize("name", OPENED)
@@ -64,6 +76,14 @@ def test_a_graph_opens_and_becomes_its_prompt(page, comfy_server, name):
     made = {id: {"class_type": node["class_type"], "inputs": known(node, info)} for id, node in prompt.items()}
     assert made == api_graph(name, info)
     assert not wrong_inputs(made, info)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_node_lies_over_another(page, name):
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    assert page.evaluate(OVERLAPS, workflow) == []
+    moved = workflow["nodes"][1] | {"pos": workflow["nodes"][0]["pos"]}
+    assert page.evaluate(OVERLAPS, workflow | {"nodes": [workflow["nodes"][0], moved], "links": []})
 
 
 def known(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import comfyui_version
 import pytest
 
-from foresight.evaluation.graph_settings import COGVIDEOX, FAMILIES
+from foresight.evaluation.graph_settings import COGVIDEOX, EXAMPLES, FAMILIES
 from foresight.evaluation.graphs import api_form, one_node
 from foresight.evaluation.server import ComfyServer
 from foresight.lab.graphs.__main__ import BLUEPRINT, BOX_INPUTS
@@ -70,13 +70,24 @@ def test_the_file_names_its_sources(comfy_server, info, name):
             assert model["directory"] in folders
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(".safetensors")
     named = {model["name"] for node in workflow["nodes"] for model in node["properties"].get("models", [])}
-    s = FAMILIES[GRAPHS[name][1]]
-    wanted = {s.model, s.low_noise_model, s.vae, s.text_encoder, s.scorer} - {None} if s.text_encoder else set()
+    s = EXAMPLES[GRAPHS[name][1]]
+    wanted = {s.model, s.low_noise_model, s.vae, s.text_encoder, s.clip_vision, s.scorer, *s.loras} - {None}
+    wanted &= wanted if s.text_encoder else set()
+    if name.endswith("_calibrate"):
+        wanted &= {s.model, s.vae}
     if name.endswith("_drop_in"):  # its scorer loads itself; the note says where it goes
         wanted -= {s.scorer}
         assert s.scorer in json.dumps(workflow)
     wanted -= {COGVIDEOX.model}  # is nowhere to be had under ComfyUI's names; the note says how it is made
     assert named == wanted
+
+
+def test_every_graph_has_a_title_and_a_text_of_its_own_and_the_demo_is_first():
+    notes = [graph(name).note for name in GRAPHS]
+    assert len(set(notes)) == len(GRAPHS) == len({note.splitlines()[0] for note in notes})
+    assert all(note.startswith("## ") and "**" in note for note in notes)
+    first = min(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    assert EXAMPLES[GRAPHS[first][1]].model == FAMILIES["demo"].model
 
 
 def test_comfyui_offers_the_graphs_and_the_box(comfy_server):

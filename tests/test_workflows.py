@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ from typing import Any
 import aiohttp
 import comfy.model_sampling
 import pytest
+import tiny_wan
 import tiny_weights
 import torch
-from safetensors.torch import load, save_file
+from PIL import Image
+from safetensors.torch import load
 
-from foresight.evaluation.graph_settings import COGVIDEOX, FAMILIES, WAN, WAN_5B, WAN_14B, WAN_22
+from foresight.evaluation.graph_settings import COGVIDEOX, EXAMPLES, FAMILIES, START, WAN, WAN_5B, WAN_14B, WAN_22
 from foresight.evaluation.graphs import api_form, node_of
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph, graph
@@ -44,19 +48,25 @@ NEVER_BETTER, AS_GOOD = {"delta": 1.0}, {"delta": 0.0}
 
 
 @pytest.fixture(scope="module")
-def server(comfy_server: ComfyServer) -> ComfyServer:
+def server(comfy_server: ComfyServer, comfyui: Path) -> ComfyServer:
     models = comfy_server.base / "models"
     tiny_weights.write(models, *(TINY[key] for key in ("model", "vae", "scorer", "converter")))
     tiny_weights.write_transformer(models, WAN_14B.model)
     tiny_weights.write_transformer(models, WAN_22.model)
     tiny_weights.write_transformer(models, WAN_22.low_noise_model, seed=1)
     tiny_weights.write_transformer(models, WAN_5B.model, channels=48)
+    for s in EXAMPLES.values():
+        if s.start_image:
+            kind = "2.2 14B I2V" if s.low_noise_model else "2.1 I2V"
+            for seed, file in enumerate(filter(None, (s.model, s.low_noise_model))):
+                tiny_weights.write_network(models, file, tiny_wan.network(kind, seed))
+        for seed, file in enumerate(s.loras):
+            tiny_weights.write_lora(models, file, seed)
+    shutil.copy(comfyui / "input" / START, comfy_server.base / "input" / START)
     if NEWER:
         import tiny_cogvideox
 
-        network = tiny_cogvideox.model().model.diffusion_model
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()},
-                  models / "diffusion_models" / COGVIDEOX.model)  # fmt: skip
+        tiny_weights.write_network(models, COGVIDEOX.model, tiny_cogvideox.model().model.diffusion_model)
     return comfy_server
 
 
@@ -244,17 +254,78 @@ def test_the_one_node_graphs_race_and_decide_the_same_again(server, info, family
     assert again.report["candidates"] == tried and torch.equal(again.latent, first.latent)
 
 
-@pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith("_drop_in")])
+def tiny(name: str) -> dict[str, Any]:
+    """The settings of a graph with stand-ins for the big files."""
+    s = EXAMPLES[GRAPHS[name][1]]
+    # An image's reader has one size only, 1.2 GB; the model does without.
+    real = {"model": s.model, "converter": s.converter, "clip_vision": None, "steps": 8 if s.rule else TINY["steps"]}
+    return TINY | ({} if s.text_encoder is None else real) | {"prompt": TEXT} | ({"steps": 4} if s.loras else {})
+
+
+RUN = [name for name in GRAPHS if NEWER or EXAMPLES[GRAPHS[name][1]].rule is None]
+
+
+@pytest.mark.parametrize("name", ["1_start_here", *(name for name in RUN if name.endswith("_drop_in"))])
 def test_the_graphs_of_the_drop_in_run(server, info, name):
-    settings = FAMILIES[GRAPHS[name][1]]
-    family = {} if name.startswith("demo") else {"model": settings.model, "converter": settings.converter}
-    prompt = api_graph(name, info, **TINY | family | {"prompt": TEXT})
-    sampler = prompt[node_of(prompt, "ForesightKSampler")]
-    assert ("scorer" in sampler["inputs"]) == name.startswith("demo")
-    sampler["inputs"]["budget"] = 2.0
+    prompt, s = api_graph(name, info, **tiny(name)), EXAMPLES[GRAPHS[name][1]]
+    sampler = prompt[node_of(prompt, "ForesightSamplerCustomAdvanced" if s.loras else "ForesightKSampler")]
+    assert ("scorer" in sampler["inputs"]) == (s.text_encoder is None)
+    if not s.loras:  # of few steps a quarter pays for no second candidate
+        sampler["inputs"]["budget"] = 2.0
     (report,) = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
     assert len(report["candidates"]) > 2 and report["prompt"] == TEXT
-    assert report["settings"]["prompt_from"] == f"node {sampler['inputs']['positive'][0]} (CLIPTextEncode)"
+    assert report["settings"]["prompt_from"] == f"node {node_of(prompt, 'CLIPTextEncode')} (CLIPTextEncode)"
+
+
+@pytest.mark.parametrize("switch_step", [1, 2])
+def test_two_experts_in_four_steps_are_what_two_advanced_ksamplers_make(server, info, switch_step):
+    """The first candidate is the clip of the graph that people have: a sampler node and a LoRA for each expert."""
+    name = "wan2.2_t2v_14b_4_steps_drop_in"
+    prompt = api_graph(name, info, **tiny(name), switch_step=switch_step, race={"budget": 0.0})
+    guider = prompt[node_of(prompt, "ForesightTwoExpertGuider")]["inputs"]
+    ours = prompt[node_of(prompt, "ForesightSamplerCustomAdvanced")]["inputs"]
+    common = {"positive": guider["positive"], "negative": guider["negative"], "cfg": guider["cfg"], "noise_seed": 0,
+              "steps": 4, "sampler_name": "euler", "scheduler": "simple"}  # fmt: skip
+    high = {"model": guider["high_noise_model"], "latent_image": ours["latent_image"], "add_noise": "enable",
+            "start_at_step": 0, "end_at_step": switch_step, "return_with_leftover_noise": "enable"}  # fmt: skip
+    low = {"model": guider["low_noise_model"], "latent_image": ["high", 0], "add_noise": "disable",
+           "start_at_step": switch_step, "end_at_step": 4, "return_with_leftover_noise": "disable"}  # fmt: skip
+    for id, own in (("high", high), ("low", low)):
+        prompt[id] = {"class_type": "KSamplerAdvanced", "inputs": common | own}
+    prompt |= {"ours": saved(prompt[node_of(prompt, "VAEDecode")]["inputs"]["samples"]), "theirs": saved(["low", 0])}
+    entry = server.queue(prompt)
+    theirs = saved_latent(server, entry, "theirs")
+    assert torch.allclose(saved_latent(server, entry, "ours"), theirs, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if name.endswith("_seed_audition")])
+def test_the_graphs_of_the_audition_run(server, info, name):
+    prompt = api_graph(name, info, **tiny(name))
+    text = server.queue(prompt)["outputs"][node_of(prompt, "PreviewAny")]["text"][0]
+    report = json.loads(text)
+    assert len(report["seeds"]) == 8 and report["chosen"][0] in report["seeds"]
+    assert report["nfe"] < report["nfe_of_all_seeds"]
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if name.endswith("_watch")])
+def test_the_graphs_of_watch_run(server, info, name):
+    prompt = api_graph(name, info, **tiny(name))
+    (report,) = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
+    assert report["nfe"] == TINY["steps"] and report["prompt"] == TEXT
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if name.endswith("_calibrate")])
+def test_the_graphs_of_calibrate_run_alone_and_say_where_it_is_kept(server, info, name):
+    prompt = api_graph(name, info, **tiny(name))
+    node = node_of(prompt, "ForesightL2RCalibrate")
+    shown = server.queue(prompt)["outputs"][node]
+    text, place = shown["text"][0], server.base / "models" / "foresight_l2r"
+    if name.startswith("demo"):
+        assert "Not kept, because save is off" in text
+    else:
+        assert str(place) in text and len(list(place.glob("*_*.safetensors"))) > 1
+    picture = Image.open(io.BytesIO(server.view(shown["images"][0])))
+    assert picture.width == (3 if "ComfyUI's own" in shown["text"][1] else 2) * picture.height
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith(("_self_refine", "_latent_search"))])

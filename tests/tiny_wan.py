@@ -26,17 +26,22 @@ KINDS = {
 }
 
 
-def model(kind="2.1 T2V", seed=0):
-    """A ModelPatcher; the same random weights every time."""
+def network(kind="2.1 T2V", seed=0):
+    """Core's module; the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = comfy.ldm.wan.model.WanModel(
+        made = comfy.ldm.wan.model.WanModel(
             **{"model_type": "t2v", **KINDS[kind]}, dim=128, ffn_dim=128, num_heads=1, num_layers=2,
             operations=comfy.ops.disable_weight_init,
         )
-        for parameter in network.parameters():
+        for parameter in made.parameters():
             torch.nn.init.normal_(parameter, std=0.06)
-    return comfy.sd.load_diffusion_model_state_dict(network.state_dict())
+    return made
+
+
+def model(kind="2.1 T2V", seed=0):
+    """A ModelPatcher of `network`."""
+    return comfy.sd.load_diffusion_model_state_dict(network(kind, seed).state_dict())
 
 
 def conditioning(seed: int):

@@ -29,6 +29,21 @@ def write_transformer(models: Path, name: str, seed: int = 0, channels: int = 16
     save_file(transformer.state_dict(), models / "diffusion_models" / name)
 
 
+def write_network(models: Path, name: str, network: torch.nn.Module) -> None:
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(state, models / "diffusion_models" / name)
+
+
+def write_lora(models: Path, name: str, seed: int) -> None:
+    """A LoRA that changes what a transformer of `write_transformer` gives."""
+    generator, key = torch.Generator().manual_seed(seed), "diffusion_model.blocks.0.self_attn.q"
+    (models / "loras").mkdir(parents=True, exist_ok=True)
+    save_file(
+        {f"{key}.lora_down.weight": torch.randn(4, 128, generator=generator),
+         f"{key}.lora_up.weight": torch.randn(128, 4, generator=generator)}, models / "loras" / name,
+    )  # fmt: skip
+
+
 def write(models: Path, model: str, vae: str, scorer: str, converter: str) -> None:
     """Writes the four files under their names into diffusion_models, vae, foresight and foresight_l2r."""
     write_transformer(models, model)

@@ -1,4 +1,4 @@
-"""The example graphs: one node that does everything, the paper's hierarchy of nodes, and the enhancers.
+"""The example graphs: one node that does everything, drop-ins, the paper's hierarchy of nodes, and the enhancers.
 
     api_graph("demo_visual_hierarchy", client.object_info(), prompt="a red circle moves left", seed=7)
 """
@@ -6,111 +6,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ...evaluation.graph_settings import CALIBRATE, DEMO, FAMILIES, Settings
+from ...evaluation.graph_settings import DEMO, EXAMPLES, FAMILIES, Settings
 from ...evaluation.graphs import ObjectInfo, fill_defaults
 from ...evaluation.server import Prompt
-from .graph import WIDTH, Graph, Link, Node
-from .notes import DROP_IN_NOTE, REFINE_NOTE, SEARCH_NOTE, note, paper_note, race_note
-
-
-@dataclass(frozen=True)
-class _Family:
-    model: Link
-    vae: Link
-    clip: Link
-    experts: dict[str, Any]  # what ForesightSampler and Two-Expert Guider take besides; empty for models that are one
-
-
-def _family(graph: Graph, s: Settings) -> _Family:
-    graph.group("Models", column=1)
-    demo = None if s.text_encoder else graph.add("ForesightDemoTextEncoder")
-
-    def shifted(file: str, **title: str) -> Link:
-        if demo and file == DEMO.model:
-            model = demo[1]
-        else:
-            model = graph.add("UNETLoader", unet_name=file, weight_dtype="default", **title)[0]
-        return model if s.shift is None else graph.add("ModelSamplingSD3", model=model, shift=s.shift)[0]
-
-    experts = {}
-    if s.low_noise_model:
-        model = shifted(s.model, title="Load Diffusion Model (high noise)")
-        low = shifted(s.low_noise_model, title="Load Diffusion Model (low noise)")
-        experts = {"low_noise_model": low, "low_noise_cfg": s.low_noise_cfg}
-    else:
-        model = shifted(s.model)
-    clip = demo or graph.add("CLIPLoader", clip_name=s.text_encoder, type=s.clip_type, device="default")
-    vae = demo[2] if demo and s.vae == DEMO.vae else graph.add("VAELoader", vae_name=s.vae)[0]
-    return _Family(model, vae, clip[0], experts)
-
-
-def _texts(graph: Graph, clip: Link, prompt: Link | str, negative: Link | str) -> dict[str, Link]:
-    return {
-        name.lower(): graph.add("CLIPTextEncode", title=f"CLIP Text Encode ({name} Prompt)", clip=clip, text=text,
-                                colour=colour)[0]
-        for name, text, colour in (("Positive", prompt, "green"), ("Negative", negative, "red"))
-    }  # fmt: skip
-
-
-def _guider(graph: Graph, model: Link, experts: Mapping[str, Any], **conditions: Any) -> Link:
-    if experts:
-        return graph.add("ForesightTwoExpertGuider", high_noise_model=model, **conditions, **experts)[0]
-    return graph.add("CFGGuider", model=model, **conditions)[0]
-
-
-def _sampling(graph: Graph, s: Settings, model: Link) -> dict[str, Link]:
-    """noise, sampler and sigmas."""
-    noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
-    if s.rule:
-        own = graph.add("ForesightCogVideoXSampler", model=model, rule=s.rule, steps=s.steps)
-        return {"noise": noise, "sampler": own[0], "sigmas": own[1]}
-    sampler = graph.add("KSamplerSelect", sampler_name=s.sampler)[0]
-    sigmas = graph.add("BasicScheduler", model=model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0]
-    return {"noise": noise, "sampler": sampler, "sigmas": sigmas}
-
-
-def _inspector(graph: Graph, s: Settings, family: _Family, column: int) -> tuple[Link, Link]:
-    graph.group("Inspector", column)
-    if s.converter == CALIBRATE:
-        l2r = graph.add("ForesightL2RCalibrate", model=family.model, vae=family.vae)
-    else:
-        # "auto" asks the model for its latent format and takes what fits the VAE; one chosen by name knows its own.
-        needs = {"model": family.model, "vae": family.vae} if s.converter == "auto" else {}
-        l2r = graph.add("ForesightL2RPreview", converter=s.converter, **needs)
-    scorer = graph.add("ForesightViCLIPScore", weights=s.scorer)
-    return l2r[0], scorer[0]
-
-
-def _clip_size(graph: Graph, s: Settings, vae: Link, column: int) -> Link:
-    graph.group("Clip size", column)
-    size = {"width": s.width, "height": s.height, "length": s.length}
-    if s.image_latent:
-        return graph.add("Wan22ImageToVideoLatent", vae=vae, **size, batch_size=1)[0]
-    return graph.add("EmptyHunyuanLatentVideo", **size, batch_size=1)[0]
-
-
-def _result(
-    graph: Graph, s: Settings, column: int, latent: Link, verdict: Link, vae: Link, scorer: Link | None
-) -> None:  # fmt: skip
-    graph.group("Result", column)
-    frames = graph.add("VAEDecode", samples=latent, vae=vae)[0]
-    graph.add("SaveAnimatedWEBP", images=frames, filename_prefix="foresight", fps=s.fps, lossless=False, quality=90,
-              method="default", size=(WIDTH, 400))  # fmt: skip
-    judge = {"scorer": scorer} if scorer else {}
-    report = graph.add("ForesightRunReport", verdict=verdict, images=frames, **judge)
-    graph.group("Report", column + 1)
-    graph.add("SaveImage", images=report[0], filename_prefix="foresight_report", size=(620, 480))
-    graph.add("PreviewAny", source=report[1], size=(620, 330))
+from .graph import Graph, Link, Node
+from .notes import note
+from .parts import (
+    add_clip,
+    add_gate,
+    add_guider,
+    add_inspector,
+    add_result,
+    add_sampling,
+    add_size,
+    add_start,
+    encode_texts,
+    ksampler_inputs,
+    load_models,
+    own_inspector,
+)  # fmt: skip
 
 
 def one_node(graph: Graph, s: Settings) -> None:
-    graph.note += f"\n\n{race_note(s)}"
-    family = _family(graph, s)
-    l2r, scorer = _inspector(graph, s, family, column=2)
-    latent = _clip_size(graph, s, family.vae, column=2)
+    family = load_models(graph, s)
+    l2r, scorer = add_inspector(graph, s, family, column=2)
+    latent = add_size(graph, s, family.vae, column=2)
     graph.group("Sample, look early, finish the best", column=3)
     sampler = graph.add(
         "ForesightSampler", model=family.model, clip=family.clip, prompt=s.prompt, negative=s.negative, seed=s.seed,
@@ -118,23 +41,79 @@ def one_node(graph: Graph, s: Settings) -> None:
         l2r=l2r, refiner=s.refiner, manual_prompt=s.manual_prompt, tau=s.tau, delta=s.delta, **s.gate, **s.injection,
         **family.experts, plan=s.plan, size=(420, None),
     )  # fmt: skip
-    _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
+    add_result(graph, s, 4, sampler[0], family.vae, scorer, verdict=sampler[1])
 
 
 def drop_in(graph: Graph, s: Settings) -> None:
-    """A plain graph, in which one node takes KSampler's place: scorer and converter load themselves, but the demo's."""
-    graph.note += f"\n\n{DROP_IN_NOTE}"
-    family = _family(graph, s)
-    own = {} if s.converter == "auto" else dict(zip(("l2r", "scorer"), _inspector(graph, s, family, 2), strict=True))
-    latent = _clip_size(graph, s, family.vae, column=2)
-    graph.group("Prompt", column=2)
-    texts = _texts(graph, family.clip, s.prompt, s.negative)
-    graph.group("In KSampler's place", column=3)
-    sampler = graph.add(
-        "ForesightKSampler", model=family.model, seed=s.seed, steps=s.steps, cfg=s.cfg, sampler_name=s.sampler,
-        scheduler=s.scheduler, **texts, latent_image=latent, denoise=1.0, **own,
+    """A plain graph, in which one node takes KSampler's place: scorer and converter load themselves, but the demo's.
+
+    Two experts are joined by a guider, and the place is SamplerCustomAdvanced's.
+    """
+    family = load_models(graph, s)
+    own = own_inspector(graph, s, family)
+    texts, latent = add_start(graph, s, family)
+    if family.experts:
+        graph.group("Both experts, one schedule", column=3)
+        guider = add_guider(graph, family.model, family.experts, **texts, cfg=s.cfg)
+        inputs = add_sampling(graph, s, family.model)
+        graph.group("In the place of both KSamplers", column=4)
+        sampler = graph.add(
+            "ForesightSamplerCustomAdvanced", **inputs, guider=guider, latent_image=latent, **s.race, **own,
+        )  # fmt: skip
+        verdict = sampler[2]
+    else:
+        graph.group("In KSampler's place", column=3)
+        sampler = graph.add("ForesightKSampler", **ksampler_inputs(s, family.model, texts, latent), **s.race, **own)
+        verdict = sampler[1]
+    add_result(graph, s, 5, sampler[0], family.vae, own.get("scorer"), verdict=verdict)
+
+
+def side_by_side(graph: Graph, s: Settings) -> None:
+    """One seed by KSampler and by the node that takes its place."""
+    family = load_models(graph, s)
+    own = own_inspector(graph, s, family)
+    texts, latent = add_start(graph, s, family)
+    inputs = ksampler_inputs(s, family.model, texts, latent)
+    graph.group("Before: KSampler", column=3)
+    plain = graph.add("KSampler", **inputs)
+    graph.group("After: one node replaced", column=3)
+    raced = graph.add("ForesightKSampler", **inputs, **own)
+    graph.group("What KSampler makes", column=4)
+    add_clip(graph, s, plain[0], family.vae, "plain")
+    add_result(graph, s, 5, raced[0], family.vae, own.get("scorer"), verdict=raced[1])
+
+
+def seed_audition(graph: Graph, s: Settings) -> None:
+    family = load_models(graph, s)
+    gate, texts, latent, _ = add_gate(graph, s, family)
+    guider = add_guider(graph, family.model, family.experts, **texts, cfg=s.cfg)
+    inputs = {name: link for name, link in add_sampling(graph, s, family.model).items() if name != "noise"}
+    graph.group("Many seeds a short way", column=4)
+    audition = graph.add(
+        "ForesightSeedAudition", guider=guider, **inputs, latent_image=latent, gate=gate, seed=s.seed, size=(420, None),
     )  # fmt: skip
-    _result(graph, s, 4, sampler[0], sampler[1], family.vae, own.get("scorer"))
+    graph.group("Result", column=5)
+    add_clip(graph, s, audition[0], family.vae)
+    graph.group("All seeds, as they were scored", column=6)
+    graph.add("SaveImage", images=audition[1], filename_prefix="foresight_seeds", size=(620, 480))
+    graph.add("PreviewAny", source=audition[3], size=(620, 330))
+
+
+def watch(graph: Graph, s: Settings) -> None:
+    family = load_models(graph, s)
+    gate, texts, latent, scorer = add_gate(graph, s, family)
+    graph.group("KSampler, watched", column=4)
+    watched = graph.add("ForesightWatch", model=family.model, gate=gate)
+    sampler = graph.add("KSampler", **ksampler_inputs(s, watched[0], texts, latent))
+    add_result(graph, s, 5, sampler[0], family.vae, scorer, watch=watched[1])
+
+
+def calibrate(graph: Graph, s: Settings) -> None:
+    family = load_models(graph, s, sampled=False)
+    graph.group("A preview from this VAE", column=2)
+    # The demo brings its converter; one that is kept for its VAE could be taken for that of the user's Wan.
+    keep = {"save": False} if s.converter == DEMO.converter else {}
+    graph.add("ForesightL2RCalibrate", model=family.model, vae=family.vae, **keep, size=(420, 480))
 
 
 def hierarchy(
@@ -147,7 +126,7 @@ def hierarchy(
     experts: the low-noise model of two, and its widgets; `model` is then the high-noise one.
     """
     graph.group("Prompt and gate", column)
-    guider = _guider(graph, model, experts, **_texts(graph, clip, prompt, negative), cfg=cfg)
+    guider = add_guider(graph, model, experts, **encode_texts(graph, clip, prompt, negative), cfg=cfg)
     gate = graph.add("ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=prompt, tau=tau, delta=delta, **s.gate)[0]
     inputs = {"noise": noise, "sampler": sampler, "sigmas": sigmas, "latent_image": latent_image}
 
@@ -180,7 +159,7 @@ def hierarchy(
         scorer=scorer, back_end=s.refiner, noise=noise, manual_prompt=s.manual_prompt,
     )  # fmt: skip
     title = "Two-Expert Guider (refined)" if experts else "CFGGuider (refined)"
-    guider = _guider(graph, model, experts, positive=refiner[2], negative=refiner[3], cfg=cfg, title=title)
+    guider = add_guider(graph, model, experts, positive=refiner[2], negative=refiner[3], cfg=cfg, title=title)
     inputs["noise"] = refiner[6]  # the refiner may have drawn it anew
     again = sample("2", guider=guider, gate=gate, previous=refiner[5])
     graph.group("Trial 2→1: both", column + 2)
@@ -193,43 +172,42 @@ def hierarchy(
 
 
 def visual_hierarchy(graph: Graph, s: Settings) -> None:
-    graph.note += f"\n\n{paper_note(s)}"
-    family = _family(graph, s)
-    l2r, scorer = _inspector(graph, s, family, column=1)
+    family = load_models(graph, s)
+    l2r, scorer = add_inspector(graph, s, family, column=1)
     graph.group("Prompt", column=2)
     words = [
         graph.add("PrimitiveStringMultiline", title=title, value=text, colour=colour)[0]
         for title, text, colour in (("Prompt", s.prompt, "green"), ("Negative prompt", s.negative, "red"))
     ]
-    latent = _clip_size(graph, s, family.vae, column=2)
+    latent = add_size(graph, s, family.vae, column=2)
     graph.group("Sampling", column=2)
-    inputs = _sampling(graph, s, family.model)
+    inputs = add_sampling(graph, s, family.model)
     switch, _ = hierarchy(
         graph, s, 3, model=family.model, clip=family.clip, **inputs, latent_image=latent, l2r=l2r, scorer=scorer,
         prompt=words[0], negative=words[1], cfg=s.cfg, tau=s.tau, delta=s.delta, experts=family.experts,
     )  # fmt: skip
-    _result(graph, s, 6, switch[0], switch[1], family.vae, scorer)
+    add_result(graph, s, 6, switch[0], family.vae, scorer, verdict=switch[1])
 
 
 def _enhanced(graph: Graph, s: Settings, enhance: Callable[[Link, Link], Node]) -> None:
     """A plain graph whose sampler `enhance`(sampler, gate) has wrapped; the detector only reports."""
-    family = _family(graph, s)
-    l2r, scorer = _inspector(graph, s, family, column=2)
-    latent = _clip_size(graph, s, family.vae, column=2)
+    family = load_models(graph, s)
+    l2r, scorer = add_inspector(graph, s, family, column=2)
+    latent = add_size(graph, s, family.vae, column=2)
     graph.group("Prompt", column=3)
-    texts = _texts(graph, family.clip, s.prompt, s.negative)
-    guider = _guider(graph, family.model, family.experts, **texts, cfg=s.cfg)
+    texts = encode_texts(graph, family.clip, s.prompt, s.negative)
+    guider = add_guider(graph, family.model, family.experts, **texts, cfg=s.cfg)
     gate = graph.add(
         "ForesightFailureGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau, delta=s.delta, **s.gate)[0]
     graph.group("Sampling", column=4)
-    inputs = _sampling(graph, s, family.model)
+    inputs = add_sampling(graph, s, family.model)
     enhanced = enhance(inputs["sampler"], gate)
     run = graph.add(
         "ForesightMonitoredSampler", **inputs | {"sampler": enhanced[0]}, guider=guider, latent_image=latent, gate=gate,
         on_reject="report only",
     )  # fmt: skip
     report = graph.add("ForesightEnhancerReport", sampler=enhanced[0], latent=run[0])
-    _result(graph, s, 5, report[0], run[3], family.vae, scorer)
+    add_result(graph, s, 5, report[0], family.vae, scorer, verdict=run[3])
     graph.group("What was refined or searched", column=6)
     if enhanced.type == "ForesightSelfRefineSampler":
         graph.add("PreviewImage", images=report[1])
@@ -237,12 +215,10 @@ def _enhanced(graph: Graph, s: Settings, enhance: Callable[[Link, Link], Node]) 
 
 
 def self_refine(graph: Graph, s: Settings) -> None:
-    graph.note += f"\n\n{REFINE_NOTE}"
     _enhanced(graph, s, lambda sampler, _: graph.add("ForesightSelfRefineSampler", sampler=sampler, preset="T2V"))
 
 
 def latent_search(graph: Graph, s: Settings) -> None:
-    graph.note += f"\n\n{SEARCH_NOTE}"
     _enhanced(graph, s, lambda sampler, gate: graph.add(
         "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
@@ -252,16 +228,24 @@ FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     visual_hierarchy: tuple(FAMILIES),
     self_refine: ("demo", "wan2.1_t2v_1.3b", "wan2.2_t2v_14b"),
     latent_search: ("demo", "wan2.1_t2v_1.3b"),
-    drop_in: ("demo", "wan2.1_t2v_1.3b"),
+    drop_in: (
+        "demo", "wan2.1_t2v_1.3b", "wan2.1_i2v_14b", "wan2.2_t2v_14b_4_steps", "wan2.2_i2v_14b_4_steps", "cogvideox_5b",
+    ),
+    seed_audition: ("demo", "wan2.1_t2v_1.3b"),
+    watch: ("demo", "wan2.1_t2v_1.3b"),
+    calibrate: ("demo", "wan2.1_t2v_1.3b", "cogvideox_5b"),
+}  # fmt: skip
+# The frontend calls a graph by its file's name and sorts by it: what a newcomer should open stands first.
+GRAPHS = {"1_start_here": (side_by_side, "demo_retried")} | {
+    f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families
 }
-GRAPHS = {f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families}
 
 
 def graph(name: str, **overrides: Any) -> Graph:
     """A graph of GRAPHS with other Settings."""
     form, family = GRAPHS[name]
-    result = Graph(note(family))
-    form(result, replace(FAMILIES[family], **overrides))
+    result = Graph(note(form.__name__, family))
+    form(result, replace(EXAMPLES[family], **overrides))
     return result
 
 

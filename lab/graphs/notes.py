@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...evaluation.graph_settings import DEMO, FAMILIES, Settings
+from ...evaluation.graph_settings import DEMO, EXAMPLES, Settings
 from ...scoring.detector import DetectorSettings, reached
 from ...trials.race import LOOK
 
@@ -20,9 +20,14 @@ DOWNLOADS = {
             (_WAN_22, "diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors"),
             (_WAN_22, "diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"),
             (_WAN_22, "diffusion_models", "wan2.2_ti2v_5B_fp16.safetensors"),
+            (_WAN_21, "diffusion_models", "wan2.1_i2v_480p_14B_fp16.safetensors"),
+            (_WAN_22, "diffusion_models", "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors"),
+            (_WAN_22, "diffusion_models", "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors"),
             (_WAN_21, "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
             (_WAN_21, "vae", "wan_2.1_vae.safetensors"),
             (_WAN_22, "vae", "wan2.2_vae.safetensors"),
+            (_WAN_21, "clip_vision", "clip_vision_h.safetensors"),
+            *((_WAN_22, "loras", lora) for s in EXAMPLES.values() for lora in s.loras),
         )
     },
     "t5xxl_fp16.safetensors": (
@@ -32,32 +37,55 @@ DOWNLOADS = {
     _VICLIP: ("foresight", f"{_HUB}/OpenGVLab/ViCLIP-L-14-hf/resolve/main/model.safetensors"),
 }
 
-_DEMO = """## Foresight: the demo family
-
-Small models that come with Foresight draw coloured shapes that move. Nothing has to be downloaded, no GPU is needed.
-Press **Run**.
+_DEMO = """Small models that come with Foresight draw coloured shapes that move. Nothing has to be downloaded, no GPU is
+needed. Press **Run**.
 
 Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, a direction and a background:
-"a red circle moves left on a white background", "a green square under a blue ring, both standing still".
-
-**Run Report** tells what was seen, what was done and what it cost."""
-DROP_IN_NOTE = (
-    "**What to look at.** This is a plain graph, in which one node was exchanged: *KSampler (Foresight)* stands where "
-    "KSampler stood, with the same sockets and widgets. In a graph of yours, add it beside KSampler, draw the same "
-    "links, copy the values, and delete KSampler. *Run Report* is only there to look at.\n\n"
-    "The clip is looked at early. Where it falls short, other seeds are begun, and the best goes on; **budget** is "
-    "what that may cost beyond a plain clip. It is scored against the positive prompt, which the node finds in the "
-    "graph; **prompt** takes another text."
-)
-REFINE_NOTE = (
-    "**Self-Refine Sampler** predicts the clip at some early steps, adds fresh noise and predicts again, and keeps "
-    "what both agree on: half as many evaluations again as a plain clip. *Enhancer Report* shows where it refined "
-    "(white) and what it cost."
-)
-SEARCH_NOTE = (
-    "**Latent Search Sampler** begins several candidates of the clip, scores them half way and finishes the best, "
-    "within a budget of three clips. *Enhancer Report* tells the winner's seed; *Candidate Noise* makes its noise, to "
-    "sample it alone."
+"a red circle moves left on a white background", "a green square under a blue ring, both standing still"."""
+# Form of a graph -> its title after the model's name, and what is to be known of it, where that is the same of all.
+_FORMS = {
+    "side_by_side": (
+        "one seed, before and after",
+        "**What to look at.** Above, *KSampler* makes the clip of a seed. Below, *KSampler (Foresight)*, with the same "
+        "links and values, looks at that clip early: where it falls short of the prompt, other seeds are begun, and "
+        "the best goes on. Both clips are shown, and *Run Report* tells what was tried and what it cost.",
+    ),
+    "one_node": ("everything in one node", ""),
+    "drop_in": ("one node replaced", ""),
+    "visual_hierarchy": ("the paper's trials, node by node", ""),
+    "self_refine": (
+        "a clip that is refined while it is sampled",
+        "**Self-Refine Sampler** predicts the clip at some early steps, adds fresh noise and predicts again, and keeps "
+        "what both agree on: half as many evaluations again as a plain clip. *Enhancer Report* shows where it refined "
+        "(white) and what it cost.",
+    ),
+    "latent_search": (
+        "several beginnings, the best finished",
+        "**Latent Search Sampler** begins several candidates of the clip, scores them half way and finishes the best, "
+        "within a budget of three clips. *Enhancer Report* tells the winner's seed; *Candidate Noise* makes its noise, "
+        "to sample it alone.",
+    ),
+    "seed_audition": (
+        "eight seeds a short way, one to the end",
+        "**What to look at.** *Seed Audition* samples every seed a fifth of the way and scores what is seen by then; "
+        "the best goes on from there. The sheet shows them all. Set **choose** to *by hand* and tick your own in the "
+        "*Foresight* tab while it waits.",
+    ),
+    "watch": (
+        "KSampler, watched",
+        "**What to look at.** *Foresight Watch* stands between the model and KSampler. It changes and stops nothing: "
+        "it says early what it thinks of the clip, and *Run Report* holds that against the finished clip's score.",
+    ),
+    "calibrate": (
+        "previews from your VAE",
+        "**What to look at.** *L2R Calibrate* is all there is, and it can be run alone: in seconds it learns from the "
+        "VAE how its latents look. The node says how good that is and where it is kept, and shows a clip that it has "
+        "not learned from: as it was, as ComfyUI previews it, as it is previewed now. From then on previews use it.",
+    ),
+}  # fmt: skip
+_FOUR = (
+    "A 4-step LoRA for each expert, CFG 1 and shift 5, as in ComfyUI's own template. The clip is looked at after the "
+    "first of its 4 steps, so four more tries cost what one more clip would (**budget** 1)."
 )
 # Family -> its name, and what is to be known of it.
 _TEXTS = {
@@ -75,6 +103,13 @@ _TEXTS = {
         "Connect a start image to *Wan22ImageToVideoLatent* for image to video. (The paper's Trial 1 is left out then, "
         "because the first frame is given.)",
     ),
+    "wan2.1_i2v_14b": (
+        "Wan 2.1 I2V 14B",
+        "Choose your start image in *Load Image*. Size, length and steps are those of ComfyUI's own template. The "
+        "start image enters by the conditioning, as with KSampler.",
+    ),
+    "wan2.2_t2v_14b_4_steps": ("Wan 2.2 T2V 14B in 4 steps", _FOUR),
+    "wan2.2_i2v_14b_4_steps": ("Wan 2.2 I2V 14B in 4 steps", f"Choose your start image in *Load Image*. {_FOUR}"),
     "cogvideox_5b": (
         "CogVideoX-5B",
         "and *cogvideox_5b_t2v.safetensors* into ComfyUI/models/diffusion_models. The released transformer "
@@ -85,17 +120,49 @@ _TEXTS = {
 }  # fmt: skip
 
 
-def note(family: str) -> str:
-    """Markdown. family: of graph_settings.FAMILIES."""
+def note(form: str, family: str) -> str:
+    """Markdown. form: of _FORMS; family: of graph_settings.EXAMPLES."""
+    s, (title, form_text) = EXAMPLES[family], _FORMS[form]
+    notes = {"one_node": race_note, "visual_hierarchy": paper_note, "drop_in": drop_in_note}
+    form_text = notes[form](s) if form in notes else form_text
     if family not in _TEXTS:
-        return _DEMO
-    (name, lines), s = _TEXTS[family], FAMILIES[family]
-    files = [file for file in (s.model, s.low_noise_model, s.text_encoder, s.vae, s.scorer) if file in DOWNLOADS]
+        return f"## The demo: {title}\n\n{_DEMO}\n\n{form_text}"
+    name, lines = _TEXTS[family]
+    files = [file for file in _files(s, form) if file in DOWNLOADS]
     return "\n".join((
-        f"## Foresight with {name}", "",
-        "A clip is looked at early. One that passes is not touched; one that will miss its prompt is not paid for.",
-        "", "Put these files here:", "", *map(_entry, files), "", lines,
+        f"## {name}: {title}", "", "Put these files here:", "", *map(_entry, files), "", lines, "", form_text,
     ))  # fmt: skip
+
+
+def _files(s: Settings, form: str) -> list[str]:
+    """What a graph loads."""
+    if form == "calibrate":
+        return [s.model, s.vae]
+    return [file for file in (
+        s.model, s.low_noise_model, *s.loras, s.text_encoder, s.vae, s.clip_vision, s.scorer) if file]  # fmt: skip
+
+
+def drop_in_note(s: Settings) -> str:
+    """What was replaced, and how to do the same elsewhere."""
+    if s.low_noise_model:
+        replaced = (
+            "The usual graph has two *KSampler (Advanced)*, one for each expert. A clip can only be put aside and "
+            "another begun by what sees the whole schedule: so *Two-Expert Guider* joins the experts (**switch_step** "
+            "is the first KSampler's end_at_step) and *SamplerCustomAdvanced (Foresight)* stands in the place of both. "
+            "With Euler it makes their clip, up to rounding."
+        )
+    else:
+        replaced = (
+            "This is a plain graph, in which one node was exchanged: *KSampler (Foresight)* stands where KSampler "
+            "stood, with the same sockets and widgets. In a graph of yours, add it beside KSampler, draw the same "
+            "links, copy the values, and delete KSampler."
+        )
+    return (
+        f"**What to look at.** {replaced} *Run Report* is only there to look at.\n\n"
+        "The clip is looked at early. Where it falls short, other seeds are begun, and the best goes on; **budget** is "
+        "what that may cost beyond a plain clip. It is scored against the positive prompt, which the node finds in the "
+        "graph; **prompt** takes another text."
+    )
 
 
 def race_note(s: Settings) -> str:
