@@ -1,4 +1,4 @@
-"""What a report shows on its own node: a picture, moving clips and lines of text (web/report.js)."""
+"""What a report shows on its own node: a picture, moving clips and lines of text (web/reports.js)."""
 
 from collections.abc import Callable
 

@@ -189,7 +189,7 @@ def test_seconds_are_told_once(patcher, monkeypatch, scores, looks, evaluations)
     clock = Clock(monkeypatch)
     own = inputs(clock.model(patcher), steps=STEPS)
     record = monitored_sample(own, clock.gate(*scores)).verdict.record
-    looks = len(record.best.trace)
+    looks = len(record.best.trace) + len(record.finals)  # and one at the finished clip
     assert record.seconds == {"sampling": 100 * record.nfe_video, "inspection": 8 * looks}
     assert sum(record.seconds.values()) == clock.now and record.nfe_video == evaluations
     watch = Watch(clock.gate(*scores))
