@@ -29,7 +29,7 @@ class ForesightWatch(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
-                types.Watch.Output(display_name="watch", tooltip="For Run Report, with the decoded clip as its images."),
+                types.Watch.Output(display_name="watch", tooltip="For Run Report, which waits for the sampler."),
             ],
             hidden=[io.Hidden.unique_id],
         ), "preview", "score", "monitor")
