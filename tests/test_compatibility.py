@@ -29,7 +29,7 @@ from foresight.sampling.noise import SeededNoise
 from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.watch import Watch
-from foresight.trials.race import RaceSettings, Rules
+from foresight.trials.race import Look, RaceSettings, Rules
 from foresight.trials.report import run_report
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "compatibility.json"
@@ -80,7 +80,7 @@ def test_a_candidate_put_aside_goes_on_as_cores(family, sampler, record_property
     record_property("check", "race: put aside, gone on with")
     record_property("sampler", sampler)
     own = replace(family.inputs(sampler, steps=5), noise=SeededNoise(7))
-    rules = Rules(RaceSettings(2, "off"), 0.4)
+    rules = Rules(RaceSettings(2, "off"), (Look(0.4),))
     result = run_race(own, gate(0.15, 0.1, 0.3), rules)
     assert same(result.latent["samples"], core(own))
     own_steps = sampler in ("dpm_fast", "dpm_adaptive")  # cannot be looked at: one candidate, sampled plainly

@@ -228,6 +228,6 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
 
 def test_a_refused_or_missing_reward_is_no_error(tmp_path):
     (tmp_path / "no reward").write_text("this is no file of weights")
-    assert "no such file" in enhancers.unusable(tmp_path / "none").lower()
+    assert "none is not there" in enhancers.unusable(tmp_path / "none").lower()
     assert "safetensors" in enhancers.unusable(tmp_path / "no reward")
     assert enhancers.unusable() is None
