@@ -139,7 +139,7 @@ def run(
         prompt["latent"] = saved(prompt[node_of(prompt, "VAEDecode")]["inputs"]["samples"])
     entry, executed = queue_watched(server, prompt)
     (report,) = entry["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
-    titles = {str(node.id): node.title or node.type for node in graph(name).nodes}
+    titles = {str(node.id): node.title or node.type for node in graph(name, **{**TINY, **overrides}).nodes}
     return Run(report, saved_latent(server, entry, "latent"), [titles.get(id, id) for id in executed])
 
 
