@@ -1,0 +1,214 @@
+"""The Streaming Sampler: a SAMPLER that makes a clip chunk by chunk, with a rolling cache of what was made before."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.samplers
+import torch
+
+from ..trials.plan import drive
+from ..trials.stream import Chunk, StreamSettings
+from ..trials.stream_plans import Plan, Work, plain
+from .noise_space import NoiseSpace
+from .stream_cache import KVCache
+from .stream_engine import Recent, StreamEngine
+from .stream_model import CausalHooks, announce, require_streamable
+from .stream_noise import drawn
+
+logger = logging.getLogger("foresight")
+NAME = "Streaming Sampler"
+CORES_START = "ar_config"  # where core's ARVideoI2V leaves the latent that a stream starts from
+
+
+@dataclass
+class _State:
+    """What a stream needs to go on in another call: its cache, on the CPU meanwhile, and where it stands. shown: the
+    latents that it made last, as they come back from outside."""
+
+    cache: KVCache
+    recent: Recent
+    shown: torch.Tensor
+    chunks: int
+    facts: tuple
+    model: Callable[[], Any]  # a weak reference
+
+
+@dataclass(eq=False)
+class StreamSampler(comfy.samplers.Sampler):
+    """Samples block-causal Wan models.
+
+    settings: the schedule, the cache, and whether another call goes on from here. start: the latents [B, C, n, H, W],
+    as a VAE gives them, that the clip begins with: an image, a clip to extend, or what an earlier call of this same
+    sampler gave, which is then gone on with to the last bit. by_chunk: whether first noises are drawn by chunk, as
+    streams that are made in several calls need, and not taken from the NOISE that is connected. gate: a ChunkGate.
+    refine: see StreamEngine. After a run: `result`, for the report.
+    """
+
+    settings: StreamSettings = field(default_factory=StreamSettings)
+    start: torch.Tensor | None = None
+    by_chunk: bool = False
+    gate: Any = None
+    refine: Any = None
+    result: dict[str, Any] = field(default_factory=dict, init=False)
+    _state: _State | None = field(default=None, init=False, repr=False)
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        begin = time.perf_counter()
+        model, options = model_wrap.inner_model, extra_args.get("model_options", {})
+        require_streamable(model, options, tuple(noise.shape), NAME)
+        if denoise_mask is not None:
+            raise ValueError(
+                f"{NAME} cannot keep masked parts of a latent: what a chunk is made from is the chunks before. Remove "
+                "the noise mask, and connect what the clip starts from as start."
+            )
+        guided = getattr(model_wrap, "cfg", 1.0) != 1.0
+        if guided and not (getattr(model_wrap, "conds", None) or {}).get("negative"):
+            raise ValueError(
+                f"{NAME}: CFG is {model_wrap.cfg}, but no negative is connected: connect one, or set CFG to 1."
+            )
+        given = self._given(model, options, noise)
+        frames, n = noise.shape[2], 0 if given is None else given.shape[2]
+        state = self._take_state(model, noise, given)
+        start, first = (state.cache.position, state.chunks) if state else (n, 0)
+        shift = getattr(model.model_sampling, "shift", 1.0)
+        chunks = self.settings.chunks(frames - n, shift, sigmas.tolist(), start, first)
+        network, tokens = model.diffusion_model, _tokens(model.diffusion_model, noise)
+        window = self.settings.sees(frames)
+        cache = state.cache if state else KVCache(
+            len(network.blocks), tokens, window, min(self.settings.sink, window), self.gate.depth if self.gate else 0
+        )  # fmt: skip
+        hooks = CausalHooks(network, cache, options, NAME)
+        expected = announce(cache, len(noise) * (1 + guided), model_wrap, noise.device)
+        logger.info("Foresight: the cache of %d latents takes %.1f MiB", cache.window, expected / 2**20)
+        engine = StreamEngine(
+            self.settings, model_wrap, extra_args, hooks, cache, NoiseSpace.of(model.model_sampling),
+            extra_args.get("seed") or 0, self._noise(noise[:, :, n:], chunks, start, extra_args),
+            torch.zeros_like(noise[:, :, n:]) if latent_image is None else latent_image[:, :, n:].to(noise), start,
+            lambda chunk: self.settings.cached(chunks, chunk), self.settings.context(chunks),
+            frozenset(getattr(model_wrap, "recaches", ())), self.refine,
+            recent=state.recent if state else Recent(cache.sink, cache.window),
+        )  # fmt: skip
+        work = Work(
+            chunks, [self.settings.passes(chunks, chunk) for chunk in chunks], len(noise), engine.recaches
+        )  # fmt: skip
+        self._show(engine, callback, given, work)
+        try:
+            cache.to(noise.device)
+            if given is not None and state is None:
+                engine.fill(given)
+            drive(self._plan(engine, work), engine.do)
+            output = engine.output[:, :, : sum(chunk.frames for chunk in engine.kept)]
+            samples = output if given is None else torch.cat([given, output], 2)
+            self.result = self._report(engine, work, chunks, expected, time.perf_counter() - begin)
+            if self.settings.goes_on:
+                self._put_state(engine, model, output, chunks)
+            return samples
+        finally:
+            if self._state is None or self._state.cache is not cache:
+                cache.free()
+
+    def _plan(self, engine: StreamEngine, work: Work) -> Plan:
+        return plain(work) if self.gate is None else self.gate.attach(engine, work)
+
+    def _given(self, model: Any, options: dict[str, Any], noise: torch.Tensor) -> torch.Tensor | None:
+        """The latents that the clip begins with, in model space: this sampler's, or those of core's ARVideoI2V."""
+        start = self.start
+        if start is None:
+            start = options.get("transformer_options", {}).get(CORES_START, {}).get("initial_latent")
+        if start is None:
+            return None
+        if start.ndim != 5 or (start.shape[1], *start.shape[3:]) != (noise.shape[1], *noise.shape[3:]):
+            raise ValueError(
+                f"{NAME}: start is {list(start.shape)}, but the clip is {list(noise.shape)}: encode the image or clip "
+                "at the clip's own width and height, with this model's VAE."
+            )
+        if start.shape[2] >= noise.shape[2]:
+            raise ValueError(
+                f"{NAME}: start has {start.shape[2]} latents and the clip {noise.shape[2]}, start included: make the "
+                "clip longer (4 frames a latent)."
+            )
+        if len(start) not in (1, len(noise)):
+            raise ValueError(
+                f"{NAME}: start holds {len(start)} clips, and the latent {len(noise)}: give 1, or as many."
+            )
+        given = model.process_latent_in(start.to(noise.device, torch.float32))
+        return given.to(noise).expand(len(noise), -1, -1, -1, -1)
+
+    def _noise(self, noise: torch.Tensor, chunks: list[Chunk], start: int, extra_args: dict[str, Any]) -> torch.Tensor:
+        if not self.by_chunk:
+            return noise
+        seed = extra_args.get("seed") or 0
+        parts = [
+            drawn(noise[:, :, chunk.start - start : chunk.start - start + chunk.frames], seed, chunk.start, 0, 0)
+            for chunk in chunks
+        ]
+        return torch.cat(parts, 2)
+
+    def _show(self, engine: StreamEngine, callback: Callable | None, given: torch.Tensor | None, work: Work) -> None:
+        """Shows whoever samples each prediction, as the clip so far: finished chunks and the one that is being made."""
+        if callback is None:
+            return
+        total, shown = sum(chunk.steps for chunk in work.chunks), 0
+
+        def on_step(chunk: Chunk, _step: int, x0: torch.Tensor) -> None:
+            nonlocal shown
+            before = engine.output[:, :, : chunk.start - engine.start]
+            clip = torch.cat([part for part in (given, before, x0) if part is not None], 2)
+            callback(min(shown, total - 1), clip, x0, total)
+            shown += 1
+
+        engine.on_step = on_step
+
+    def _facts(self, model: Any, noise: torch.Tensor) -> tuple:
+        """What has to be the same for a stream to go on where it stopped."""
+        patcher = getattr(model, "current_patcher", None)
+        whose = getattr(patcher, "patches_uuid", None)
+        return (whose, (len(noise), *noise.shape[3:]), self.settings.window, self.settings.sink, self.settings.kv)
+
+    def _take_state(self, model: Any, noise: torch.Tensor, given: torch.Tensor | None) -> _State | None:
+        """The stream that ends with the given latents, where this sampler has made it; else they are read anew."""
+        state, self._state = self._state, None
+        if state is None:
+            return None
+        if given is None or state.model() is not model or state.facts != self._facts(model, noise):
+            state.cache.free()
+            return None
+        length = min(given.shape[2], state.shown.shape[2])
+        if not torch.equal(given[:, :, -length:].cpu(), state.shown[:, :, -length:]):
+            state.cache.free()
+            return None
+        return state
+
+    def _put_state(self, engine: StreamEngine, model: Any, output: torch.Tensor, chunks: list[Chunk]) -> None:
+        shown = model.process_latent_in(model.process_latent_out(output.to(torch.float32)))
+        engine.cache.to("cpu")
+        self._state = _State(
+            engine.cache, engine.recent, shown[:, :, -engine.cache.window :].cpu(), chunks[-1].index + 1,
+            self._facts(model, output), weakref.ref(model),
+        )  # fmt: skip
+
+    def _report(
+        self, engine: StreamEngine, work: Work, chunks: list[Chunk], expected: int, seconds: float
+    ) -> dict[str, Any]:
+        frames = engine.noise.shape[2]
+        return {
+            "nfe": engine.forwards, "nfe_plain": work.plain, "preset": self.settings.preset, "kv": self.settings.kv,
+            "schedule": "".join(str(chunk.steps) for chunk in chunks), "chunk": self.settings.chunk,
+            "frames": frames, "made": sum(chunk.frames for chunk in engine.kept), "window": engine.cache.window,
+            "sink": engine.cache.sink, "cache_bytes": engine.cache.bytes, "cache_bytes_expected": expected,
+            "seconds": round(seconds, 3), **(self.gate.report() if self.gate else {}),
+        }
+
+
+def _tokens(network: torch.nn.Module, noise: torch.Tensor) -> int:
+    """Tokens of one latent."""
+    _, high, wide = network.patch_size
+    return -(-noise.shape[3] // high) * -(-noise.shape[4] // wide)
