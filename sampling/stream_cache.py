@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..trials.stream import cache_bytes
-
 Slabs = list[tuple[torch.Tensor, torch.Tensor]]  # (k, v) by store and layer
 
 
@@ -114,9 +112,15 @@ class KVCache:
         self.clear()
         self._stores.clear()
 
-    def to(self, device: torch.device | str) -> None:
-        for store in self._stores:
-            store.k, store.v = [k.to(device) for k in store.k], [v.to(device) for v in store.v]
+    def copy(self, device: torch.device | str) -> KVCache:
+        """Another cache that holds the same, on this device; nothing before it can be taken back."""
+        other = KVCache(self.layers, self.tokens, self.window, self.sink, self.depth)
+        other.held, other.position = self.held, self.position
+        other._stores = [
+            _Store(store.keys, *([t.to(device, copy=True) for t in side] for side in (store.k, store.v)))
+            for store in self._stores
+        ]
+        return other
 
     def attend(
         self, layer: int, keys: Sequence[int], k: torch.Tensor, v: torch.Tensor
@@ -160,10 +164,6 @@ class KVCache:
         shape = len(like), self.window * self.tokens, like.shape[2]
         made = [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(2 * self.layers)]
         return _Store(keys, made[: self.layers], made[self.layers :])
-
-    def expected_bytes(self, rows: int, width: int, itemsize: int) -> int:
-        """What the buffers will take, before there are any."""
-        return cache_bytes(self.layers, rows, self.window * self.tokens, width, itemsize)
 
     def _layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [pair for store in self._stores for pair in zip(store.k, store.v, strict=True)]

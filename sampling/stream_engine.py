@@ -36,9 +36,10 @@ class Recent:
         self.sink, self.window = sink, window
         self.frames: dict[int, torch.Tensor] = {}
 
-    @property
-    def end(self) -> int:
-        return max(self.frames, default=-1) + 1
+    def copy(self) -> Recent:
+        other = Recent(self.sink, self.window)
+        other.frames = dict(self.frames)
+        return other
 
     def put(self, start: int, latents: torch.Tensor) -> None:
         end = start + latents.shape[2]
@@ -59,7 +60,9 @@ class StreamEngine:
     chunk is needed in the cache; context: the noise (sigma) of what goes there. recaches: chunks before which the cache
     is made anew. Counts `forwards` of the model, those of the cache included.
 
-    refine(noise, x0 before, cache, chunk, step): see stream_refiner.py. on_step(chunk, step, x0) sees every prediction.
+    refine(noise, x0 before, cache, chunk, step) gives the noise that an x0 prediction is mixed with instead of `noise`;
+    where it has an `attach(engine)`, it is given this run first. score(chunk, step, x0): of each item. on_step(chunk,
+    step, x0) sees every prediction; on_keep(chunk, x0) every finished chunk, and says whether to go on.
     """
 
     settings: StreamSettings
@@ -76,13 +79,14 @@ class StreamEngine:
     context: float
     recaches: frozenset[int] = frozenset()
     refine: Any = None
-    score: Callable[[Chunk, int, torch.Tensor, bool], tuple[float, ...]] | None = None
+    score: Callable[[Chunk, int, torch.Tensor], tuple[float, ...]] | None = None
     on_step: Callable[[Chunk, int, torch.Tensor], None] = lambda *_: None
     on_keep: Callable[[Chunk, torch.Tensor], bool] = lambda *_: True
     on_back: Callable[[list[Chunk]], None] = lambda _: None
     forwards: int = 0
     recent: Recent = field(default_factory=lambda: Recent(0, 0))
     output: torch.Tensor = field(init=False)
+    given: torch.Tensor | None = None  # what the clip begins with
     kept: list[Chunk] = field(default_factory=list)
     _candidates: list[Candidate] = field(default_factory=list)
     _last: int | None = None  # the candidate whose keys and values lie in the open chunk
@@ -90,6 +94,13 @@ class StreamEngine:
 
     def __post_init__(self):
         self.output = torch.zeros_like(self.noise)
+        if hasattr(self.refine, "attach"):
+            self.refine.attach(self)
+
+    def clip(self, chunk: Chunk, x0: torch.Tensor) -> torch.Tensor:
+        """The clip so far: what it began with, the finished chunks, and this one as it is predicted."""
+        before = self.output[:, :, : chunk.start - self.start]
+        return torch.cat([part for part in (self.given, before, x0) if part is not None], 2)
 
     def do(self, action: Step | Keep | Back) -> Any:
         if isinstance(action, Step):
@@ -159,7 +170,7 @@ class StreamEngine:
         self.on_step(chunk, step, x0)
         scores = ()
         if action.look and self.score is not None:
-            scores = self.score(chunk, step, x0, step == chunk.steps - 1)
+            scores = self.score(chunk, step, x0)
         return Seen(self._last, scores)
 
     def _keep(self, action: Keep) -> bool:

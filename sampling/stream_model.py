@@ -6,6 +6,7 @@ wrappers, LoRAs and attention backend stay what they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.ldm.wan.model
@@ -13,6 +14,7 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ..trials.stream import cache_bytes
 from .self_refine import refuse_caches
 from .stream_cache import KVCache
 
@@ -131,15 +133,24 @@ class CausalHooks:
         return self._freqs
 
 
-def announce(cache: KVCache, rows: int, guider: Any, device: torch.device) -> int:
-    """Asks ComfyUI for the memory of a cache that is about to be made, beside the models of this run; its bytes."""
+def bytes_of(model: Any, window: int, rows: int, shape: Sequence[int]) -> int:
+    """What the cache of a stream takes: `window` latents of shape [B, C, F, H, W] for `rows` batch rows."""
+    dtype, network = getattr(model, "manual_cast_dtype", None) or model.get_dtype(), model.diffusion_model
+    return cache_bytes(len(network.blocks), rows, window * tokens_of(network, shape), network.dim, dtype.itemsize)
+
+
+def tokens_of(network: torch.nn.Module, shape: Sequence[int]) -> int:
+    """Tokens of one latent."""
+    _, high, wide = network.patch_size
+    return -(-shape[3] // high) * -(-shape[4] // wide)
+
+
+def make_room(expected: int, guider: Any, device: torch.device) -> None:
+    """Asks ComfyUI for the memory of a cache that is about to be made, beside the models of this run."""
     model = guider.inner_model
-    dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
-    expected = cache.expected_bytes(rows, model.diffusion_model.dim, dtype.itemsize)
     used = [model.current_patcher, *(getattr(guider, "loaded_models", None) or ())]
     keep = [
         loaded for loaded in comfy.model_management.current_loaded_models
         if loaded.model is not None and any(loaded.model.is_clone(patcher) for patcher in used)
     ]  # fmt: skip
     comfy.model_management.free_memory(expected, device, keep)
-    return expected

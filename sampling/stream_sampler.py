@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,13 @@ import comfy.samplers
 import torch
 
 from ..trials.plan import drive
-from ..trials.stream import Chunk, StreamSettings
-from ..trials.stream_plans import Plan, Work, plain
+from ..trials.stream import REUSE, Chunk, StreamSettings
+from ..trials.stream_plans import Work, plain
+from .candidates import Tape
 from .noise_space import NoiseSpace
 from .stream_cache import KVCache
 from .stream_engine import Recent, StreamEngine
-from .stream_model import CausalHooks, announce, require_streamable
+from .stream_model import CausalHooks, bytes_of, make_room, require_streamable, tokens_of
 from .stream_noise import drawn
 
 logger = logging.getLogger("foresight")
@@ -44,15 +45,15 @@ class StreamSampler(comfy.samplers.Sampler):
     """Samples block-causal Wan models.
 
     settings: the schedule, the cache, and whether another call goes on from here. start: the latents [B, C, n, H, W],
-    as a VAE gives them, that the clip begins with: an image, a clip to extend, or what an earlier call of this same
-    sampler gave, which is then gone on with to the last bit. by_chunk: whether first noises are drawn by chunk, as
-    streams that are made in several calls need, and not taken from the NOISE that is connected. gate: a ChunkGate.
-    refine: see StreamEngine. After a run: `result`, for the report.
+    as a VAE gives them, that the clip begins with: an image, or a clip to extend. previous: the sampler that has made
+    the clip of which `start` is the end; its stream goes on to the last bit. Streams of several calls draw their first
+    noises by chunk, and do not take them from the NOISE that is connected. gate: a ChunkGate. refine: see StreamEngine.
+    After a run: `result`, for the report.
     """
 
     settings: StreamSettings = field(default_factory=StreamSettings)
     start: torch.Tensor | None = None
-    by_chunk: bool = False
+    previous: StreamSampler | None = None
     gate: Any = None
     refine: Any = None
     result: dict[str, Any] = field(default_factory=dict, init=False)
@@ -63,6 +64,11 @@ class StreamSampler(comfy.samplers.Sampler):
     ):
         begin = time.perf_counter()
         model, options = model_wrap.inner_model, extra_args.get("model_options", {})
+        if isinstance(model_wrap, Tape):
+            raise ValueError(
+                f"{NAME} cannot be raced: a candidate that is put aside would lose its cache. Connect a Chunk Gate to "
+                "it, which draws chunks again, and sample with SamplerCustomAdvanced or the Monitored Sampler."
+            )
         require_streamable(model, options, tuple(noise.shape), NAME)
         if denoise_mask is not None:
             raise ValueError(
@@ -76,47 +82,57 @@ class StreamSampler(comfy.samplers.Sampler):
             )
         given = self._given(model, options, noise)
         frames, n = noise.shape[2], 0 if given is None else given.shape[2]
-        state = self._take_state(model, noise, given)
+        state = self._state_before(model, noise, given)
+        self._state = None
         start, first = (state.cache.position, state.chunks) if state else (n, 0)
         shift = getattr(model.model_sampling, "shift", 1.0)
         chunks = self.settings.chunks(frames - n, shift, sigmas.tolist(), start, first)
-        network, tokens = model.diffusion_model, _tokens(model.diffusion_model, noise)
+        begins = getattr(model_wrap, "begins", [0])
+        if begins[-1] > chunks[-1].index and not self.settings.goes_on:
+            raise ValueError(
+                f"{NAME}: a prompt begins at chunk {begins[-1]}, but the last chunk of this clip is {chunks[-1].index} "
+                "(they are counted from 0): begin it earlier, or make the clip longer."
+            )
+        network, tokens = model.diffusion_model, tokens_of(model.diffusion_model, noise.shape)
         window = self.settings.sees(frames)
-        cache = state.cache if state else KVCache(
-            len(network.blocks), tokens, window, min(self.settings.sink, window), self.gate.depth if self.gate else 0
-        )  # fmt: skip
-        hooks = CausalHooks(network, cache, options, NAME)
-        expected = announce(cache, len(noise) * (1 + guided), model_wrap, noise.device)
+        depth = self.gate.depth if self.gate else 0
+        cache = KVCache(len(network.blocks), tokens, window, min(self.settings.sink, window), depth)
+        expected = self.cache_bytes(model, noise.shape, guided)
+        make_room(expected, model_wrap, noise.device)
         logger.info("Foresight: the cache of %d latents takes %.1f MiB", cache.window, expected / 2**20)
+        if state is not None:
+            cache = state.cache.copy(noise.device)
+            cache.depth = depth
+        hooks = CausalHooks(network, cache, options, NAME)
         engine = StreamEngine(
             self.settings, model_wrap, extra_args, hooks, cache, NoiseSpace.of(model.model_sampling),
             extra_args.get("seed") or 0, self._noise(noise[:, :, n:], chunks, start, extra_args),
             torch.zeros_like(noise[:, :, n:]) if latent_image is None else latent_image[:, :, n:].to(noise), start,
             lambda chunk: self.settings.cached(chunks, chunk), self.settings.context(chunks),
             frozenset(getattr(model_wrap, "recaches", ())), self.refine,
-            recent=state.recent if state else Recent(cache.sink, cache.window),
+            given=given, recent=state.recent.copy() if state else Recent(cache.sink, cache.window),
         )  # fmt: skip
-        work = Work(
-            chunks, [self.settings.passes(chunks, chunk) for chunk in chunks], len(noise), engine.recaches
-        )  # fmt: skip
-        self._show(engine, callback, given, work)
+        passes = [self.settings.passes(chunks, chunk) for chunk in chunks]
+        work = Work(chunks, passes, len(noise), engine.recaches, int(self.settings.kv == REUSE))
+        watcher = self.gate and self.gate.watcher(engine)
+        self._show(engine, callback, work)
         try:
-            cache.to(noise.device)
             if given is not None and state is None:
                 engine.fill(given)
-            drive(self._plan(engine, work), engine.do)
+            drive(watcher.plan(work) if watcher else plain(work), engine.do)
             output = engine.output[:, :, : sum(chunk.frames for chunk in engine.kept)]
             samples = output if given is None else torch.cat([given, output], 2)
             self.result = self._report(engine, work, chunks, expected, time.perf_counter() - begin)
+            self.result |= watcher.report() if watcher else {}
             if self.settings.goes_on:
                 self._put_state(engine, model, output, chunks)
             return samples
         finally:
-            if self._state is None or self._state.cache is not cache:
-                cache.free()
+            cache.free()
 
-    def _plan(self, engine: StreamEngine, work: Work) -> Plan:
-        return plain(work) if self.gate is None else self.gate.attach(engine, work)
+    def cache_bytes(self, model: Any, shape: Sequence[int], guided: bool) -> int:
+        """What the cache of a run will take. shape: of the latent, [B, C, F, H, W]."""
+        return bytes_of(model, self.settings.sees(shape[2]), shape[0] * (1 + guided), shape)
 
     def _given(self, model: Any, options: dict[str, Any], noise: torch.Tensor) -> torch.Tensor | None:
         """The latents that the clip begins with, in model space: this sampler's, or those of core's ARVideoI2V."""
@@ -143,7 +159,7 @@ class StreamSampler(comfy.samplers.Sampler):
         return given.to(noise).expand(len(noise), -1, -1, -1, -1)
 
     def _noise(self, noise: torch.Tensor, chunks: list[Chunk], start: int, extra_args: dict[str, Any]) -> torch.Tensor:
-        if not self.by_chunk:
+        if not (self.settings.goes_on or self.previous):
             return noise
         seed = extra_args.get("seed") or 0
         parts = [
@@ -152,7 +168,7 @@ class StreamSampler(comfy.samplers.Sampler):
         ]
         return torch.cat(parts, 2)
 
-    def _show(self, engine: StreamEngine, callback: Callable | None, given: torch.Tensor | None, work: Work) -> None:
+    def _show(self, engine: StreamEngine, callback: Callable | None, work: Work) -> None:
         """Shows whoever samples each prediction, as the clip so far: finished chunks and the one that is being made."""
         if callback is None:
             return
@@ -160,9 +176,7 @@ class StreamSampler(comfy.samplers.Sampler):
 
         def on_step(chunk: Chunk, _step: int, x0: torch.Tensor) -> None:
             nonlocal shown
-            before = engine.output[:, :, : chunk.start - engine.start]
-            clip = torch.cat([part for part in (given, before, x0) if part is not None], 2)
-            callback(min(shown, total - 1), clip, x0, total)
+            callback(min(shown, total - 1), engine.clip(chunk, x0), x0, total)
             shown += 1
 
         engine.on_step = on_step
@@ -173,25 +187,20 @@ class StreamSampler(comfy.samplers.Sampler):
         whose = getattr(patcher, "patches_uuid", None)
         return (whose, (len(noise), *noise.shape[3:]), self.settings.window, self.settings.sink, self.settings.kv)
 
-    def _take_state(self, model: Any, noise: torch.Tensor, given: torch.Tensor | None) -> _State | None:
-        """The stream that ends with the given latents, where this sampler has made it; else they are read anew."""
-        state, self._state = self._state, None
-        if state is None:
+    def _state_before(self, model: Any, noise: torch.Tensor, given: torch.Tensor | None) -> _State | None:
+        """The stream that ends with the given latents, where the previous sampler made it; else they are read anew."""
+        state = self.previous._state if self.previous else None
+        if state is None or given is None:
             return None
-        if given is None or state.model() is not model or state.facts != self._facts(model, noise):
-            state.cache.free()
+        if state.model() is not model or state.facts != self._facts(model, noise):
             return None
         length = min(given.shape[2], state.shown.shape[2])
-        if not torch.equal(given[:, :, -length:].cpu(), state.shown[:, :, -length:]):
-            state.cache.free()
-            return None
-        return state
+        return state if torch.equal(given[:, :, -length:].cpu(), state.shown[:, :, -length:]) else None
 
     def _put_state(self, engine: StreamEngine, model: Any, output: torch.Tensor, chunks: list[Chunk]) -> None:
         shown = model.process_latent_in(model.process_latent_out(output.to(torch.float32)))
-        engine.cache.to("cpu")
         self._state = _State(
-            engine.cache, engine.recent, shown[:, :, -engine.cache.window :].cpu(), chunks[-1].index + 1,
+            engine.cache.copy("cpu"), engine.recent, shown[:, :, -engine.cache.window :].cpu(), chunks[-1].index + 1,
             self._facts(model, output), weakref.ref(model),
         )  # fmt: skip
 
@@ -202,13 +211,14 @@ class StreamSampler(comfy.samplers.Sampler):
         return {
             "nfe": engine.forwards, "nfe_plain": work.plain, "preset": self.settings.preset, "kv": self.settings.kv,
             "schedule": "".join(str(chunk.steps) for chunk in chunks), "chunk": self.settings.chunk,
-            "frames": frames, "made": sum(chunk.frames for chunk in engine.kept), "window": engine.cache.window,
-            "sink": engine.cache.sink, "cache_bytes": engine.cache.bytes, "cache_bytes_expected": expected,
-            "seconds": round(seconds, 3), **(self.gate.report() if self.gate else {}),
+            "first": engine.start, "frames": frames, "made": sum(chunk.frames for chunk in engine.kept),
+            "window": engine.cache.window, "sink": engine.cache.sink, "cache_bytes": engine.cache.bytes,
+            "cache_bytes_expected": expected, "seconds": round(seconds, 3),
         }
 
 
-def _tokens(network: torch.nn.Module, noise: torch.Tensor) -> int:
-    """Tokens of one latent."""
-    _, high, wide = network.patch_size
-    return -(-noise.shape[3] // high) * -(-noise.shape[4] // wide)
+def streaming(sampler: comfy.samplers.Sampler) -> StreamSampler | None:
+    """The stream that a SAMPLER makes, itself or inside a monitor."""
+    while sampler is not None and not isinstance(sampler, StreamSampler):
+        sampler = getattr(sampler, "inner", None)
+    return sampler

@@ -31,7 +31,8 @@ def seen(frames: int, ends: list[int], window: int = 0, sink: int = 0) -> Tensor
 
 @torch.no_grad()
 def velocity(network: WanTransformer, x: Tensor, sigmas: Tensor, context: Tensor, frames: Tensor) -> Tensor:
-    """x [1, 16, F, h, w], sigmas [F] of the frames, frames [F, F] from `seen` -> velocity like x."""
+    """x [1, 16, F, h, w], sigmas [F] of the frames, context [1 or F, L, D] of the clip or of each frame, frames [F, F]
+    from `seen` -> velocity like x."""
     grid = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)
     tokens = grid[1] * grid[2]
     h = network.patch_embedding(x).flatten(2).transpose(1, 2)
@@ -49,7 +50,9 @@ def velocity(network: WanTransformer, x: Tensor, sigmas: Tensor, context: Tensor
         q, k = (rotate(part, angles.cos(), angles.sin()) for part in (q, k))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         h = h + attention.o(y) * shifts[2]
-        h = h + block.cross_attn(block.norm3(h), context)
+        parts = block.norm3(h).chunk(len(context), dim=1)
+        words = [block.cross_attn(part, text) for part, text in zip(parts, context.split(1), strict=True)]
+        h = h + torch.cat(words, 1)
         h = h + block.ffn(block.norm2(h) * (1 + shifts[4]) + shifts[3]) * shifts[5]
     shift, scale = network.head.modulation[0][0] + e, network.head.modulation[0][1] + e
     out = network.head.head(network.head.norm(h) * (1 + scale) + shift)

@@ -39,10 +39,10 @@ def sampled(
         )
 
 
-def streamed(patcher, frames=7, start=None, gate=None, by_chunk=False, refine=None, settings=None, **run):
+def streamed(patcher, frames=7, start=None, gate=None, previous=None, refine=None, settings=None, **run):
     """(latent, sampler) of a run whose settings are `settings`, over the schedule of SIGMAS by default."""
     sampler = StreamSampler(
-        StreamSettings(**{"preset": "sigmas", "chunk": 1, **(settings or {})}), start, by_chunk, gate, refine
+        StreamSettings(**{"preset": "sigmas", "chunk": 1, **(settings or {})}), start, previous, gate, refine
     )
     return sampled(patcher, sampler, frames, **run), sampler
 

@@ -37,13 +37,14 @@ def test_one_image_starts_every_clip_of_a_batch(patcher):
 
 
 def calls(patcher, lengths, tail=None, **settings):
-    """A stream in several calls of one sampler; each starts from the last `tail` latents of the clip (None: all)."""
-    sampler = StreamSampler(StreamSettings(**{**ENDLESS, **settings}), by_chunk=True)
+    """A stream in several calls; each starts from the last `tail` latents of the clip (None: all)."""
+    chosen = StreamSettings(**{**ENDLESS, **settings})
+    sampler = StreamSampler(chosen)
     clip = sampled(patcher, sampler, lengths[0])
     forwards = sampler.result["nfe"]
     for length in lengths[1:]:
         start = clip if tail is None else clip[:, :, -tail:]
-        sampler.start = start
+        sampler = StreamSampler(chosen, start, sampler)
         more = sampled(patcher, sampler, start.shape[2] + length)
         clip = torch.cat([clip, more[:, :, start.shape[2] :]], 2)
         forwards += sampler.result["nfe"]
@@ -65,33 +66,28 @@ def test_schedules_go_on_over_calls(patcher):
     assert torch.equal(parts, whole) and forwards == in_parts == 17 + 4 + 3
 
 
-def test_what_is_not_this_streams_end_is_read_anew(patcher):
-    sampler = StreamSampler(StreamSettings(**ENDLESS), by_chunk=True)
-    clip = sampled(patcher, sampler, 4)
-    sampler.start = clip + 0.5
-    other = sampled(patcher, sampler, 6)
-    fresh = StreamSampler(StreamSettings(**ENDLESS), clip + 0.5, by_chunk=True)
-    assert torch.equal(other, sampled(patcher, fresh, 6))
-    assert sampler.result["nfe"] == 2 + 5  # two passes over what was given
+def ended(patcher):
+    """A stream of four latents that may go on, and its clip."""
+    sampler = StreamSampler(StreamSettings(**ENDLESS))
+    return sampler, sampled(patcher, sampler, 4)
 
 
-@pytest.mark.parametrize("change", ["seed of nothing", "model", "size"])
-def test_a_stream_goes_on_only_where_it_is_the_same(patcher, change):
-    sampler = StreamSampler(StreamSettings(**ENDLESS), by_chunk=True)
-    clip = sampled(patcher, sampler, 4)
-    kept = sampler._state
-    assert kept is not None and kept.cache.bytes > 0
-    if change == "model":
-        sampler.start = clip
-        sampled(tiny_wan.model(seed=1), sampler, 6)
-        assert sampler.result["nfe"] == 2 + 5
-    elif change == "size":
-        sampler.start = None
-        sampled(patcher, sampler, 4, size=(4, 8))
-    else:
-        sampler.start = None
-        assert torch.equal(sampled(patcher, sampler, 4), clip)
-    assert kept.cache.bytes == 0 and sampler._state is not kept
+def test_a_call_can_be_made_again(patcher):
+    """As a graph does whose later nodes have changed: the stream before is still there."""
+    sampler, clip = ended(patcher)
+    last = StreamSampler(StreamSettings(**ENDLESS), clip, sampler)
+    assert torch.equal(sampled(patcher, last, 6), sampled(patcher, last, 6)) and last.result["nfe"] == 5
+
+
+@pytest.mark.parametrize("change", ["clip", "model", "window"])
+def test_what_is_not_this_streams_end_is_read_anew(patcher, change):
+    sampler, clip = ended(patcher)
+    start = clip + 0.5 if change == "clip" else clip
+    settings = StreamSettings(**(ENDLESS | ({"window": 5} if change == "window" else {})))
+    model = tiny_wan.model(seed=1) if change == "model" else patcher
+    on, fresh = StreamSampler(settings, start, sampler), StreamSampler(settings, start)
+    assert torch.equal(sampled(model, on, 6), sampled(model, fresh, 6))
+    assert on.result["nfe"] == 2 + 5  # two passes over what was given
 
 
 def test_only_a_stream_that_goes_on_keeps_its_cache(patcher):

@@ -237,3 +237,28 @@ def pieces(frames: int, chunk: int) -> list[tuple[int, int]]:
 def cache_bytes(layers: int, rows: int, tokens: int, width: int, itemsize: int) -> int:
     """Bytes of keys and values. rows: batch items times conditionings; tokens: of all latents in the window."""
     return 2 * layers * rows * tokens * width * itemsize
+
+
+def parse_prompts(text: str) -> list[tuple[int, str]]:
+    """(chunk at which it begins, prompt), from lines that begin with a chunk's number ("5: it turns left"); lines
+    without one go on with the prompt above, and the first begins at chunk 0. ValueError where none is, or they do not
+    rise."""
+    prompts: list[tuple[int, str]] = []
+    for line in text.strip().splitlines():
+        number, colon, rest = line.partition(":")
+        if colon and number.strip().isdecimal():
+            prompts.append((int(number), rest.strip()))
+        elif prompts:
+            prompts[-1] = (prompts[-1][0], f"{prompts[-1][1]}\n{line.strip()}".strip())
+        else:
+            prompts.append((0, line.strip()))
+    begins = [begin for begin, _ in prompts]
+    if not prompts or not all(prompt for _, prompt in prompts):
+        raise ValueError(
+            "prompts has an empty prompt: write what the clip shows, and later prompts as 5: it turns left."
+        )
+    if begins[0] != 0 or any(after <= before for before, after in zip(begins, begins[1:], strict=False)):
+        raise ValueError(
+            f"prompts begin at chunks {begins}: the first begins at 0, and each later than the one above it."
+        )
+    return prompts

@@ -1,0 +1,118 @@
+"""The Chunk Gate: scores a stream's chunks while they are made, with what came before in view, and measures drift."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..scoring.inspector import Gate
+from ..trials.stream import Chunk, parse_prompts
+from ..trials.stream_plans import Drift, GateSettings, Plan, Work
+from .guard import harmless
+from .stream_engine import StreamEngine
+
+SEEN = 21  # latents of the clip so far that are scored, which is what the published models make in one clip
+MEMORY = 8  # latents before those, which a causal converter is shown so that it does not start from nothing
+
+
+@dataclass(frozen=True)
+class ChunkGate:
+    """gate: converter, scorer and prompt, or prompts by chunk as parse_prompts reads them. settings: the plan."""
+
+    gate: Gate
+    settings: GateSettings
+
+    def __post_init__(self):
+        parse_prompts(self.gate.prompt)
+
+    @property
+    def depth(self) -> int:
+        """How many chunks the cache has to be able to take back."""
+        return self.settings.depth
+
+    def watcher(self, engine: StreamEngine) -> ChunkWatcher:
+        return ChunkWatcher(self, engine)
+
+
+@dataclass
+class ChunkWatcher:
+    """Watches one run of an engine. Nothing that is raised here leaves it: a score that failed is NaN, which passes."""
+
+    gate: ChunkGate
+    engine: StreamEngine
+    draws: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    drift: Drift = field(init=False)
+    _texts: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.prompts = parse_prompts(self.gate.gate.prompt)
+        self.drift = Drift(self.gate.settings.drift)
+        self.engine.score, self.engine.on_keep = self.score, self.keep
+        self.engine.on_back = lambda taken: self.drift.take_back(len(taken))
+
+    def plan(self, work: Work) -> Plan:
+        return self.gate.settings.make(work, self.draws)
+
+    def score(self, chunk: Chunk, step: int, x0: torch.Tensor) -> tuple[float, ...]:
+        """How well the clip so far fits its prompt, by batch item."""
+        with harmless(f"chunk {chunk.index} was not scored after step {step + 1}") as failure:
+            begin, prompt = max(pair for pair in self.prompts if pair[0] <= chunk.index)
+            if prompt not in self._texts:
+                self._texts[prompt] = self.gate.gate.scorer.encode_text(prompt)
+            # Under a new prompt only what was made for it is held against it.
+            seen = SEEN if begin == 0 else min(SEEN, (chunk.index - begin) * self.engine.settings.chunk + chunk.frames)
+            clip = self.engine.clip(chunk, x0)
+            if not torch.isfinite(x0).all():
+                raise ValueError("the x0 prediction is not finite")
+            return tuple(
+                float(self.gate.gate.scorer.score(self._frames(item, seen, scored=True), self._texts[prompt]))
+                for item in clip.split(1)
+            )
+        self._note(failure.message)
+        return (math.nan,) * len(x0)
+
+    def keep(self, chunk: Chunk, x0: torch.Tensor) -> bool:
+        """Measures a finished chunk; False where it has drifted and the stream is to end."""
+        warning = None
+        with harmless(f"chunk {chunk.index} was not measured") as failure:
+            clip = self.engine.clip(chunk, x0)
+            items = [measures(self._frames(item, chunk.frames + 1)) for item in clip.split(1)]  # and the one before
+            warning = self.drift.observe(
+                chunk.index, **{name: sum(item[name] for item in items) / len(items) for name in items[0]}
+            )
+        self._note(failure.message or warning)
+        return not (warning and self.gate.settings.stop)
+
+    def report(self) -> dict[str, Any]:
+        settings = self.gate.settings
+        return {
+            "plan": settings.plan, "floor": settings.floor, "budget": settings.budget, "draws": self.draws,
+            "redraws": sum(line.get("draw", 0) > 0 and "step" not in line for line in self.draws),
+            "taken_back": sum(line.get("taken_back", 0) for line in self.draws),
+            "chunks": self.drift.rows, "notes": self.notes,
+        }  # fmt: skip
+
+    def _note(self, message: str | None) -> None:
+        if message and message not in self.notes:
+            self.notes.append(message)
+
+    def _frames(self, clip: torch.Tensor, last: int, scored: bool = False) -> torch.Tensor:
+        """The last latents of one item's clip as frames [F, H, W, 3]; scored: only those that the scorer looks at."""
+        seen = min(last, clip.shape[2])
+        before = min(MEMORY, clip.shape[2] - seen)
+        chosen = self.gate.gate.scorer.looks_at(seen) if scored else range(seen)
+        return self.gate.gate.decode(clip[:, :, clip.shape[2] - seen - before :], [before + at for at in chosen])
+
+
+def measures(frames: torch.Tensor) -> dict[str, float]:
+    """saturation (mean of the largest less the smallest colour), contrast (deviation of the grey value) and motion
+    (mean change from frame to frame) of frames [F, H, W, 3] in 0..1."""
+    frames = frames.float()
+    grey = frames.mean(-1)
+    motion = (grey[1:] - grey[:-1]).abs().mean() if len(grey) > 1 else grey.new_zeros(())
+    values = {"saturation": (frames.amax(-1) - frames.amin(-1)).mean(), "contrast": grey.std(), "motion": motion}
+    return {name: round(float(value), 6) for name, value in values.items()}
