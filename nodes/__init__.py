@@ -15,6 +15,7 @@ from .report import RunReport
 from .reward import LatentRewardNode
 from .rewording import PromptRefiner
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
+from .streaming import ChunkGateNode, StreamingGuiderNode, StreamingReport, StreamingSampler
 from .watch import ForesightWatch
 
 folders.register()
@@ -24,6 +25,7 @@ NODES = [
     ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
     LatentRewardNode, SelfRefineSampler, LatentSearchSampler, EnhancerReport, CandidateNoise,
+    StreamingSampler, StreamingGuiderNode, ChunkGateNode, StreamingReport,
 ]  # fmt: skip
 
 

@@ -62,13 +62,13 @@ class StreamSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        begin = time.perf_counter()
-        model, options = model_wrap.inner_model, extra_args.get("model_options", {})
         if isinstance(model_wrap, Tape):
             raise ValueError(
                 f"{NAME} cannot be raced: a candidate that is put aside would lose its cache. Connect a Chunk Gate to "
                 "it, which draws chunks again, and sample with SamplerCustomAdvanced or the Monitored Sampler."
             )
+        begin = time.perf_counter()
+        model, options = model_wrap.inner_model, extra_args.get("model_options", {})
         require_streamable(model, options, tuple(noise.shape), NAME)
         if denoise_mask is not None:
             raise ValueError(

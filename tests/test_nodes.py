@@ -42,6 +42,10 @@ NODES = {
     "ForesightLatentSearchSampler": "Latent Search Sampler",
     "ForesightEnhancerReport": "Enhancer Report",
     "ForesightCandidateNoise": "Candidate Noise",
+    "ForesightStreamingSampler": "Streaming Sampler",
+    "ForesightStreamingGuider": "Streaming Guider",
+    "ForesightChunkGate": "Chunk Gate",
+    "ForesightStreamingReport": "Streaming Report",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
 CORES = {"model", "high_noise_model", "low_noise_model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image",

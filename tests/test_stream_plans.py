@@ -154,7 +154,8 @@ def test_search_over_path_chooses_by_item():
 @given(
     st.integers(0, 2**32), st.sampled_from([GATE, BEST, PATH]), st.integers(1, 4), st.integers(0, 3),
     st.floats(0, 3), st.integers(1, 2), st.sampled_from(["clean", "reuse last"]),
-    st.sampled_from(["4322222", "1", "3"]), st.sampled_from(["1", "last", "2, last", "1, 9"]), st.sets(st.integers(0, 6), max_size=2),
+    st.sampled_from(["4322222", "1", "3"]), st.sampled_from(["1", "last", "2, last", "1, 9"]),
+    st.sets(st.integers(0, 6), max_size=2),
 )  # fmt: skip
 def test_no_plan_spends_more_than_its_bound(seed, plan, tries, depth, budget, items, kv, digits, looks, barriers):
     def score(*where):
