@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -36,7 +37,8 @@ class _Opened:
 
 class KVCache:
     """layers, tokens: of the network and of one latent. window: latents it has room for; sink: how many of the first
-    are never evicted. depth: how many chunks can be taken back across evictions (their slabs wait on the CPU).
+    are never evicted. depth: how many chunks can be taken back across evictions (their slabs wait on the CPU). spare:
+    latents more of which there is room, for `reflect`.
 
     A chunk is opened, written by as many forwards as it takes (each overwrites the one before), and committed. Because
     nothing before an open chunk is ever written to, leaving it uncommitted is the same as never having tried; `back`
@@ -44,9 +46,11 @@ class KVCache:
     stream before the open chunk.
     """
 
-    def __init__(self, layers: int, tokens: int, window: int, sink: int = 0, depth: int = 0):
+    def __init__(self, layers: int, tokens: int, window: int, sink: int = 0, depth: int = 0, spare: int = 0):
         self.layers, self.tokens, self.window, self.sink, self.depth = layers, tokens, window, sink, depth
+        self.spare = spare
         self.held = self.position = 0
+        self._reflected = False
         self._stores: list[_Store] = []
         self._open: _Opened | None = None
         self._history: deque[_Opened] = deque()
@@ -76,6 +80,16 @@ class KVCache:
                 for tensor in (k, v):
                     tensor[:, kept.start : end - (kept.stop - kept.start)] = tensor[:, kept.stop : end].clone()
             self.held -= evicted
+
+    @contextmanager
+    def reflect(self) -> Iterator[None]:
+        """What is written meanwhile lies behind the open chunk, at its own positions, and sees it: the same latents
+        twice. Afterwards the open chunk is written over as always."""
+        self._reflected = True
+        try:
+            yield
+        finally:
+            self._reflected = False
 
     def commit(self) -> None:
         """The open chunk is what later ones see."""
@@ -114,7 +128,7 @@ class KVCache:
 
     def copy(self, device: torch.device | str) -> KVCache:
         """Another cache that holds the same, on this device; nothing before it can be taken back."""
-        other = KVCache(self.layers, self.tokens, self.window, self.sink, self.depth)
+        other = KVCache(self.layers, self.tokens, self.window, self.sink, self.depth, self.spare)
         other.held, other.position = self.held, self.position
         other._stores = [
             _Store(store.keys, *([t.to(device, copy=True) for t in side] for side in (store.k, store.v)))
@@ -130,7 +144,7 @@ class KVCache:
         keys: the conditioning of each part of the batch (0 positive, 1 negative). Buffers are made at the first call,
         in its type and on its device. ValueError for tokens that are no latents of the chunk.
         """
-        length, begin = self.opened * self.tokens, self.held * self.tokens
+        length, begin = self.opened * self.tokens, (self.held + self.opened * self._reflected) * self.tokens
         if k.shape[1] != length:
             raise ValueError(
                 f"a chunk of {self.opened} latents has {length} tokens, but the model sees {k.shape[1]}: reference "
@@ -161,7 +175,7 @@ class KVCache:
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _allocate(self, keys: tuple[int, ...], like: torch.Tensor) -> _Store:
-        shape = len(like), self.window * self.tokens, like.shape[2]
+        shape = len(like), (self.window + self.spare) * self.tokens, like.shape[2]
         made = [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(2 * self.layers)]
         return _Store(keys, made[: self.layers], made[self.layers :])
 

@@ -102,6 +102,14 @@ class StreamEngine:
         before = self.output[:, :, : chunk.start - self.start]
         return torch.cat([part for part in (self.given, before, x0) if part is not None], 2)
 
+    def reflect(self, chunk: Chunk, before: torch.Tensor, noise: torch.Tensor, sigma: float, **by: Any) -> torch.Tensor:
+        """What a model makes of noise at this level with the x0 prediction before it, and the history, in view
+        (AutoRefiner's reflective cache): two forwards, after which the cache is what it was. by: `model` and `hooks` of
+        a refiner whose network is another one, with keys and values like this one's."""
+        self._forward(chunk.index, before, 0.0, **by)
+        with self.cache.reflect():
+            return self._forward(chunk.index, noise, sigma, **by)
+
     def do(self, action: Step | Keep | Back) -> Any:
         if isinstance(action, Step):
             return self._step(action)
@@ -211,13 +219,16 @@ class StreamEngine:
     def _level(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         return torch.tensor(sigma, dtype=torch.float32, device=x.device)
 
-    def _forward(self, index: int, x: torch.Tensor, sigma: float) -> torch.Tensor:
+    def _forward(
+        self, index: int, x: torch.Tensor, sigma: float, model: Model | None = None, hooks: CausalHooks | None = None
+    ) -> torch.Tensor:
         # Core looks for the user's cancel in callbacks only, and cache passes have none.
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.forwards += 1
-        self.hooks.begin(tuple(x.shape[-2:]), chunk=index, start=self.cache.position)
+        hooks = hooks or self.hooks
+        hooks.begin(tuple(x.shape[-2:]), chunk=index, start=self.cache.position)
         levels = self._level(x, sigma) * x.new_ones([len(x)])
-        denoised = self.model(x, levels, **{**self.extra_args, "model_options": self.hooks.options})
-        self.hooks.end()
+        denoised = (model or self.model)(x, levels, **{**self.extra_args, "model_options": hooks.options})
+        hooks.end()
         return denoised
 

@@ -96,7 +96,7 @@ class StreamSampler(comfy.samplers.Sampler):
         network, tokens = model.diffusion_model, tokens_of(model.diffusion_model, noise.shape)
         window = self.settings.sees(frames)
         depth = self.gate.depth if self.gate else 0
-        cache = KVCache(len(network.blocks), tokens, window, min(self.settings.sink, window), depth)
+        cache = KVCache(len(network.blocks), tokens, window, min(self.settings.sink, window), depth, self._spare)
         expected = self.cache_bytes(model, noise.shape, guided)
         make_room(expected, model_wrap, noise.device)
         logger.info("Foresight: the cache of %d latents takes %.1f MiB", cache.window, expected / 2**20)
@@ -132,7 +132,11 @@ class StreamSampler(comfy.samplers.Sampler):
 
     def cache_bytes(self, model: Any, shape: Sequence[int], guided: bool) -> int:
         """What the cache of a run will take. shape: of the latent, [B, C, F, H, W]."""
-        return bytes_of(model, self.settings.sees(shape[2]), shape[0] * (1 + guided), shape)
+        return bytes_of(model, self.settings.sees(shape[2]) + self._spare, shape[0] * (1 + guided), shape)
+
+    @property
+    def _spare(self) -> int:
+        return self.settings.chunk if self.refine is not None else 0
 
     def _given(self, model: Any, options: dict[str, Any], noise: torch.Tensor) -> torch.Tensor | None:
         """The latents that the clip begins with, in model space: this sampler's, or those of core's ARVideoI2V."""
@@ -185,7 +189,8 @@ class StreamSampler(comfy.samplers.Sampler):
         """What has to be the same for a stream to go on where it stopped."""
         patcher = getattr(model, "current_patcher", None)
         whose = getattr(patcher, "patches_uuid", None)
-        return (whose, (len(noise), *noise.shape[3:]), self.settings.window, self.settings.sink, self.settings.kv)
+        room = (self.settings.window, self.settings.sink, self._spare)
+        return (whose, (len(noise), *noise.shape[3:]), room, self.settings.kv)
 
     def _state_before(self, model: Any, noise: torch.Tensor, given: torch.Tensor | None) -> _State | None:
         """The stream that ends with the given latents, where the previous sampler made it; else they are read anew."""

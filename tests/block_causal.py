@@ -30,9 +30,11 @@ def seen(frames: int, ends: list[int], window: int = 0, sink: int = 0) -> Tensor
 
 
 @torch.no_grad()
-def velocity(network: WanTransformer, x: Tensor, sigmas: Tensor, context: Tensor, frames: Tensor) -> Tensor:
+def velocity(
+    network: WanTransformer, x: Tensor, sigmas: Tensor, context: Tensor, frames: Tensor, at: list[int] | None = None
+) -> Tensor:
     """x [1, 16, F, h, w], sigmas [F] of the frames, context [1 or F, L, D] of the clip or of each frame, frames [F, F]
-    from `seen` -> velocity like x."""
+    from `seen`, at: the position of each frame (default: in order) -> velocity like x."""
     grid = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)
     tokens = grid[1] * grid[2]
     h = network.patch_embedding(x).flatten(2).transpose(1, 2)
@@ -41,7 +43,7 @@ def velocity(network: WanTransformer, x: Tensor, sigmas: Tensor, context: Tensor
     e = e.repeat_interleave(tokens, 0)
     mask = frames.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
     context = network.text_embedding(context)
-    angles = rope_angles(grid)
+    angles = rope_angles(grid).unflatten(0, (grid[0], tokens))[at or list(range(grid[0]))].flatten(0, 1)
     for block in network.blocks:
         shifts = [modulation + each for modulation, each in zip(block.modulation[0], e6, strict=True)]
         y, attention = block.norm1(h) * (1 + shifts[1]) + shifts[0], block.self_attn

@@ -125,12 +125,12 @@ class GateSettings:
 
 @dataclass
 class _Draw:
-    """One draw of a chunk: its latest candidate, what that scored by item, and whether it is finished."""
+    """One draw of a chunk: its latest candidate, what that scored by item, and how many steps are left of it."""
 
     draw: int
     candidate: int
     scores: tuple[float, ...]
-    finished: bool
+    left: int
 
 
 class _Spending:
@@ -184,24 +184,25 @@ class _Spending:
             if seen.scores and all(score < self.settings.floor for score in seen.scores) and again:
                 break
         self.told.append({"chunk": chunk.index, "draw": draw, "steps": step + 1, "scores": list(scores)})
-        return _Draw(draw, base[0], scores, step + 1 == chunk.steps)
+        return _Draw(draw, base[0], scores, chunk.steps - step - 1)
 
     def _gated(self, at: int) -> Generator[Step, Seen, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Draws a chunk until each item passes, or it cannot be drawn again; (picks, the score of each pick)."""
         steps, draws = self.work.chunks[at].steps, []
         passing: dict[int, _Draw] = {}
         for left in reversed(range(self.settings.tries)):
-            # A draw that was left half way may still be the best, and is finished then.
-            again = left > 0 and self._affords(at, 3 * steps)
+            # A draw that was left half way may still be the best of an item, and is finished then.
+            unfinished = sorted((draw.left for draw in draws), reverse=True)[: self.work.items]
+            again = left > 0 and self._affords(at, 2 * steps + sum(unfinished))
             draws.append((yield from self._drawn(at, again)))
             scores = draws[-1].scores or (math.nan,) * self.work.items
             for item, score in enumerate(scores):
-                if draws[-1].finished and not score < self.settings.floor:
+                if not draws[-1].left and not score < self.settings.floor:
                     passing.setdefault(item, draws[-1])
             if len(passing) == self.work.items or not again:
                 break
         chosen = [passing.get(item) or _best(draws, item) for item in range(self.work.items)]
-        for each in {id(each): each for each in chosen if not each.finished}.values():
+        for each in {id(each): each for each in chosen if each.left}.values():
             yield from self._finished(at, each)
         self.recipes[at:] = [tuple(each.draw for each in chosen)]
         scores = tuple((each.scores or (math.nan,) * self.work.items)[item] for item, each in enumerate(chosen))
@@ -215,7 +216,7 @@ class _Spending:
         for step in range(line["steps"], chunk.steps):
             seen = yield from self._step(at, step, self._all(draw.candidate), draw.draw, step in looks)
             draw.candidate, draw.scores = seen.candidate, seen.scores or draw.scores
-        draw.finished = True
+        draw.left = 0
         line |= {"steps": chunk.steps, "scores": list(draw.scores)}
 
     def _backtracked(
