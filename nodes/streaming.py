@@ -14,6 +14,7 @@ from ..trials.stream import CUSTOM, KV_MODES, PRESETS, SIGMAS, StreamSettings, p
 from ..trials.stream_plans import PLANS, GateSettings
 from . import types
 from .compat import advanced, check_choice
+from .panel import running
 from .widgets import OWN
 
 PRESETS_OWN = "of the preset"
@@ -189,7 +190,8 @@ class ChunkGateNode(io.ComfyNode):
         check_choice("plan", plan, PLANS)
         gate = Gate(l2r, scorer, prompt, video=DetectorSettings.video(), single_frame=DetectorSettings.single_frame())
         floor = scorer.tau if tau == OWN else tau
-        return io.NodeOutput(ChunkGate(gate, GateSettings(floor, plan, looks, tries, depth, budget, drift, stop_on_drift)))
+        settings = GateSettings(floor, plan, looks, tries, depth, budget, drift, stop_on_drift)
+        return io.NodeOutput(ChunkGate(gate, settings, running))
 
 
 class StreamingReport(io.ComfyNode):

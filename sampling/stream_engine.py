@@ -61,8 +61,9 @@ class StreamEngine:
     is made anew. Counts `forwards` of the model, those of the cache included.
 
     refine(noise, x0 before, cache, chunk, step) gives the noise that an x0 prediction is mixed with instead of `noise`;
-    where it has an `attach(engine)`, it is given this run first. score(chunk, step, x0): of each item. on_step(chunk,
-    step, x0) sees every prediction; on_keep(chunk, x0) every finished chunk, and says whether to go on.
+    where it has an `attach(engine)`, it is given this run first. score(step, x0): of each item where the step is a
+    look. on_step(chunk, step, x0) sees every prediction; on_keep(chunk, x0) every finished chunk, and says whether to
+    go on.
     """
 
     settings: StreamSettings
@@ -79,7 +80,7 @@ class StreamEngine:
     context: float
     recaches: frozenset[int] = frozenset()
     refine: Any = None
-    score: Callable[[Chunk, int, torch.Tensor], tuple[float, ...]] | None = None
+    score: Callable[[Step, torch.Tensor], tuple[float, ...]] | None = None
     on_step: Callable[[Chunk, int, torch.Tensor], None] = lambda *_: None
     on_keep: Callable[[Chunk, torch.Tensor], bool] = lambda *_: True
     on_back: Callable[[list[Chunk]], None] = lambda _: None
@@ -97,10 +98,13 @@ class StreamEngine:
         if hasattr(self.refine, "attach"):
             self.refine.attach(self)
 
-    def clip(self, chunk: Chunk, x0: torch.Tensor) -> torch.Tensor:
-        """The clip so far: what it began with, the finished chunks, and this one as it is predicted."""
-        before = self.output[:, :, : chunk.start - self.start]
-        return torch.cat([part for part in (self.given, before, x0) if part is not None], 2)
+    def clip(self, chunk: Chunk, x0: torch.Tensor, item: int | None = None) -> torch.Tensor:
+        """The clip so far: what it began with, the finished chunks, and this one as it is predicted. item: that of the
+        batch of which x0 alone is."""
+        whose = slice(None) if item is None else slice(item, item + 1)
+        before = self.output[whose, :, : chunk.start - self.start]
+        given = None if self.given is None else self.given[whose]
+        return torch.cat([part for part in (given, before, x0) if part is not None], 2)
 
     def reflect(self, chunk: Chunk, before: torch.Tensor, noise: torch.Tensor, sigma: float, **by: Any) -> torch.Tensor:
         """What a model makes of noise at this level with the x0 prediction before it, and the history, in view
@@ -176,10 +180,7 @@ class StreamEngine:
         self._candidates.append(Candidate(x0, x, sigma, step))
         self._last = len(self._candidates) - 1
         self.on_step(chunk, step, x0)
-        scores = ()
-        if action.look and self.score is not None:
-            scores = self.score(chunk, step, x0)
-        return Seen(self._last, scores)
+        return Seen(self._last, self.score(action, x0) if self.score is not None else ())
 
     def _keep(self, action: Keep) -> bool:
         chunk, picks = action.chunk, action.picks

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import torch
 
 from ..scoring.inspector import Gate
+from ..trials.observer import SILENT, Decision, Observer
 from ..trials.stream import Chunk, parse_prompts
-from ..trials.stream_plans import Drift, GateSettings, Plan, Work
+from ..trials.stream_plans import Drift, GateSettings, Plan, Step, Work
+from ..trials.verdict import ItemVerdict, TrialRecord, Verdict
 from .guard import harmless
 from .stream_engine import StreamEngine
 
@@ -20,10 +25,12 @@ MEMORY = 8  # latents before those, which a causal converter is shown so that it
 
 @dataclass(frozen=True)
 class ChunkGate:
-    """gate: converter, scorer and prompt, or prompts by chunk as parse_prompts reads them. settings: the plan."""
+    """gate: converter, scorer and prompt, or prompts by chunk as parse_prompts reads them. settings: the plan. running:
+    opens the observer of a run."""
 
     gate: Gate
     settings: GateSettings
+    running: Callable[[], AbstractContextManager[Observer]] = lambda: nullcontext(SILENT)
 
     def __post_init__(self):
         parse_prompts(self.gate.prompt)
@@ -46,7 +53,11 @@ class ChunkWatcher:
     draws: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     drift: Drift = field(init=False)
+    records: list[TrialRecord] = field(default_factory=list)
+    observer: Observer = SILENT
     _texts: dict[str, torch.Tensor] = field(default_factory=dict)
+    _draw: list[Step] = field(default_factory=list)  # the steps of the draw that is shown
+    _trace: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self):
         self.prompts = parse_prompts(self.gate.gate.prompt)
@@ -57,7 +68,68 @@ class ChunkWatcher:
     def plan(self, work: Work) -> Plan:
         return self.gate.settings.make(work, self.draws)
 
-    def score(self, chunk: Chunk, step: int, x0: torch.Tensor) -> tuple[float, ...]:
+    @contextmanager
+    def shown(self, work: Work, seed: int) -> Iterator[None]:
+        """The run is shown to whoever watches: each draw of a chunk as a part of it."""
+        settings = {
+            "prompt": self.gate.gate.prompt, "tau": self.gate.settings.floor, "seed": seed, "nfe_plain": work.plain,
+            "steps": sum(chunk.steps for chunk in work.chunks),
+        }  # fmt: skip
+        with self.gate.running() as self.observer:
+            try:
+                self.settings = settings
+                yield
+            finally:
+                with harmless("the run could not be shown"):
+                    self._conclude(accepted=False)
+                    if self.records:
+                        self.observer.finish(Verdict(tuple(self.records), settings, self.observer.id))
+
+    def score(self, action: Step, x0: torch.Tensor) -> tuple[float, ...]:
+        """By batch item, what a look says or a person has decided meanwhile (then endless); () where neither is."""
+        scores, decision = self._scored(action.chunk, action.step, x0) if action.look else (), None
+        with harmless(f"chunk {action.chunk.index} was not shown"):
+            self._show(action, x0, scores)
+            decision = self.observer.take()
+        if decision is Decision.STOP:
+            raise comfy.model_management.InterruptProcessingException()
+        if decision in (Decision.ACCEPT, Decision.REJECT):
+            return (math.inf if decision is Decision.ACCEPT else -math.inf,) * len(x0)
+        return scores
+
+    def _show(self, action: Step, x0: torch.Tensor, scores: tuple[float, ...]) -> None:
+        chunk, before = action.chunk, self._draw[-1] if self._draw else None
+        if before is None or (before.chunk, before.draw) != (chunk, action.draw) or action.step <= before.step:
+            self._conclude(accepted=False)
+            details = {"chunk": chunk.index, "draw": action.draw}
+            name = f"{chunk.index}.{action.draw}"
+            self.observer.begin(
+                name, "chunk", steps=chunk.steps, decidable=True, settings=self.settings, details=details
+            )
+        self._draw.append(action)
+        picture, best = None, max(scores, default=None)
+        if best is not None:
+            self._trace.append((action.step + 1, best))
+        if self.observer.to_picture and (scores or self.observer.wants_picture()):
+            item = scores.index(best) if scores else 0
+            clip = self.engine.clip(chunk, x0[item : item + 1], item)
+            picture = self.observer.to_picture(self._frames(clip, chunk.frames + 1))
+        self.observer.step(action.step + 1, best, picture)
+
+    def _conclude(self, accepted: bool) -> None:
+        """The draw that is shown was kept, or left."""
+        if not self._draw:
+            return
+        last, score = self._draw[-1], self._trace[-1][1] if self._trace else None
+        item = ItemVerdict(accepted, score, last.step + 1, "look", tuple(self._trace))
+        details = {"chunk": last.chunk.index, "draw": last.draw}
+        name, steps = f"{last.chunk.index}.{last.draw}", len(self._draw)
+        record = TrialRecord(name, "chunk", (item,), accepted, nfe_video=steps, steps=steps, details=details)
+        self._draw, self._trace = [], []
+        self.records.append(record)
+        self.observer.conclude(record)
+
+    def _scored(self, chunk: Chunk, step: int, x0: torch.Tensor) -> tuple[float, ...]:
         """How well the clip so far fits its prompt, by batch item."""
         with harmless(f"chunk {chunk.index} was not scored after step {step + 1}") as failure:
             begin, prompt = max(pair for pair in self.prompts if pair[0] <= chunk.index)
@@ -78,6 +150,8 @@ class ChunkWatcher:
     def keep(self, chunk: Chunk, x0: torch.Tensor) -> bool:
         """Measures a finished chunk; False where it has drifted and the stream is to end."""
         warning = None
+        with harmless(f"chunk {chunk.index} was not shown"):
+            self._conclude(accepted=True)
         with harmless(f"chunk {chunk.index} was not measured") as failure:
             clip = self.engine.clip(chunk, x0)
             items = [measures(self._frames(item, chunk.frames + 1)) for item in clip.split(1)]  # and the one before

@@ -6,6 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,8 @@ class StreamSampler(comfy.samplers.Sampler):
         try:
             if given is not None and state is None:
                 engine.fill(given)
-            drive(watcher.plan(work) if watcher else plain(work), engine.do)
+            with watcher.shown(work, engine.seed) if watcher else nullcontext():
+                drive(watcher.plan(work) if watcher else plain(work), engine.do)
             output = engine.output[:, :, : sum(chunk.frames for chunk in engine.kept)]
             samples = output if given is None else torch.cat([given, output], 2)
             self.result = self._report(engine, work, chunks, expected, time.perf_counter() - begin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,8 @@ from tiny_wan import CancellingScorer, ScriptedScorer
 
 from foresight.l2r.model import L2R
 from foresight.sampling.stream_gate import MEMORY, ChunkGate, measures
-from foresight.trials.report import finite
+from foresight.trials.observer import Decision, Observer
+from foresight.trials.report import finite, run_report
 from foresight.trials.stream_plans import BEST, PATH, GateSettings
 
 
@@ -175,3 +177,81 @@ def test_measures_of_frames():
     red[1] = 0
     assert measures(red)["motion"] == pytest.approx(1 / 3, abs=1e-5)
     assert measures(still[:1])["motion"] == 0.0
+
+
+class Watching(Observer):
+    """Keeps what it is told, and decides at these steps of these draws."""
+
+    id, to_picture = "run", staticmethod(lambda frames: frames.shape[0])
+
+    def __init__(self, decisions=()):
+        self.told, self.decisions, self.at = [], dict(decisions), None
+
+    def begin(self, trial, kind, **about):
+        assert kind == "chunk" and about["decidable"]
+        self.at = trial
+        self.told.append(("begin", trial, about["steps"]))
+
+    def step(self, step, score, picture=None):
+        self.told.append(("step", self.at, step, score, picture))
+
+    def conclude(self, record):
+        assert record.trial == self.at
+        self.told.append(("end", record.trial, record.accepted, record.nfe_video))
+
+    def take(self):
+        return self.decisions.pop((self.at, self.told[-1][2]), None)
+
+    def finish(self, verdict):
+        self.verdict = verdict
+
+
+def watched(patcher, observer, *scores, **settings):
+    made = replace(gate(*scores, **settings), running=lambda: nullcontext(observer))
+    return streamed(patcher, 3, gate=made)
+
+
+def test_whoever_watches_sees_chunks_come_and_go(patcher):
+    observer = Watching()
+    _, sampler = watched(patcher, observer, 0.9, 0.8, 0.1, 0.9, 0.7, 0.9, 0.6, budget=2.0)
+    assert [line for line in observer.told if line[0] != "step"] == [
+        ("begin", "0.0", 4), ("end", "0.0", True, 4), ("begin", "1.0", 4), ("end", "1.0", False, 2),
+        ("begin", "1.1", 4), ("end", "1.1", True, 4), ("begin", "2.0", 4), ("end", "2.0", True, 4),
+    ]  # fmt: skip
+    first = [line[2:] for line in observer.told if line[:2] == ("step", "0.0")]
+    assert first == [(1, None, None), (2, 0.9, 1), (3, None, None), (4, 0.8, 1)]
+    report = run_report(observer.verdict)
+    assert report["nfe"] == 14 and [part["trial"] for part in report["trials"]] == ["0.0", "1.0", "1.1", "2.0"]
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_person_decides_instead_of_the_score(patcher):
+    plain, _ = streamed(patcher, 3)
+    observer = Watching({("1.0", 1): Decision.REJECT}.items())
+    clip, sampler = watched(patcher, observer, 0.9, budget=2.0)
+    assert sampler.result["redraws"] == 1 and sampler.result["nfe"] == sampler.result["nfe_plain"] + 1
+    assert not torch.equal(clip[:, :, 1], plain[:, :, 1])
+    observer = Watching({("1.0", 4): Decision.ACCEPT, ("2.0", 2): Decision.ACCEPT}.items())
+    clip, sampler = watched(patcher, observer, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9)
+    assert torch.equal(clip, plain)
+
+
+def test_a_person_stops_a_stream(patcher):
+    import comfy.model_management
+
+    observer = Watching({("1.0", 3): Decision.STOP}.items())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        watched(patcher, observer, 0.9)
+    assert observer.told[-1] == ("end", "1.0", False, 3)
+
+
+def test_a_watcher_that_breaks_leaves_the_plain_stream(patcher):
+    class Broken(Watching):
+        def begin(self, trial, kind, **about):
+            raise RuntimeError("the page is gone")
+
+        def finish(self, verdict):
+            raise RuntimeError("still gone")
+
+    plain, _ = streamed(patcher, 3)
+    assert torch.equal(watched(patcher, Broken(), 0.9)[0], plain)
