@@ -168,7 +168,8 @@ class ChunkGateNode(io.ComfyNode):
                 io.Int.Input("tries", default=own.tries, min=1, max=64, tooltip="How often a chunk is drawn at most."),
                 io.Int.Input(
                     "depth", default=own.depth, min=0, max=16,
-                    tooltip="For gate: how many chunks before one that stays bad are taken back at most. Each keeps a little main memory.",
+                    tooltip="For gate: how many chunks before one that stays bad are taken back at most. Each keeps in main memory what it pushed "
+                    "out of the window.",
                 ),
                 io.Float.Input(
                     "budget", default=own.budget, min=0.0, max=100.0, step=0.05, round=0.001,

@@ -58,6 +58,7 @@ class ChunkWatcher:
     _texts: dict[str, torch.Tensor] = field(default_factory=dict)
     _draw: list[Step] = field(default_factory=list)  # the steps of the draw that is shown
     _trace: list[tuple[int, float]] = field(default_factory=list)
+    _accepted: tuple[Chunk, int] | None = None  # the draw that a person wants
 
     def __post_init__(self):
         self.prompts = parse_prompts(self.gate.gate.prompt)
@@ -93,9 +94,12 @@ class ChunkWatcher:
             decision = self.observer.take()
         if decision is Decision.STOP:
             raise comfy.model_management.InterruptProcessingException()
-        if decision in (Decision.ACCEPT, Decision.REJECT):
-            return (math.inf if decision is Decision.ACCEPT else -math.inf,) * len(x0)
-        return scores
+        if decision is Decision.REJECT:
+            return (-math.inf,) * len(x0)
+        if decision is Decision.ACCEPT:
+            self._accepted = action.chunk, action.draw
+        accepted = self._accepted == (action.chunk, action.draw)
+        return (math.inf,) * len(x0) if accepted and (scores or decision) else scores
 
     def _show(self, action: Step, x0: torch.Tensor, scores: tuple[float, ...]) -> None:
         chunk, before = action.chunk, self._draw[-1] if self._draw else None

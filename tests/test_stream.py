@@ -97,6 +97,7 @@ def test_levels_of_ones_own():
 
 def test_sigmas_are_split_where_they_reach_zero():
     assert split_sigmas([1, 0.5, 0]) == [(1.0, 0.5)]
+    assert split_sigmas([1.0000001192092896, 0.5, 0]) == [(1.0000001192092896, 0.5)]  # as core gives it at shift 0.4
     assert split_sigmas([1, 0.5, 0.25, 0, 1, 0.5, 0]) == [(1.0, 0.5, 0.25), (1.0, 0.5)]
     _, made = chunks(preset=SIGMAS, sigmas=[1, 0.5, 0.25, 0, 1, 0.5, 0])
     assert [chunk.steps for chunk in made] == [3, 2, 2, 2, 2, 2, 2]

@@ -232,8 +232,8 @@ def test_a_person_decides_instead_of_the_score(patcher):
     assert sampler.result["redraws"] == 1 and sampler.result["nfe"] == sampler.result["nfe_plain"] + 1
     assert not torch.equal(clip[:, :, 1], plain[:, :, 1])
     observer = Watching({("1.0", 4): Decision.ACCEPT, ("2.0", 2): Decision.ACCEPT}.items())
-    clip, sampler = watched(patcher, observer, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9)
-    assert torch.equal(clip, plain)
+    clip, sampler = watched(patcher, observer, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
+    assert torch.equal(clip, plain) and sampler.result["redraws"] == 0
 
 
 def test_a_person_stops_a_stream(patcher):

@@ -121,7 +121,7 @@ def split_sigmas(sigmas: Sequence[float]) -> list[tuple[float, ...]]:
 
 
 def falling(levels: tuple[float, ...], name: str) -> tuple[float, ...]:
-    good = all(math.isfinite(level) and 0 < level <= 1 for level in levels)
+    good = all(math.isfinite(level) and 0 < level < 1.001 for level in levels)  # schedulers round 1 up at times
     if not good or any(low >= high for high, low in zip(levels, levels[1:], strict=False)):
         raise ValueError(
             f"{name} do not fall from a chunk's start to its end between 1000 (sigma 1) and 0: {list(levels)}. Order "

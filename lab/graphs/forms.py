@@ -13,7 +13,7 @@ from ...evaluation.graph_settings import CALIBRATE, FAMILIES, Settings
 from ...evaluation.graphs import ObjectInfo, fill_defaults
 from ...evaluation.server import Prompt
 from .graph import WIDTH, Graph, Link, Node
-from .notes import REFINE_NOTE, SEARCH_NOTE, note, paper_note, race_note
+from .notes import REFINE_NOTE, SEARCH_NOTE, STREAM_NOTE, note, paper_note, race_note
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,37 @@ def latent_search(graph: Graph, s: Settings) -> None:
         "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
 
+def streaming(graph: Graph, s: Settings) -> None:
+    """The clip by single latents, each over a short schedule of its own, under a Chunk Gate."""
+    graph.note += f"\n\n{STREAM_NOTE}"
+    family = _family(graph, s)
+    l2r, scorer = _inspector(graph, s, family, column=2)
+    latent = _clip_size(graph, s, family.vae, column=2)
+    graph.group("Prompts by chunk, and the gate", column=3)
+    guider = graph.add(
+        "ForesightStreamingGuider", model=family.model, clip=family.clip, prompts=s.prompt, negative=s.negative,
+        cfg=s.cfg)[0]
+    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, looks="4, last", tau=s.tau)[0]
+    graph.group("Chunk by chunk", column=4)
+    noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
+    sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=8, denoise=1.0)[0]
+    stream = graph.add("ForesightStreamingSampler", preset="sigmas", chunk=1, chunk_gate=gate)[0]
+    run = graph.add(
+        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=stream, sigmas=sigmas, latent_image=latent)
+    report = graph.add("ForesightStreamingReport", sampler=stream, latent=run[0])
+    graph.group("Result", column=5)
+    frames = graph.add("VAEDecode", samples=report[0], vae=family.vae)[0]
+    graph.add("SaveAnimatedWEBP", images=frames, filename_prefix="foresight", fps=s.fps, lossless=False, quality=90,
+              method="default", size=(WIDTH, 400))  # fmt: skip
+    graph.add("PreviewAny", source=report[2], size=(620, 330))
+
+
 FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     one_node: tuple(FAMILIES),
     visual_hierarchy: tuple(FAMILIES),
     self_refine: ("demo", "wan2.1_t2v_1.3b", "wan2.2_t2v_14b"),
     latent_search: ("demo", "wan2.1_t2v_1.3b"),
+    streaming: ("demo",),
 }
 GRAPHS = {f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families}
 

@@ -51,6 +51,12 @@ SEARCH_NOTE = (
     "within a budget of three clips. *Enhancer Report* tells the winner's seed; *Candidate Noise* makes its noise, to "
     "sample it alone."
 )
+STREAM_NOTE = (
+    "**Streaming Sampler** makes the clip latent by latent, and remembers those before in a cache. *Chunk Gate* looks "
+    "at each while it is made, and takes back what falls short; *Streaming Report* and the live view tell of every "
+    "draw. The demo's model was not trained to be streamed, so few of these clips are right: with a model that was, "
+    "choose its preset instead of *sigmas*, and CFG 1."
+)
 # Family -> its name, and what is to be known of it.
 _TEXTS = {
     "wan2.1_t2v_1.3b": (
