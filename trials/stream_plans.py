@@ -150,7 +150,8 @@ class _Spending:
                 picks, scores = yield from self._gated(at)
                 picks, scores = yield from self._backtracked(at, picks, scores)
             else:
-                picks = yield from (self._best_of(at) if self.settings.plan == BEST else self._path(at))
+                search = {BEST: self._best_of, PATH: self._path}[self.settings.plan]
+                picks = yield from search(at)
             if not (yield from self._keep(at, picks)):
                 return
             at += 1
