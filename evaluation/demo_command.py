@@ -23,7 +23,8 @@ from ..demo import preset
 from ..demo.captions import parse_caption, prompt
 from ..demo.judge import judge
 from ..demo.world import DIFFICULTIES, Scene
-from .graphs import ObjectInfo, node_of, one_node
+from .api_graph import Graph
+from .graphs import ObjectInfo, node_of, one_node, one_node_file
 from .media import contact_sheet, write_clip
 from .server import ComfyClient, Prompt, PromptRejected, seconds
 
@@ -206,10 +207,11 @@ def total(summary: dict[str, Any]) -> str:
     )
 
 
-def write_files(run: dict[str, Any], pair: Pair, stem: Path) -> None:
-    """The clips and the contact sheet of an entry of report.json."""
-    write_clip(pair.plain.frames, stem.with_name(f"{stem.name}_plain"))
-    write_clip(pair.final.frames, stem.with_name(f"{stem.name}_foresight"))
+def write_files(run: dict[str, Any], pair: Pair, stem: Path, plain: Prompt) -> None:
+    """The clips and the contact sheet of an entry of report.json. plain: the graph of its plain clip."""
+    workflow = one_node_file("demo", **{name: run[name] for name in ("prompt", "seed", *PLANNED)})
+    write_clip(pair.plain.frames, stem.with_name(f"{stem.name}_plain"), {"prompt": plain})
+    write_clip(pair.final.frames, stem.with_name(f"{stem.name}_foresight"), {"workflow": workflow})
     rows = [
         (f"plain:\n{WORDS[run['judge_base']]}", pair.plain.frames),
         (f"with Foresight:\n{WORDS[run['judge_final']]}", pair.final.frames),
@@ -251,11 +253,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(HEADER)
     runs = []
     for index, (text, scene, seed) in enumerate(pairs):
-        pair = generate(client, demo_graph(nodes, text, seed, **widgets))
+        graph = demo_graph(nodes, text, seed, **widgets)
+        pair = generate(client, graph)
         run = run_entry(text, seed, scene, pair)
         runs.append(run)
         print(line(index, run), flush=True)
-        write_files(run, pair, options.out / f"{index + 1:02}")
+        plain = {id: graph[id] for id in Graph(graph, nodes).upstream(PLAIN)}
+        write_files(run, pair, options.out / f"{index + 1:02}", plain)
 
     summary = summarise(runs)
     report = {"runs": runs, "summary": summary, "environment": environment(client)}

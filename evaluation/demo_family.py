@@ -42,9 +42,9 @@ class DemoFamily:
 
     @cached_property
     def clip(self):
-        from ..nodes.demo import DemoTextEncoder
+        from ..nodes.demo import word_clip
 
-        return DemoTextEncoder.execute().result[0]
+        return word_clip()
 
     @cached_property
     def scorer(self):

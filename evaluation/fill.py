@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ..scoring.detector import DetectorSettings
 from .bench import BASE, REUSED, Cell
 from .graph_settings import FAMILIES, PACK
-from .raced import RACES
 from .store import Store
 from .suites import Item
 from .workers import Job, Outcome, in_processes
@@ -31,8 +30,7 @@ def model_settings(model: str, family: str | None, steps: int | None, judge: str
     if model == "demo" and not family:
         from .demo_family import fingerprint
 
-        presets = b"".join(path.read_bytes() for path in sorted(RACES.glob("*.json")))
-        settings |= {"weights": fingerprint(), "races": hashlib.sha256(presets).hexdigest()[:8]}
+        settings |= {"weights": fingerprint()}
     detectors = {"video": asdict(DetectorSettings.video()), "single_frame": asdict(DetectorSettings.single_frame())}
     return settings | {"judge": judge, "detector": detectors}
 

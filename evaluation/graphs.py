@@ -12,6 +12,7 @@ from .server import Prompt
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SEEDS = ("seed", "noise_seed")
 ObjectInfo = Mapping[str, Mapping[str, Any]]
 
 
@@ -20,10 +21,22 @@ def one_node(family: str, object_info: ObjectInfo, **widgets: Any) -> Prompt:
 
     object_info: the server's; widgets that its ComfyUI has and the file has not stand at their defaults.
     """
-    file = WORKFLOWS / f"{family}_one_node.json"
-    prompt = fill_defaults(api_form(json.loads(file.read_text(encoding="utf-8"))), object_info)
-    prompt[node_of(prompt, "ForesightSampler")]["inputs"] |= widgets
-    return prompt
+    return fill_defaults(api_form(one_node_file(family, **widgets)), object_info)
+
+
+def one_node_file(family: str, **widgets: Any) -> dict[str, Any]:
+    """The same as the frontend opens it: the workflow file with these widgets. Raises ValueError for one it has not."""
+    workflow = json.loads((WORKFLOWS / f"{family}_one_node.json").read_text(encoding="utf-8"))
+    (sampler,) = (node for node in workflow["nodes"] if node["type"] == "ForesightSampler")
+    for name, value in widgets.items():
+        sampler["widgets_values"][_widgets(sampler).index(name)] = value
+    return workflow
+
+
+def _widgets(node: Mapping[str, Any]) -> list[str]:
+    """The name of each value of a node of a workflow file; "" is what the frontend does with the seed after a run."""
+    names = [slot["name"] for slot in node["inputs"] if "widget" in slot]
+    return [each for name in names for each in ((name, "") if name in SEEDS else (name,))]
 
 
 def node_of(prompt: Prompt, class_type: str, nth: int = 0) -> str:
@@ -38,15 +51,9 @@ def api_form(workflow: dict[str, Any]) -> Prompt:
     for node in workflow["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
-        values, inputs = iter(node["widgets_values"]), {}
-        for slot in node["inputs"]:
-            if "widget" in slot:
-                inputs[slot["name"]] = next(values)
-                if slot["name"] in ("seed", "noise_seed"):
-                    next(values)  # what the frontend does with the seed after a run
-            if slot["link"] is not None:
-                inputs[slot["name"]] = sources[slot["link"]]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        values = {name: value for name, value in zip(_widgets(node), node["widgets_values"], strict=True) if name}
+        links = {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": values | links}
     return prompt
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -10,13 +13,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 FPS = 8
 ENLARGE = 4  # a 64-pixel clip is a stamp on today's screens
+EXIF = {"prompt": 0x0110, "workflow": 0x010F}  # the tags of core's SaveAnimatedWEBP
 _MARGIN, _LABEL, _LINE = 8, 96, 16
 
 
-def write_clip(frames: np.ndarray, path: Path) -> None:
-    """Writes frames ([F,H,W,3] uint8), enlarged, as `path` with the suffixes .mp4 (H.264) and .webp (animated)."""
+def write_clip(frames: np.ndarray, path: Path, graphs: Mapping[str, Any]) -> None:
+    """Writes frames ([F,H,W,3] uint8), enlarged, as `path` with the suffixes .mp4 (H.264) and .webp (animated).
+
+    graphs: what ComfyUI opens when a file is dropped into it: a "workflow", or a "prompt" as the API takes it.
+    """
     frames = frames.repeat(ENLARGE, 1).repeat(ENLARGE, 2)
-    with av.open(str(path.with_suffix(".mp4")), "w") as container:
+    texts = {kind: json.dumps(graph) for kind, graph in graphs.items()}
+    with av.open(str(path.with_suffix(".mp4")), "w", options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata.update(texts)
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "16"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -24,7 +33,10 @@ def write_clip(frames: np.ndarray, path: Path) -> None:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     first, *others = map(Image.fromarray, frames)
-    first.save(path.with_suffix(".webp"), save_all=True, append_images=others, duration=1000 // FPS, loop=0, quality=90)
+    exif = first.getexif()
+    exif.update({EXIF[kind]: f"{kind}:{text}" for kind, text in texts.items()})
+    first.save(path.with_suffix(".webp"), save_all=True, append_images=others, duration=1000 // FPS, loop=0, quality=90,
+               exif=exif)  # fmt: skip
 
 
 def contact_sheet(

@@ -8,13 +8,15 @@ two together). One set of rows serves every budget, and calibration too.
     race@budget=0.5,self_refine=all         as in Foresight Sampler
     race@look=6,candidates=4,floor=0.16     a race of these rules; floor_self_refined, last_look too; without a floor
                                             ranks decide
+    race@look=5+10,floor=0.12+0.15          two looks
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from ..trials.race import (
     Candidate,
     Costs,
     Finish,
+    Look,
     Outcome,
     Purse,
     RaceSettings,
@@ -39,9 +42,16 @@ from .comfyui import ROOT
 from .enhanced import enhanced
 
 RACES = ROOT / "weights" / "demo" / "races"
+
+
+def _each(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Reads "5+10": one value for each look."""
+    return lambda text: [kind(part) for part in text.split("+")]
+
+
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "budget": float, "self_refine": str, "look": int, "candidates": int, "floor": float, "floor_self_refined": float,
-    "last_look": float, "preset": Path,
+    "budget": float, "self_refine": str, "look": _each(int), "candidates": int, "floor": _each(float),
+    "floor_self_refined": _each(float), "last_look": float, "preset": Path,
 }  # fmt: skip
 Finished = Callable[[Candidate], Row]
 
@@ -56,7 +66,7 @@ def raced(name: str, text: str) -> Method:
         rules = rules_of(options, used["scorer"], used["model"], bench.backend.steps)
 
         def finished(candidate: Candidate) -> Row:
-            return bench.row(light if candidate.self_refined else plain, seed + candidate.number)
+            return bench.row(light if candidate.self_refined else plain, candidate.seed(seed))
 
         replay = Replay(rules, bench.backend.steps, finished)
         winner = replay.run()
@@ -64,8 +74,10 @@ def raced(name: str, text: str) -> Method:
         of_base = {} if winner.self_refined else {"base_seed": row["seed"], "clip": None}
         plain_row = bench.base(seed)
         return row | of_base | {
-            "seed": seed, "method": name, "report": None, "trace": None, "notes": [], "trial": None, "rule": "race",
-            "stop_step": replay.stop, "predicted_score": replay.score(row), "accepted": replay.looks == 1,
+            "seed": seed, "method": name, "report": None, "trace": None, "notes": [presets()], "trial": None,
+            "rule": "race",
+            "stop_step": replay.stop(winner), "predicted_score": replay.score(row, replay.stop(winner)),
+            "accepted": not replay.aside,
             "nfe": replay.purse.spent, "nfe_plain": plain_row["nfe_plain"], "seconds": replay.seconds,
             "seconds_plain": plain_row["seconds_plain"], "seconds_inspection": replay.seconds_inspection,
             "inspections": replay.looks,
@@ -74,13 +86,24 @@ def raced(name: str, text: str) -> Method:
     return Method(name, run, in_process=True)
 
 
+def presets() -> str:
+    """Changes with what races go by. Only their own rows depend on it, and those take no sampling to make again."""
+    files = b"".join(path.read_bytes() for path in sorted(RACES.glob("*.json")))
+    return f"race presets {hashlib.sha256(files).hexdigest()[:8]}"
+
+
+def outdated(row: Row) -> bool:
+    return row["rule"] == "race" and row["notes"] != [presets()]
+
+
 def rules_of(options: Mapping[str, Any], scorer: str, model: str, steps: int) -> Rules:
     """What a race goes by: rules that the options state, or those of a preset for this scorer and model, or ranks."""
     self_refine, budget = options.get("self_refine", "later"), options.get("budget", 0.25)
     if "look" in options:
-        floor = options.get("floor", RANKS)
+        floors = options.get("floor", [RANKS] * len(options["look"]))
         settings = RaceSettings(options.get("candidates", 3), self_refine, options.get("last_look"))
-        return Rules(settings, options["look"] / steps, (floor, options.get("floor_self_refined", floor)))
+        looks = zip(options["look"], floors, options.get("floor_self_refined", floors), strict=True)
+        return Rules(settings, tuple(Look(look / steps, *least) for look, *least in looks))
     for path in [options["preset"]] if "preset" in options else sorted(RACES.glob("*.json")):
         preset = load_race_preset(path)
         if preset.fits(scorer, model, steps) and (rules := preset.rules(self_refine, budget, path.name)):
@@ -99,9 +122,10 @@ class Replay:
     seconds: float = 0.0
     seconds_inspection: float = 0.0
     looks: int = 0
+    aside: dict[Candidate, Costs] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.stop = reached(self.rules.look, self.steps)
+        self.stops = [reached(look.share, self.steps) for look in self.rules.looks]
 
     def run(self) -> Candidate:
         first = self.rules.settings.candidate(0)
@@ -112,34 +136,49 @@ class Replay:
 
     def costs(self, candidate: Candidate) -> Costs:
         row = self.finished(candidate)
+        return Costs(self.evaluations(row, self.stops[-1]), row["nfe"])
+
+    def evaluations(self, row: Row, step: int) -> int:
+        """Of the first `step` steps."""
         passes = self._passes(row)
         per_step = math.ceil((row["nfe"] - sum(passes.values())) / self.steps)
-        look = per_step * self.stop + sum(n for step, n in passes.items() if step <= self.stop)
-        return Costs(look, row["nfe"])
+        return per_step * step + sum(n for at, n in passes.items() if at <= step)
 
     def do(self, action: Try | Finish) -> Outcome | None:
         candidate = action.candidate
         costs, row = self.costs(candidate), self.finished(candidate)
         if self.purse.spent and not self.purse.affords(action, costs):
             return None
-        score = self.score(row)
-        lead = math.nan if score is None else score - self.rules.floors[candidate.self_refined]
         if isinstance(action, Finish):
-            self._pay(costs.rest, row)
-            return Outcome(lead, row["final_score"])
-        self._pay(costs.look, row)
-        inspection = row["seconds_inspection"] / max(row["inspections"], 1)
+            self._pay(self.aside[candidate].rest, row)
+            return Outcome(math.nan, row["final_score"])
+        stop = self.stop(candidate)
+        passed = self.stops.index(stop)
+        self.looks += passed + 1
+        inspection = (passed + 1) * row["seconds_inspection"] / max(row["inspections"], 1)
         self.seconds, self.seconds_inspection = self.seconds + inspection, self.seconds_inspection + inspection
-        self.looks += 1
+        score = self.score(row, stop)
+        lead = math.nan if score is None else score - self.rules.looks[passed].least(candidate)
         if lead < 0:
-            self.purse.put_aside(costs)
-            return Outcome(lead)
-        self._pay(costs.rest, row)
-        return Outcome(lead, row["final_score"])
+            self.aside[candidate] = replace(costs, look=self.evaluations(row, stop))
+            self._pay(self.aside[candidate].look, row)
+            self.purse.put_aside(self.aside[candidate])
+            return Outcome(lead, passed=passed)
+        self._pay(costs.whole, row)
+        return Outcome(lead, row["final_score"], passed)
 
-    def score(self, row: Row) -> float | None:
-        """At the look."""
-        return next((point[1] for point in row["trace"] if point[0] == self.stop), None)
+    def stop(self, candidate: Candidate) -> int:
+        """The step that it was put aside at, or else of the last look."""
+        row = self.finished(candidate)
+        for stop, look in zip(self.stops, self.rules.looks, strict=True):
+            score = self.score(row, stop)
+            if score is not None and score < look.least(candidate):
+                break
+        return stop
+
+    @staticmethod
+    def score(row: Row, step: int) -> float | None:
+        return next((point[1] for point in row["trace"] if point[0] == step), None)
 
     def _pay(self, evaluations: int, row: Row) -> None:
         self.purse.pay(evaluations)
@@ -169,4 +208,6 @@ def _options(name: str, text: str) -> dict[str, Any]:
         raise MethodError(f"method {name!r}: self_refine is one of {', '.join(SELF_REFINE)}.")
     if set(options) & {"candidates", "floor", "floor_self_refined", "last_look"} and "look" not in options:
         raise MethodError(f"method {name!r}: own rules need a look, the step of the schedule: add look=6.")
+    if len({len(options[name]) for name in ("look", "floor", "floor_self_refined") if name in options}) > 1:
+        raise MethodError(f"method {name!r}: state as many floors as looks, as look=5+10,floor=0.12+0.15.")
     return options

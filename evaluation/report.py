@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..trials.report import finite
+from ..trials.report import safe
 from .evidence import Evidence, load
 from .report_ceiling import beside_ceiling, read_ceiling
 from .report_ceiling import markdown as ceiling_page
-from .report_claims import claims, motion, proxies, repairs, table_s7
+from .report_claims import claims, diversity, motion, proxies, repairs, table_s7
+from .report_cost import equal_nfe
 from .report_figures import draw
 from .report_page import markdown, page, write_csv
 from .report_tables import (
@@ -33,14 +34,14 @@ from .report_tables import (
     table_s6,
     table_s6_predicted,
 )
-from .report_yield import equal_nfe, figure_yield, race_at_equal_cost, yields
+from .report_yield import figure_yield, race_at_equal_cost, yields
 from .results import command_parser
 from .store import StoreError
 
 MAKERS = (
     yields, race_at_equal_cost,
     table_1, equal_nfe, repairs, foresight, table_s2, detectors, table_s4, table_s5, table_s6, table_s6_predicted,
-    table_s7, motion, proxies,
+    table_s7, motion, diversity, proxies,
 )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def write(evidence: Evidence, folder: Path) -> list[Table]:
     if headline := figure_yield(evidence, parts):
         drawn = {"Good clips against model evaluations": headline} | drawn
     figures = {title: f"{parts.name}/{name}" for title, name in drawn.items()}
-    whole = json.dumps(finite(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
+    whole = json.dumps(safe(document(evidence, tables, ceiling)), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "evidence.json").write_text(whole + "\n", encoding="utf-8")
     text = markdown(evidence, tables, figures, ceiling and ceiling_page(ceiling))
     (folder / "evidence.md").write_text(text, encoding="utf-8")

@@ -118,7 +118,7 @@ def figure_13(evidence: Evidence, folder: Path) -> str | None:
     names = metrics(evidence)
     figure = Figure(len(names))
     for panel, name in enumerate(names):
-        for method, series in (("base", "plain"), ("efdi", "Foresight"), ("reseed", "another seed")):
+        for method, series in (("base", "plain"), ("efdi", "paper's plan"), ("reseed", "another seed")):
             rows = [evidence.rows[method][key] for key in rejected if key in evidence.rows.get(method, {})]
             if rows:
                 figure.line(panel, name, series, *cumulative(metric_of(rows, name)), drawstyle="steps-post")

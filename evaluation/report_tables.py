@@ -22,11 +22,16 @@ from .statistics import mean, ratio, text_only_scores
 from .store import StoreError
 
 MAIN = {"base": "Plain", "regenerate": "+ Regeneration (refined prompt)",
-        "regenerate_plain": "+ Regeneration (new seed)", "efdi": "+ Foresight (Trial 2: other noise)",
-        "efdi@refiner=ablation": "+ Foresight (Trial 2: other words)",
+        "regenerate_plain": "+ Regeneration (new seed)", "efdi": "+ paper's plan (Trial 2: other noise)",
+        "efdi@refiner=ablation": "+ paper's plan (Trial 2: other words)",
         "reseed": "+ Stop and reseed", "best_of_3": "Best of 3",
         "audition_3": "Audition of 3", "trial_1": "Trial 1 alone", "trial_2": "Trial 2 alone"}  # fmt: skip
 INJECTED = ("1", "2->1")
+
+
+def name_of(method: str) -> str:
+    """A method in words; those without a name of their own by their settings."""
+    return MAIN.get(method, method.replace("efdi", "paper's plan").replace("@", ": ").replace(",", ", "))
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def table_1(evidence: Evidence, name: str = "table_1", methods: Sequence[str] | 
         pairs = Paired(evidence, method, lambda _, row: not shared or (row["prompt_index"], row["seed"]) in shared)
         if pairs.count:
             rows.append({
-                "method": MAIN.get(method, method), "runs": pairs.count, "good": pairs.of("good"),
+                "method": name_of(method), "runs": pairs.count, "good": pairs.of("good"),
                 "good_change": pairs.change("good"), "final_score": pairs.of("final_score"),
                 "score_change": pairs.change("final_score"), "nfe": pairs.overhead(),
                 "seconds": pairs.overhead("seconds", "seconds_plain"),

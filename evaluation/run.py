@@ -18,11 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..trials.race import SELF_REFINE
 from .bench import BASE, MethodError
 from .evidence import DATABASE
 from .fill import cells, fingerprint_of, keep, missing, model_settings
 from .graph_settings import FAMILIES
 from .methods import STANDARD, load_method
+from .raced import outdated
 from .report import main as report
 from .results import command_parser
 from .store import Store, StoreError
@@ -32,6 +34,9 @@ from .workers import Job, Spec, Worker, in_processes, over_servers
 # The paper's sweep (0.22, 0.26, 0.30; Table S6) in any scorer's units, and its cure for lost motion.
 SWEEP = ("efdi@tau=+0.04", "efdi@tau=+0.08")
 GENTLE = "efdi@injection_strength=0.5"
+# Races at budgets of 10 to 100 %, and what else spends evaluations; they need the models in process.
+RACES = tuple(f"race@budget={budget:g},self_refine={mode}" for mode in SELF_REFINE for budget in (0.1, 0.2, 0.5, 1.0))
+RIVALS = ("best_of_2", "self_refine@light", "self_refine", "search")
 FIXED = 0.24  # of the schedule: near the dynamic detector's mean stop (paper: 11 of 50, demo family: 12)
 # Time of a result in plain runs: base is also scored at every step, decoded and judged; the others are what they cost
 # when 30 % of the runs are rejected, as measured on the demo family. Methods that only look at base clips are free.
@@ -89,10 +94,12 @@ def options(arguments: list[str]) -> argparse.Namespace:
 
 def chosen_methods(a: argparse.Namespace, steps: int) -> tuple[list[str], list[str]]:
     """What is made for all prompts first, so that a run that is stopped early has its tables, and what comes then."""
-    first = a.methods or [*STANDARD, f"fixed_step@{max(1, round(FIXED * steps))}"]
-    first = list(dict.fromkeys([BASE, *first]))  # base: what every comparison stands on
-    then = [*((*SWEEP, GENTLE) if a.full and not a.methods else ()), *a.also]
     remote = a.server or (a.ray and a.model != "demo")
+    ours = () if remote else ("race",)
+    first = a.methods or [*STANDARD, *ours, f"fixed_step@{max(1, round(FIXED * steps))}"]
+    first = list(dict.fromkeys([BASE, *first]))  # base: what every comparison stands on
+    full = (*SWEEP, GENTLE, *(() if remote else (*RACES, *RIVALS)))
+    then = [*(full if a.full and not a.methods else ()), *a.also]
     for name in (*first, *then):
         if load_method(name, steps).in_process and remote:
             raise Problem(f"method {name!r} is a plug-in and needs the models in process: leave --server out.")
@@ -140,6 +147,7 @@ def run(arguments: list[str]) -> int:
         "methods": [*stages[0], *stages[1]],
     }
     with Store(a.out / DATABASE, write=True) as store:
+        store.remove(row for row in store.rows(settings["fingerprint"]) if outdated(row))
 
         def ahead(methods: list[str]) -> list[Job]:
             of_each = cells(methods, seeds, a.method_seeds)

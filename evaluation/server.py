@@ -47,6 +47,10 @@ class Interrupted(RuntimeError):
     """The run was cancelled."""
 
 
+class NotStarted(RuntimeError):
+    """The ComfyUI process ended, or gave no answer in time. Says so, with the end of its log where there is one."""
+
+
 class ComfyClient:
     """The API of a running ComfyUI at `url`, for example http://127.0.0.1:8188."""
 
@@ -151,7 +155,7 @@ class ComfyServer(ComfyClient):
         return self.base / "output"
 
     def start(self, timeout: float = 300.0) -> ComfyServer:
-        """Start the process and wait until it answers. Raises RuntimeError with the end of the log if it does not."""
+        """Start the process and wait until it answers. Raises NotStarted if it does not."""
         stream = self.log.open("wb") if self.log else None
         try:
             self.process = subprocess.Popen(
@@ -170,7 +174,7 @@ class ComfyServer(ComfyClient):
                 if code is not None or time.monotonic() > deadline:
                     self.stop()
                     what = f"gave no answer in {timeout:.0f} s" if code is None else f"ended with code {code}"
-                    raise RuntimeError(f"ComfyUI {what}\n{self.log_tail()}") from None
+                    raise NotStarted(f"ComfyUI {what}\n{self.log_tail()}".rstrip()) from None
             time.sleep(0.1)
 
     def stop(self) -> None:

@@ -58,6 +58,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..trials.foreign import printable, quoted
+from ..trials.report import safe
+
 VERSION = 1
 APPLICATION = 0x466F7265  # "Fore": tells our file from any other SQLite database
 
@@ -75,12 +78,17 @@ JSON = ("measures", "trace", "report", "notes")
 BOOLEAN = ("right", "accepted")
 _QUOTED = {name: f'"{name}"' for name in COLUMNS}  # `right` is a word of SQL
 _SCHEMA = f"""
+BEGIN;
 CREATE TABLE meta (id INTEGER PRIMARY KEY, started TEXT, command TEXT, machine TEXT, versions TEXT, settings TEXT);
 CREATE TABLE runs ({", ".join(f"{_QUOTED[name]} {kind}" for name, kind in COLUMNS.items())},
     UNIQUE ({", ".join(KEY)}));
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
+COMMIT;
 """
+# What a column may hold besides NULL: a damaged file may hold anything anywhere.
+_TYPES = {"TEXT": str, "INTEGER": int, "REAL": (int, float), "BLOB": bytes}
+_PARSED = {"measures": dict, "trace": list, "report": dict, "notes": list}
 
 
 class StoreError(Exception):
@@ -102,7 +110,9 @@ class Store:
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock = self._hold_lock()
-            mode = "rwc" if write else "ro"
+            # Also a reader opens it for writing: a process that was killed leaves half a change behind, which the next
+            # to open the file has to undo. `query_only` keeps it from changing anything else.
+            mode = "rwc" if write else "rw"
             self._database = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
         except (sqlite3.Error, OSError) as error:
             self._release()
@@ -110,6 +120,8 @@ class Store:
         with ExitStack() as undo:
             undo.callback(self.close)  # a store that turns out wrong, or is cancelled here, must not keep the lock
             self._check(write)
+            if not write:
+                self._database.execute("PRAGMA query_only = ON")
             undo.pop_all()
 
     def _hold_lock(self) -> sqlite3.Connection:
@@ -136,6 +148,8 @@ class Store:
             if empty and write:
                 self._database.executescript(_SCHEMA)
                 return
+        if empty and not application:
+            raise StoreError(f"{self.path} holds nothing yet: fill it with `python -m foresight.evaluation run`.")
         if application != APPLICATION:
             raise StoreError(f"{self.path} is not a database of this evaluation: name another file or folder.")
         if version != VERSION:
@@ -153,6 +167,8 @@ class Store:
             text = str(error)
             if "full" in text:
                 way_out = "free some space and run the same command again: it goes on where it stopped."
+            elif "decode" in text:
+                way_out = "it is damaged; give another --out."
             elif "readonly" in text:
                 way_out = "make the file and its folder writable, or give another --out."
             elif "locked" in text:
@@ -160,19 +176,22 @@ class Store:
             else:
                 way_out = "run the same command again, or give another --out."
             raise StoreError(f"{self.path}: {text}: {way_out}") from None
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.path}: {error}: it is damaged or no SQLite file; give another --out.") from None
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # sqlite3 cannot decode what SQLite says of a broken schema
+            problem = printable(str(error))
+            raise StoreError(f"{self.path}: {problem}: it is damaged or no SQLite file; give another --out.") from None
 
     def begin(self, command: str, machine: Any, versions: Any, settings: Any) -> int:
         """Notes that a command was started; its id goes with every row it adds."""
-        values = (datetime.now(UTC).isoformat(timespec="seconds"), command, *map(_json, (machine, versions, settings)))
+        words = (safe(command), *map(_json, (machine, versions, settings)))
+        values = (datetime.now(UTC).isoformat(timespec="seconds"), *words)
         with self._explained(), self._database:
             return self._database.execute(
                 "INSERT INTO meta (started, command, machine, versions, settings) VALUES (?, ?, ?, ?, ?)", values
             ).lastrowid
 
     def add(self, rows: Iterable[dict[str, Any]], meta: int | None = None) -> None:
-        """Adds runs, all or none of them; one whose key is there already is passed over. Unknown columns: ValueError"""
+        """Adds runs, all or none of them; one whose key is there already is passed over. Unknown columns: ValueError;
+        values that SQLite cannot keep: StoreError. Numbers that are not finite become null."""
         rows = [row | {"meta": meta} for row in rows]
         for row in rows:
             if unknown := row.keys() - COLUMNS:
@@ -181,12 +200,15 @@ class Store:
             f"INSERT INTO runs ({', '.join(_QUOTED.values())}) VALUES ({', '.join('?' * len(COLUMNS))}) "
             f"ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
         )
-        values = [
-            [_json(row[name]) if name in JSON and row.get(name) is not None else row.get(name) for name in COLUMNS]
-            for row in rows
-        ]
+        values = [[_kept(name, row) for name in COLUMNS] for row in rows]
         with self._explained(), self._database:
             self._database.executemany(command, values)
+
+    def remove(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Takes these rows of `rows` away."""
+        keys = [[row[name] for name in KEY] for row in rows]
+        with self._explained(), self._database:
+            self._database.executemany(f"DELETE FROM runs WHERE {' AND '.join(f'{name} = ?' for name in KEY)}", keys)
 
     def rows(self, settings: str | None = None, clips: bool = False, **equal: Any) -> list[dict[str, Any]]:
         """Runs in the order of the suite, then seed, then method. settings: only of this fingerprint; equal: only where
@@ -201,7 +223,7 @@ class Store:
         query = f"SELECT {chosen} FROM runs{where} ORDER BY prompt_index, seed, method"
         with self._explained():
             rows = self._database.execute(query, list(equal.values())).fetchall()
-        return [_row(dict(zip(columns, values, strict=True))) for values in rows]
+        return [self._row(dict(zip(columns, values, strict=True))) for values in rows]
 
     def clip(self, row: dict[str, Any]) -> bytes | None:
         """The animated WebP of a row of `rows`, also where it is a base clip; None where none was kept."""
@@ -219,9 +241,28 @@ class Store:
         with self._explained():
             rows = self._database.execute(f"SELECT {', '.join(names)} FROM meta ORDER BY id").fetchall()
         return [
-            {name: json.loads(value) if name in names[3:] else value for name, value in zip(names, row, strict=True)}
+            {name: self._parsed(name, value) if name in names[3:] else value
+             for name, value in zip(names, row, strict=True)}
             for row in rows
-        ]
+        ]  # fmt: skip
+
+    def _parsed(self, name: str, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            raise StoreError(f"{self.path}: a {name} is no JSON: it is damaged; give another --out.") from None
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        for name, value in row.items():
+            kinds = _TYPES[COLUMNS[name].split()[0]]
+            if value is not None and isinstance(value, kinds) and name in JSON:
+                value, kinds = self._parsed(name, value), _PARSED[name]
+            if not isinstance(value, (kinds, type(None))):
+                raise StoreError(
+                    f"{self.path}: a run's {name} is {quoted(value)}: it is damaged; give another --out."
+                )
+            row[name] = bool(value) if name in BOOLEAN and value is not None else value
+        return row
 
     def fingerprints(self) -> list[str]:
         """The settings of the runs, in the order in which they came."""
@@ -246,12 +287,24 @@ class Store:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(safe(value), ensure_ascii=False, allow_nan=False)
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    for name in JSON:
-        row[name] = None if row[name] is None else json.loads(row[name])
-    for name in BOOLEAN:
-        row[name] = None if row[name] is None else bool(row[name])
-    return row
+def _kept(name: str, row: dict[str, Any]) -> Any:
+    """A run's value as its column keeps it. StoreError where it cannot be kept, before anything is written."""
+    value, problem = row.get(name), None
+    if name in JSON and value is not None:
+        try:
+            return _json(value)
+        except RecursionError:
+            problem = "it is nested too deep"
+    elif isinstance(value, str) and safe(value) != value:
+        problem = "it holds half a character, which no file can: take it out"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problem = "whole numbers here go from -2^63 to 2^63 - 1"
+    elif not isinstance(value, (str, int, float, bytes, type(None))):
+        problem = "it is no text, number or bytes"
+    if problem:
+        key = ", ".join(f"{each} {quoted(row.get(each))}" for each in ("prompt_index", "seed", "method"))
+        raise StoreError(f"the run of {key} cannot be kept: {name} is {quoted(value)}, and {problem}.")
+    return value

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files.fields import FileError, file_name
+from ..trials.foreign import logger, printable
 from .checkpoint import load_fit, load_l2r, save_l2r
 from .clips import procedural_clips
 from .decode import decode
@@ -30,7 +32,8 @@ def calibrate(
     seconds: float = 0, save: bool = True, learn: bool = False, device: torch.device | str = "cpu",
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[nn.Module, float]:
-    """A converter, and its PSNR in dB: on procedural clips held out, or on the images where there is no VAE.
+    """A converter, and its PSNR in dB: on procedural clips held out, or on the images where there is no VAE. Where it
+    could not be kept, its metadata say why as "not_kept".
 
     vae: as ComfyUI loads it, or None with samples. images: a clip [T, H, W, 3] in 0..1 to learn from as well; samples:
     the latent it was decoded from, in the VAE's space. seconds: of refinement. save: into folder, unless a better one
@@ -38,10 +41,10 @@ def calibrate(
     belong together.
     """
     path = path_of(folder, latent_format, vae)
-    kept = load_kept(path)
     own = own_pair(vae, latent_format, images, samples)
+    kept, fit = load_kept(path, latent_format.latent_channels, check_pair(*own) if own else spatial(vae))
     learn = learn and samples is not None
-    fit = load_fit(path) if kept and learn else None
+    fit = fit if learn else None
     source = iter(()) if vae is None else procedural_pairs(vae, latent_format)
     making = 0.2 if seconds else 1.0  # share of the work
     pairs = []
@@ -76,10 +79,17 @@ def calibrate(
         "date": datetime.date.today().isoformat(), "held_out": measured_on, "psnr": round(value, 2),
     }  # fmt: skip
     if learn:
-        converter.metadata["learned"] = (kept.metadata.get("learned", 0) if kept else 0) + 1
+        converter.metadata["learned"] = ((kept and kept.metadata.get("learned")) or 0) + 1
     if save and worth_keeping(converter, kept):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_l2r(converter, path, fit=fit)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_l2r(converter, path, fit=fit)
+        except OSError as error:  # the work is done, and goes on without the file
+            converter.metadata["not_kept"] = (
+                f"{file_name(path)} could not be written to {printable(str(path.parent))} ({printable(str(error))}): "
+                "make the folder writable or free some space, and run L2R Calibrate again to keep it."
+            )
+            logger.warning("Foresight: %s", converter.metadata["not_kept"])
     return converter, value
 
 
@@ -121,16 +131,26 @@ def path_of(folder: str | Path, latent_format: Any, vae: Any) -> Path:
     return Path(folder) / f"{type(latent_format).__name__}_{fingerprint(vae) if vae else 'any'}.safetensors"
 
 
-def load_kept(path: Path) -> nn.Module | None:
-    """The converter that is kept there, if there is a whole one."""
+def load_kept(path: Path, channels: int, scale: int) -> tuple[nn.Module | None, AffineFit | None]:
+    """The converter that is kept there, if there is a whole one, and the sums that it was solved from, if it has them.
+    ValueError where it is for other latents: what it has learned is not to be lost without a word."""
+    if not path.exists():
+        return None, None
     try:
-        return load_l2r(path) if path.exists() else None
-    except ValueError:
-        return None
+        kept, fit = load_l2r(path), load_fit(path)
+    except FileError as error:
+        logger.warning("Foresight: %s L2R Calibrate begins anew.", error)
+        return None, None
+    if (kept.channels, kept.scale) != (channels, scale):
+        raise ValueError(
+            f"{file_name(path)} is for latents of {kept.channels} channels at scale {kept.scale}, and these have "
+            f"{channels} channels at scale {scale}: take it out of models/foresight_l2r, and calibrate from the start."
+        )
+    return kept, fit
 
 
 def worth_keeping(converter: nn.Module, kept: nn.Module | None) -> bool:
     """What has learned from one more clip is; a fresh fit only where nothing learned or better is kept."""
     if kept is None or "learned" in converter.metadata:
         return True
-    return "learned" not in kept.metadata and converter.metadata["psnr"] > kept.metadata.get("psnr", 0)
+    return not kept.metadata.get("learned") and converter.metadata["psnr"] > (kept.metadata.get("psnr") or 0)

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..trials.foreign import quoted
+
 
 def check_latent(latent: Tensor, converter: "L2R | nn.Module") -> None:
     """Raises ValueError unless the latent is [B, C, F, H, W] with the channels of this converter."""
     if latent.ndim != 5:
         raise ValueError(
-            f"L2R converter '{converter.name}' takes video latents [B, C, F, H, W], not {list(latent.shape)}."
+            f"L2R converter {quoted(converter.name)} takes video latents [B, C, F, H, W], not {list(latent.shape)}."
         )
     if latent.shape[1] != converter.channels:
         raise ValueError(
-            f"L2R converter '{converter.name}' reads latents of {converter.channels} channels, but this one has "
+            f"L2R converter {quoted(converter.name)} reads latents of {converter.channels} channels, but this one has "
             f"{latent.shape[1]}: choose the converter trained for this model's VAE, or 'auto'."
         )
 

@@ -7,6 +7,7 @@ from .audition import SeedAudition
 from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
 from .demo import DemoTextEncoder
+from .drop_in import ForesightKSampler, ForesightSamplerCustomAdvanced
 from .enhancers import CandidateNoise, EnhancerReport, LatentSearchSampler, SelfRefineSampler
 from .experts import TwoExpertGuiderNode
 from .hierarchy import ForesightSampler
@@ -22,7 +23,7 @@ folders.register()
 panel.register()
 
 NODES = [
-    ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
+    ForesightKSampler, ForesightSamplerCustomAdvanced, ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
     LatentRewardNode, SelfRefineSampler, LatentSearchSampler, EnhancerReport, CandidateNoise,
     StreamingSampler, StreamingGuiderNode, ChunkGateNode, StreamingReport,

@@ -9,8 +9,9 @@ from comfy_execution.graph import ExecutionBlocker
 from ..sampling.audition import budget, hold_audition
 from ..sampling.inputs import Inputs
 from ..sampling.noise import SeededNoise
+from ..trials.foreign import check_choice
 from . import types
-from .compat import check_choice, show_on_node
+from .compat import searchable, show_on_node
 from .panel import running
 from .widgets import schedule_steps_widget
 
@@ -20,10 +21,10 @@ BEST, BY_HAND = "best", "by hand"
 class SeedAudition(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightSeedAudition",
             display_name="Seed Audition",
-            category="Foresight",
+            category="Foresight/sampling",
             description="Samples many seeds a short way, scores their previews, and goes on with the best, or with those you "
             "tick in the Foresight tab. A finished clip is the same as with its seed alone.",
             inputs=[
@@ -58,7 +59,7 @@ class SeedAudition(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        ), "best of", "seeds", "batch", "pick", "preview")  # fmt: skip
 
     @classmethod
     def execute(

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 
 from ..refiner.ablation import AblationReworder
-from ..refiner.endpoint import EndpointReworder
 from ..refiner.manual import ManualReworder
 from ..refiner.profiles import ProfileError, load_profiles
 from ..refiner.restart import RestartReworder
-from .compat import check_choice
+from ..trials.foreign import check_choice, quoted, writable
 from .core_vlm import CoreReworder, require_generation
 from .loaders import on_device
 
@@ -51,7 +50,8 @@ def back_end_widgets():
             tooltip="endpoint: a profile that this machine's owner has configured (docs/refiner.md).",
         ),
         io.String.Input(
-            "manual_prompt", multiline=True, default="", optional=True, tooltip="manual: your own prompt for Trial 2."
+            "manual_prompt", multiline=True, default="", optional=True, dynamic_prompts=True,
+            tooltip="manual: your own prompt for Trial 2.",
         ),
     ]  # fmt: skip
 
@@ -88,6 +88,8 @@ def make_reworder(back_end: str, scorer, vlm=None, endpoint=NONE, manual_prompt=
         case "core":
             require_generation(vlm)
             return CoreReworder(vlm, similarity(scorer))
+    from ..refiner.endpoint import EndpointReworder  # with requests, which not every installation has
+
     check = comfy.model_management.throw_exception_if_processing_interrupted
     return EndpointReworder(profile_of(endpoint), similarity(scorer), check)
 
@@ -96,20 +98,32 @@ def profile_of(endpoint: str):
     """A configured profile by its name. ValueError where there is none."""
     by_name = profiles()
     if str(endpoint) not in by_name:
-        there = ", ".join(by_name) or "none yet"
+        there = writable(", ".join(by_name)) or "none yet"
         raise ValueError(
-            f"endpoint is '{endpoint}', which is not configured on this machine (there: {there}). Profiles stand in "
+            f"endpoint is {quoted(endpoint)}, which is not configured on this machine (there: {there}). Profiles stand in "
             f"{os.path.join('user', '__foresight', 'endpoints.json')} of ComfyUI's folder; see docs/refiner.md."
         )
     return by_name[endpoint]
 
 
-def validated(back_end: str, endpoint: str, options=BACK_ENDS) -> bool | str:
-    """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
-    graph from another machine may name that machine's profile, as long as it does not use it."""
+def asked(back_end: str | None, endpoint: str | None) -> str:
+    """What fingerprint_inputs says of the profile that is asked, if one is: it is the owner's, and may be written anew."""
+    if back_end not in (ENDPOINT, None):
+        return ""
     try:
-        check_choice("refiner", back_end, options)
-        if back_end == ENDPOINT:
+        return repr(profiles() if endpoint is None else profiles().get(endpoint))
+    except ProfileError as error:
+        return str(error)
+
+
+def validated(back_end: str | None, endpoint: str | None, options=BACK_ENDS) -> bool | str:
+    """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
+    graph from another machine may name that machine's profile, as long as it does not use it. What is linked is None
+    here, and is checked once it is known (make_reworder)."""
+    try:
+        if back_end is not None:
+            check_choice("refiner", back_end, options)
+        if back_end == ENDPOINT and endpoint is not None:
             profile_of(endpoint)
     except ValueError as error:
         return str(error)

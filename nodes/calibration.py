@@ -2,22 +2,22 @@
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..l2r.calibration import calibrate
 from . import types
-from .folders import L2R
+from .compat import searchable
+from .folders import L2R, writable
 
 
 class L2RCalibrate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightL2RCalibrate",
             display_name="L2R Calibrate",
-            category="Foresight",
+            category="Foresight/inspection",
             description="Makes a latent-to-RGB converter for any video VAE in seconds: it encodes pictures made on the spot, and "
             "finds the map back to their pixels. Nothing is downloaded. It can also learn from your finished clips.",
             inputs=[
@@ -47,7 +47,7 @@ class L2RCalibrate(io.ComfyNode):
                 types.L2R.Output(display_name="l2r"), io.Float.Output(display_name="psnr"),
                 io.Image.Output(display_name="images"),
             ],
-        )  # fmt: skip
+        ), "preview", "latent to rgb", "taesd")  # fmt: skip
 
     @classmethod
     def execute(cls, model, vae=None, images=None, latent=None, refine_seconds=0, save=True, learn=False):
@@ -59,7 +59,8 @@ class L2RCalibrate(io.ComfyNode):
 
         converter, quality = calibrate(
             vae, model.get_model_object("latent_format"), images, None if latent is None else latent["samples"],
-            folder_paths.get_folder_paths(L2R)[0], seconds=refine_seconds, save=save, learn=learn,
+            writable(L2R), seconds=refine_seconds, save=save, learn=learn,
             device=comfy.model_management.get_torch_device(), on_progress=progress,
         )  # fmt: skip
-        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None))
+        told = {"text": [text]} if (text := converter.metadata.get("not_kept")) else None
+        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None), ui=told)

@@ -3,16 +3,17 @@
 from comfy_api.latest import io
 
 from ..sampling.vp import RULES, takes_raw_input, trailing_sigmas, vp_sampler
-from .compat import check_choice
+from ..trials.foreign import check_choice
+from .compat import searchable
 
 
 class CogVideoXSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightCogVideoXSampler",
             display_name="CogVideoX Sampler",
-            category="Foresight",
+            category="Foresight/models",
             description="CogVideoX's own samplers and schedule, for SamplerCustomAdvanced or any node that takes a SAMPLER and "
             "SIGMAS. ComfyUI's samplers do not work with native CogVideoX by themselves.",
             inputs=[
@@ -26,7 +27,7 @@ class CogVideoXSampler(io.ComfyNode):
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="Below 1: only the last part, for video to video."),
             ],
             outputs=[io.Sampler.Output(display_name="sampler"), io.Sigmas.Output(display_name="sigmas")],
-        )  # fmt: skip
+        ), "cogvideo", "scheduler")  # fmt: skip
 
     @classmethod
     def execute(cls, model, rule, steps, eta, denoise):

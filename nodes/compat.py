@@ -1,8 +1,8 @@
 """Every difference between ComfyUI versions that the nodes have to know, and nothing else."""
 
 import sys
-from collections.abc import Iterable
 
+import comfy.model_management
 import comfy.model_patcher
 from comfy.comfy_types import IO
 from comfy_api.latest import io
@@ -19,10 +19,16 @@ def advanced(*inputs):
     return list(inputs)
 
 
-def check_choice(name: str, value: str, options: Iterable[str]) -> None:
-    """0.3.75 does not hold a V3 combo's value against its options."""
-    if value not in options:
-        raise ValueError(f"{name} is '{value}': choose one of {', '.join(options)}.")
+def searchable(schema, *words: str):
+    """The schema, found by these words as well in the search of newer versions; 0.3.75 does not know of them."""
+    schema.search_aliases = list(words)
+    return schema
+
+
+def kept(samples):
+    """A latent in the type in which newer cores keep what a KSampler gives (--fp16-intermediates)."""
+    dtype = getattr(comfy.model_management, "intermediate_dtype", None)
+    return samples.to(dtype=dtype()) if dtype else samples
 
 
 def model_patcher(model, load_device, offload_device):

@@ -9,6 +9,7 @@ from ..refiner.answer import Similarity, rewording_of
 from ..refiner.base import RewordingError
 from ..refiner.pictures import choose_frames, contact_sheet
 from ..refiner.template import instruction
+from ..trials.foreign import printable
 
 FRAMES = 4  # of the preview, as one sheet: every model takes one picture
 MOST_TOKENS = 512  # of the answer; the template asks for three sentences
@@ -39,7 +40,7 @@ class CoreReworder:
             ids = self.vlm.generate(tokens, do_sample=False, max_length=MOST_TOKENS)
             answer = self.vlm.decode(ids)
         except AttributeError as error:  # core's CLIP has generate() whatever it holds; T5 and CLIP-L cannot
-            raise RewordingError(f"the model at vlm cannot generate text ({error})") from error
+            raise RewordingError(f"the model at vlm cannot generate text ({printable(str(error))})") from None
         finally:
             release(self.vlm.patcher)
         usage = {"completion_tokens": len(ids)}

@@ -1,13 +1,17 @@
-"""Demo Text Encoder: the demo family's words as ComfyUI's ordinary CLIP."""
+"""Demo Models: the demo family as ComfyUI's ordinary CLIP, MODEL and VAE."""
 
 from types import SimpleNamespace
 
 import comfy.sd
+import comfy.utils
 import torch
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from comfy_api.latest import io
 
+from ..demo import preset
 from ..demo.text import TOKENS, encode_words, split_words
+from .compat import searchable
+from .folders import DEMO, WEIGHTS
 
 
 class WordTokenizer:
@@ -57,19 +61,30 @@ class WordEncoder(torch.nn.Module):
         return []
 
 
+def word_clip() -> comfy.sd.CLIP:
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=WordEncoder, tokenizer=WordTokenizer))
+
+
 class DemoTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightDemoTextEncoder",
-            display_name="Demo Text Encoder",
+            display_name="Demo Models",
             category="Foresight/demo",
-            description="The text encoder of the embedded demo family. It has no weights and knows no language: it only fits "
-            "foresight_demo_wan.safetensors.",
+            description="The models of the embedded demo family: they know coloured shapes that move, and nothing else. The text "
+            "encoder has no weights and knows no language.",
             inputs=[],
-            outputs=[io.Clip.Output(display_name="clip")],
-        )
+            outputs=[
+                io.Clip.Output(display_name="clip"),
+                io.Model.Output(display_name="model"),
+                io.Vae.Output(display_name="vae"),
+            ],
+        ), "example", "try")
 
     @classmethod
     def execute(cls):
-        return io.NodeOutput(comfy.sd.CLIP(SimpleNamespace(params={}, clip=WordEncoder, tokenizer=WordTokenizer)))
+        # As core's loaders do it: in their lists these files stand only where there are no others.
+        model = comfy.sd.load_diffusion_model(str(WEIGHTS / DEMO["diffusion_models"] / preset.TRANSFORMER))
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / DEMO["vae"] / preset.VAE)))
+        return io.NodeOutput(word_clip(), model, vae)

@@ -11,11 +11,17 @@ from ..sampling.noise import MixedNoise
 from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, parse_schedule
 from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
+from ..trials.foreign import check_choice
+from ..trials.report import Report
 from . import types
-from .compat import advanced, check_choice
+from .compat import advanced, searchable
 from .widgets import OWN, schedule_steps_widget
 
 CUSTOM = "custom"
+NOTHING = (
+    "Nothing to tell: connect the SAMPLER of a Self-Refine Sampler or a Latent Search Sampler that is not bypassed, and the "
+    "latent of the node that samples with it."
+)
 PIXELS = 8  # of the mask preview for each place of the latent
 
 
@@ -23,10 +29,10 @@ class SelfRefineSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         own = PRESETS["T2V"]
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightSelfRefineSampler",
             display_name="Self-Refine Sampler",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="A sampler that refines a clip while it is made: at some early steps it predicts the clip, adds fresh noise "
             "and predicts again, and keeps what both agree on. No training; costs half as much again (Predict and Perturb).",
             inputs=[
@@ -58,7 +64,7 @@ class SelfRefineSampler(io.ComfyNode):
                 schedule_steps_widget(),
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
-        )  # fmt: skip
+        ), "quality", "motion", "predict and perturb")  # fmt: skip
 
     @classmethod
     def execute(
@@ -77,10 +83,10 @@ class LatentSearchSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         own = SearchSettings()
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightLatentSearchSampler",
             display_name="Latent Search Sampler",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="A sampler that begins several candidates of one clip, scores them half way and finishes the best. Costs two to "
             "three clips (LatSearch). Connect a gate or a reward.",
             inputs=[
@@ -124,7 +130,7 @@ class LatentSearchSampler(io.ComfyNode):
                 schedule_steps_widget(),
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
-        )  # fmt: skip
+        ), "best of", "beam search", "seeds")  # fmt: skip
 
     @classmethod
     def execute(
@@ -144,10 +150,10 @@ class LatentSearchSampler(io.ComfyNode):
 class EnhancerReport(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightEnhancerReport",
             display_name="Enhancer Report",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="What a Self-Refine Sampler or a Latent Search Sampler did: where it refined, which candidates it dropped, and "
             "the model evaluations.",
             inputs=[
@@ -161,36 +167,33 @@ class EnhancerReport(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             is_output_node=True,
-        )  # fmt: skip
+        ), "report", "what happened", "cost")  # fmt: skip
 
     @classmethod
     def execute(cls, sampler, latent):
         search, refining = sampler if isinstance(sampler, SearchSampler) else None, self_refinement(sampler)
-        if search is None and refining is None:
-            raise ValueError("Enhancer Report: this SAMPLER is neither from Self-Refine Sampler nor from Latent Search Sampler.")
         results = {
             "search": search.result if search and search.result else None,
             "self_refine": refining.result.report() if refining and refining.result.nfe else None,
         }
         first = results["search"] or results["self_refine"]
-        if first is None:
-            raise ValueError(
-                "Enhancer Report: nothing was sampled with this SAMPLER yet. Connect the latent of the node that samples with it."
-            )
+        if first is None:  # the clip goes on: it is finished, and may not be saved yet
+            nothing = [ExecutionBlocker(None)] * 3
+            return io.NodeOutput(latent, *nothing, ui={"text": [NOTHING]})
         report = {"schema": "foresight.enhancer_report", "version": 1, "nfe": first["nfe"], **results}
         mask = ExecutionBlocker("Nothing was refined, so there is no mask.")
         if refining is not None and refining.result.places is not None:
             mask = mask_images(refining.result.places)
-        return io.NodeOutput(latent, mask, first["nfe"], json.dumps(report, indent=1), ui={"text": [summary(report)]})
+        return io.NodeOutput(latent, mask, first["nfe"], json.dumps(Report(report), indent=1), ui={"text": [summary(report)]})
 
 
 class CandidateNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightCandidateNoise",
             display_name="Candidate Noise",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="The noise of one candidate of a Latent Search Sampler, to sample it alone: the same clip to the last bit.",
             inputs=[
                 io.Noise.Input("noise", tooltip="The noise that the search was given."),
@@ -200,7 +203,7 @@ class CandidateNoise(io.ComfyNode):
                 ),
             ],
             outputs=[io.Noise.Output(display_name="noise")],
-        )  # fmt: skip
+        ), "seed", "random noise")  # fmt: skip
 
     @classmethod
     def execute(cls, noise, candidate, beta):

@@ -3,16 +3,17 @@
 from comfy_api.latest import io
 
 from ..sampling.experts import T2V_BOUNDARY, TwoExpertGuider
+from .compat import searchable
 from .widgets import OWN, expert_widgets
 
 
 class TwoExpertGuiderNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightTwoExpertGuider",
             display_name="Two-Expert Guider",
-            category="Foresight",
+            category="Foresight/models",
             description="Wan 2.2 14B's high-noise and low-noise models as one guider over one schedule, so that a clip can be "
             "watched, stopped and repaired across both. Works with SamplerCustomAdvanced as well.",
             inputs=[
@@ -27,7 +28,7 @@ class TwoExpertGuiderNode(io.ComfyNode):
                 *expert_widgets(),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
-        )  # fmt: skip
+        ), "wan 2.2", "high noise", "low noise")  # fmt: skip
 
     @classmethod
     def execute(cls, high_noise_model, low_noise_model, positive, negative, cfg, **settings):

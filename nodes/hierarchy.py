@@ -9,16 +9,17 @@ from ..sampling.inputs import Inputs
 from ..sampling.noise import SeededNoise
 from ..sampling.race import run_race
 from ..sampling.vp import fitting
+from ..trials.foreign import check_choice
 from ..trials.race import SELF_REFINE
-from ..trials.report import run_report
-from ..trials.summary import report_text
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, back_end_widgets, make_reworder, validated
-from .compat import check_choice
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, asked, back_end_widgets, make_reworder, validated
+from .compat import searchable
 from .experts import two_experts
+from .folders import RACES, state
 from .inspection import build_gate
 from .panel import running
 from .races import PAPER, RACE, race_rules, race_widgets
+from .report import told
 from .rewording import encode
 from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
@@ -27,21 +28,26 @@ from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, 
 class ForesightSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightSampler",
             display_name="Foresight Sampler",
-            category="Foresight",
+            category="Foresight/sampling",
             description="Samples a clip and looks at it early. Where it falls short it is put aside, other seeds are begun, and "
             "the best is finished (plan race); or it is repaired by the paper's trials: a single frame injected, a refined "
             "prompt, or both (plan paper). A clip that passes is the plain sampler's to the last bit.",
             inputs=[
                 io.Model.Input("model"),
                 io.Clip.Input("clip"),
-                io.String.Input("prompt", multiline=True, tooltip="What the clip should show; previews are scored against it."),
-                io.String.Input("negative", multiline=True, default="", tooltip="What the clip should not show."),
+                io.String.Input(
+                    "prompt", multiline=True, dynamic_prompts=True,
+                    tooltip="What the clip should show; previews are scored against it.",
+                ),
+                io.String.Input(
+                    "negative", multiline=True, default="", dynamic_prompts=True, tooltip="What the clip should not show.",
+                ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Of the noise. A race goes on with the seeds that follow; the paper's trials start from the same.",
+                    tooltip="Of the noise. A race goes on with seeds a million apart; the paper's trials start from the same.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Of the schedule; windows are shares of it."),
                 io.Float.Input(
@@ -80,11 +86,15 @@ class ForesightSampler(io.ComfyNode):
                 types.Verdict.Output(display_name="verdict"),
                 io.Image.Output(display_name="preview"),
             ],
-        )  # fmt: skip
+        ), "retry", "best of", "seeds", "cancel", "preview", "KSampler")  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, refiner=DEFAULT, endpoint=NONE):
         return validated(refiner, endpoint, (*BACK_ENDS, OFF))
+
+    @classmethod
+    def fingerprint_inputs(cls, refiner=None, endpoint=None, plan=RACE, **_):
+        return ("" if plan == PAPER else state(RACES), asked(refiner, endpoint))
 
     @classmethod
     def execute(
@@ -125,5 +135,5 @@ class ForesightSampler(io.ComfyNode):
                 )  # fmt: skip
                 preview = preview_or_block(result.base.verdict)
             run.finish(result.verdict)
-        text = report_text(run_report(result.verdict))
+        text = told(result.verdict)
         return io.NodeOutput(result.latent, result.verdict, preview, ui={"text": [text]})

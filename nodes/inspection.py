@@ -9,25 +9,30 @@ from ..l2r.decode import decode
 from ..scoring.detector import DetectorSettings
 from ..scoring.inspector import Gate
 from ..scoring.preset import load_preset
+from ..trials.foreign import check_choice
 from . import types
-from .compat import advanced, check_choice
-from .folders import L2R, PRESETS, VICLIP, files, path_of
-from .loaders import AUTO, LINEAR, PRECISIONS, latent_format_of, load_converter, load_scorer, on_device
-from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
-
-SCORER_HELP = (
-    "Put ViClip-InternVid-10M-FLT.pth or ViCLIP-L-14's model.safetensors into models/foresight "
-    "(foresight_demo_viclip.safetensors comes with the pack and only knows the demo's shapes)."
+from .compat import advanced, searchable
+from .folders import L2R, PRESETS, VICLIP, files, path_of, state
+from .loaders import (
+    AUTO,
+    LINEAR,
+    PRECISIONS,
+    SCORER_HELP,
+    latent_format_of,
+    load_converter,
+    load_scorer,
+    on_device,
 )
+from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
 
 
 class L2RPreview(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightL2RPreview",
             display_name="L2R Preview",
-            category="Foresight",
+            category="Foresight/inspection",
             description="The latent-to-RGB converter that makes previews while a clip is sampled: one frame a latent frame.",
             inputs=[
                 io.Combo.Input(
@@ -40,7 +45,11 @@ class L2RPreview(io.ComfyNode):
                 io.Vae.Input("vae", optional=True, tooltip="With auto: take only a converter that was made for this VAE."),
             ],
             outputs=[types.L2R.Output(display_name="l2r"), io.Image.Output(display_name="preview")],
-        )  # fmt: skip
+        ), "preview", "latent to rgb", "taesd")  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, converter=None, **_):
+        return "" if converter == LINEAR else state(L2R, None if converter == AUTO else converter)
 
     @classmethod
     def execute(cls, converter, model=None, latent=None, vae=None):
@@ -55,10 +64,10 @@ class L2RPreview(io.ComfyNode):
 class ViCLIPScore(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightViCLIPScore",
             display_name="ViCLIP Score",
-            category="Foresight",
+            category="Foresight/inspection",
             description="Text-video alignment as VBench's overall consistency computes it. " + SCORER_HELP,
             inputs=[
                 io.Combo.Input("weights", options=files(VICLIP), tooltip=SCORER_HELP),
@@ -72,7 +81,11 @@ class ViCLIPScore(io.ComfyNode):
                 io.String.Input("prompt", optional=True, default="", multiline=True, tooltip="What the frames should show."),
             ],
             outputs=[types.Scorer.Output(display_name="scorer"), io.Float.Output(display_name="score")],
-        )  # fmt: skip
+        ), "score", "alignment", "clip score", "quality")  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, weights=None, **_):
+        return state(VICLIP, weights)
 
     @classmethod
     def execute(cls, weights, precision="fp32", images=None, prompt=""):
@@ -103,10 +116,10 @@ def build_gate(l2r, scorer, prompt, tau, delta, start, end, single_start, single
 class FailureGate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightFailureGate",
             display_name="Dynamic Failure Gate",
-            category="Foresight",
+            category="Foresight/paper",
             description="Decides early, from the scores of the first steps, whether a clip will match its prompt.",
             inputs=[
                 types.L2R.Input("l2r", tooltip="Makes the previews: from L2R Preview."),
@@ -117,7 +130,11 @@ class FailureGate(io.ComfyNode):
                 preset_widget(),
             ],
             outputs=[types.Gate.Output(display_name="gate")],
-        )  # fmt: skip
+        ), "cancel", "early stop", "threshold", "preview")  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, preset=None, **_):
+        return "" if preset == OWN_SETTINGS else state(PRESETS, preset)
 
     @classmethod
     def execute(cls, l2r, scorer, prompt, preset=OWN_SETTINGS, **settings):

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 import comfy.model_management
 from comfy_execution.utils import get_executing_context
 
-from ..panel.routes import add_routes
+from ..panel.routes import add_routes, addressed
 from ..panel.runs import Run, RunStore
 from .compat import prompt_server, show_on_node
 
@@ -40,3 +40,4 @@ def register() -> None:
     """Adds the routes; nothing where there is no server (tests, scripts)."""
     if server := prompt_server():
         add_routes(server.routes, STORE)
+        server.app.middlewares.insert(0, addressed)

@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..scoring.latent_reward import HEADS, LatentReward, load_reward
 from . import types
-from .compat import advanced
-from .folders import REWARD, files, path_of
+from .compat import advanced, searchable
+from .folders import REWARD, files, path_of, state
 
 REWARD_HELP = (
     "A reward that was trained for this very model, in models/foresight_reward (foresight_demo_reward.safetensors comes with "
@@ -22,10 +22,10 @@ class LatentRewardNode(io.ComfyNode):
                 tooltip=f"Weight of {what} in the reward; 1 for all three is LatSearch's sum.",
             )
 
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightLatentReward",
             display_name="Latent Reward",
-            category="Foresight",
+            category="Foresight/enhancers",
             description="Foretells visual quality, motion quality and text alignment of a half-sampled clip from its latent, "
             "without decoding anything: the reward of a Latent Search.",
             inputs=[
@@ -39,7 +39,11 @@ class LatentRewardNode(io.ComfyNode):
                 ),
             ],
             outputs=[types.Reward.Output(display_name="reward")],
-        )  # fmt: skip
+        ), "score", "reward model")  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, weights=None, **_):
+        return state(REWARD, weights)
 
     @classmethod
     def execute(cls, weights, scorer, prompt, **shares):

@@ -3,26 +3,29 @@
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..refiner.base import RewordingRequest
+from ..refiner.base import Rewording, RewordingRequest
 from ..sampling.hierarchy import reword
 from ..sampling.noise import reseeded
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, back_end_widgets, make_reworder, validated
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, asked, back_end_widgets, make_reworder, validated
+from .compat import searchable
 from .panel import running
 
 
 def encode(clip, text: str):
-    """CLIPTextEncode's own call."""
+    """CLIPTextEncode's own call. ValueError where a checkpoint without a text encoder has given None."""
+    if clip is None:
+        raise ValueError("clip is None: the checkpoint has no text encoder. Load one (Load CLIP) and connect it.")
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 class PromptRefiner(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightPromptRefiner",
             display_name="VLM Prompt Refiner",
-            category="Foresight",
+            category="Foresight/paper",
             description="Looks at the failed preview and states the prompt better, or draws other noise. The ablation and restart "
             "back ends need no model and no network.",
             inputs=[
@@ -45,11 +48,15 @@ class PromptRefiner(io.ComfyNode):
                 types.Verdict.Output(display_name="verdict"),
                 io.Noise.Output(display_name="noise"),
             ],
-        )
+        ), "retry", "reword", "enhance prompt", "llm")
 
     @classmethod
     def validate_inputs(cls, back_end=DEFAULT, endpoint=NONE):
         return validated(back_end, endpoint)
+
+    @classmethod
+    def fingerprint_inputs(cls, back_end=None, endpoint=None, **_):
+        return asked(back_end, endpoint)
 
     @classmethod
     def execute(
@@ -62,13 +69,17 @@ class PromptRefiner(io.ComfyNode):
             prompt, negative, preview, rejected and rejected.predicted_score, noise and noise.seed,
             verdict.settings.get("model"),
         )  # fmt: skip
+
+        def sampled_with(answer: Rewording):
+            return encode(clip, answer.prompt), encode(clip, answer.negative), reseeded(noise, answer.seed)
+
         with running(verdict) as run:
-            following = reword(request, reworder, verdict, run)
+            following, answer = reword(request, reworder, verdict, sampled_with, run)
             run.finish(following)
         record = following.record
         report = record.message or record.details["reasoning"]
-        noise = reseeded(noise, record.details.get("seed")) or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
-        positive, negative_conditioning = encode(clip, record.prompt), encode(clip, record.negative)
+        positive, negative_conditioning, noise = answer or (encode(clip, prompt), encode(clip, negative), noise)
+        noise = noise or ExecutionBlocker("Connect NOISE to get it back, drawn anew.")
         return io.NodeOutput(
             record.prompt, record.negative, positive, negative_conditioning, report, following, noise
         )

@@ -7,8 +7,9 @@ from ..sampling.injection import Anchor, Injection
 from ..sampling.inputs import Inputs
 from ..sampling.probe import single_frame_probe
 from ..sampling.run import monitored_sample
+from ..trials.foreign import check_choice
 from . import types
-from .compat import AnyType, check_choice
+from .compat import AnyType, searchable
 from .panel import running
 from .widgets import injection_settings, injection_widgets, schedule_steps_widget
 
@@ -35,10 +36,10 @@ def preview_or_block(verdict):
 class MonitoredSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightMonitoredSampler",
             display_name="Monitored Sampler",
-            category="Foresight",
+            category="Foresight/paper",
             description="SamplerCustomAdvanced that watches the clip and stops when it is going to fail. A clip that passes "
             "is the same to the last bit.",
             inputs=[
@@ -63,7 +64,7 @@ class MonitoredSampler(io.ComfyNode):
                 types.Verdict.Output(display_name="verdict"),
                 io.Image.Output(display_name="preview"),
             ],
-        )  # fmt: skip
+        ), "cancel", "early stop", "preview", "SamplerCustomAdvanced")  # fmt: skip
 
     @classmethod
     def execute(
@@ -88,10 +89,10 @@ class MonitoredSampler(io.ComfyNode):
 class SingleFrameProbe(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightSingleFrameProbe",
             display_name="Single-Frame Probe",
-            category="Foresight",
+            category="Foresight/paper",
             description="Samples one frame of the same prompt: does the model get at least a still right? Accepted when it "
             "beats the rejected clip by the gate's delta; after a refinement, whenever there is a frame at all.",
             inputs=[
@@ -105,7 +106,7 @@ class SingleFrameProbe(io.ComfyNode):
                 types.Verdict.Output(display_name="verdict"),
                 io.Image.Output(display_name="preview"),
             ],
-        )
+        ), "retry", "single frame", "preview")
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, gate, verdict, schedule_steps=0):
@@ -119,14 +120,14 @@ class SingleFrameProbe(io.ComfyNode):
 class LatentInjector(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightLatentInjector",
             display_name="Latent Injector",
-            category="Foresight",
+            category="Foresight/paper",
             description="Starts a clip from a probed frame instead of from pure noise (the paper's Algorithm 1).",
             inputs=[types.Anchor.Input("anchor", tooltip="From Single-Frame Probe."), *injection_widgets()],
             outputs=[types.Injection.Output(display_name="injection")],
-        )
+        ), "retry", "first frame", "anchor")
 
     @classmethod
     def execute(cls, anchor, **settings):
@@ -136,10 +137,10 @@ class LatentInjector(io.ComfyNode):
 class TrialSwitch(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightTrialSwitch",
             display_name="Trial Switch",
-            category="Foresight",
+            category="Foresight/paper",
             description="Passes on what the verdict asks for. The other branch never runs.",
             inputs=[
                 types.Verdict.Input("verdict", tooltip="Decides which branch is needed."),
@@ -154,7 +155,7 @@ class TrialSwitch(io.ComfyNode):
                 ),
             ],
             outputs=[AnyType.Output(display_name="value"), types.Verdict.Output(display_name="verdict")],
-        )  # fmt: skip
+        ), "retry", "branch")  # fmt: skip
 
     @classmethod
     def check_lazy_status(cls, verdict, **branches):

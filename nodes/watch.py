@@ -1,28 +1,24 @@
 """Foresight Watch: inspection as a patch of the MODEL, for graphs that keep their own sampler node."""
 
-import logging
-
 from comfy_api.latest import io
-from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.watch import Watch
+from ..trials.foreign import logger
 from ..trials.report import run_report
 from ..trials.summary import headline, report_text
 from . import types
-from .compat import show_on_node
+from .compat import searchable, show_on_node
 from .panel import running
 from .widgets import schedule_steps_widget
-
-logger = logging.getLogger("foresight")
 
 
 class ForesightWatch(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightWatch",
             display_name="Foresight Watch",
-            category="Foresight",
+            category="Foresight/sampling",
             description="Judges early what a model samples, under KSampler or any other sampler node. It only reports: nothing "
             "is stopped, and every clip is the same to the last bit.",
             inputs=[
@@ -36,12 +32,12 @@ class ForesightWatch(io.ComfyNode):
                 types.Watch.Output(display_name="watch", tooltip="For Run Report, with the decoded clip as its images."),
             ],
             hidden=[io.Hidden.unique_id],
-        )
+        ), "preview", "score", "monitor")
 
     @classmethod
     def execute(cls, model, gate, enabled=True, schedule_steps=0):
         if not enabled:
-            return io.NodeOutput(model, ExecutionBlocker("Foresight Watch is switched off: there is nothing to report."))
+            return io.NodeOutput(model, None)
         node = cls.hidden.unique_id
 
         def show(verdict):

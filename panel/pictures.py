@@ -16,8 +16,8 @@ QUALITY = 85
 
 @torch.no_grad()
 def thumbnail(frames: Tensor) -> np.ndarray:
-    """Frames [F, H, W, 3] in 0..1, on any device -> uint8 [F, h, w, 3], at most SIDE pixels a side."""
-    small = frames.movedim(-1, 1).float()
+    """Frames [F, H, W, 3 or more] in 0..1, on any device -> uint8 [F, h, w, 3], at most SIDE pixels a side."""
+    small = frames[..., :3].movedim(-1, 1).float()
     if (largest := max(small.shape[-2:])) > SIDE:
         size = [max(1, round(side * SIDE / largest)) for side in small.shape[-2:]]
         small = F.interpolate(small, size, mode="area")

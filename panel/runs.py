@@ -6,7 +6,7 @@ out as a small event, so that a page follows with events alone and rebuilds itse
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 import threading
 import time
@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ..trials.observer import Decision, Observer
-from ..trials.report import finite, run_report
+from ..trials.foreign import logger
+from ..trials.observer import Decision, Observer, for_show
+from ..trials.report import Report, run_report, safe
 from .pictures import thumbnail
-
-logger = logging.getLogger("foresight")
 
 MAX_RUNS = 24
 MAX_BYTES = 192 * 2**20  # of pictures: a 480p clip of 8 frames is about 0.5 MB a step
@@ -35,6 +34,11 @@ Send = Callable[[str, dict[str, Any], str | None], None]
 
 class Refused(Exception):
     """A decision that cannot be taken now; says why."""
+
+
+def for_page(value: Any) -> Any:
+    """As safe, for JavaScript: it rounds whole numbers above 2^53, as seeds may be, so those become text."""
+    return json.loads(json.dumps(safe(value)), parse_int=lambda text: text if abs(int(text)) > 2**53 else int(text))
 
 
 @dataclass
@@ -74,16 +78,14 @@ class Trial:
 class Run(Observer):
     """One run, as its own sampling thread writes it."""
 
-    to_picture = staticmethod(thumbnail)
-
     def __init__(self, store: RunStore, prompt_id: str, node: str, client: str | None):
         self.id = uuid.uuid4().hex
-        self.store, self.client = store, client
+        self.store, self.client, self.cancelled = store, client, store.cancelled
         self.about: dict[str, Any] = {"id": self.id, "prompt_id": prompt_id, "node": node, "created": time.time()}
         self.settings: dict[str, Any] = {}
         self.trials: list[Trial] = []
         self.live, self.message = True, None
-        self.report: dict[str, Any] | None = None
+        self.report: Report | None = None
         self.sequence = 0
         self.offered: dict[str, Any] | None = None
         self._decision: Decision | None = None
@@ -91,7 +93,7 @@ class Run(Observer):
 
     def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None, details=None):
         with self.store.lock:
-            self.trials.append(Trial(trial, kind, steps, window, decidable, finite(details or {})))
+            self.trials.append(Trial(trial, kind, steps, window, decidable, details or {}))
             self.settings.update(settings or {})
             self._decision = None
             self._send("trial", index=len(self.trials) - 1, trial=self.trials[-1].state(), settings=self.settings)
@@ -109,13 +111,13 @@ class Run(Observer):
             self.offered = None if trials is None else {"trials": trials, "best": best, "until": until}
             self._send("start", state=self.state())
 
-    def step(self, step, score, picture=None):
-        now = time.monotonic()
+    def step(self, step, score, frames=None):
+        now, picture = time.monotonic(), self._picture(frames)
         with self.store.lock:
             trial = self.trials[-1]
             trial.step = step
             if score is not None:
-                trial.trace.append((step, score if math.isfinite(score) else None))
+                trial.trace.append((step, score))
             if picture is not None:
                 trial.pictures[step] = picture
                 self._last_picture = now
@@ -125,9 +127,12 @@ class Run(Observer):
             self._last_event = now
             has_picture = step in trial.pictures
             size = list(trial.pictures[step].shape[:3]) if has_picture else None
-            scored = trial.trace[-1][1] if score is not None else None
-            self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=scored,
+            self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=score,
                        pictured=has_picture, size=size)
+
+    @for_show
+    def _picture(self, frames: Any) -> np.ndarray | None:
+        return None if frames is None else thumbnail(frames)
 
     def take(self):
         decision, self._decision = self._decision, None
@@ -158,18 +163,18 @@ class Run(Observer):
             trial = self.trials[-1]
             best = record.best
             trial.decidable, trial.step = False, max(trial.step, record.steps)
-            trial.verdict = finite({
+            trial.verdict = {
                 "accepted": record.accepted, "predicted_score": best and best.predicted_score,
                 "stop_step": best and best.stop_step, "rule": best and best.rule, "message": record.message,
                 "nfe": record.nfe_video + record.nfe_single_frame, "seconds": sum(record.seconds.values()),
                 "prompt": record.prompt, "details": record.details,
-            })  # fmt: skip
+            }  # fmt: skip
             self._send("verdict", index=len(self.trials) - 1, verdict=trial.verdict)
 
     def finish(self, verdict):
         self.report = run_report(verdict)
 
-    def amend(self, report: dict[str, Any]) -> None:
+    def amend(self, report: Report) -> None:
         """The report knows more now: the finished clip has been scored."""
         with self.store.lock:
             self.report = report
@@ -225,13 +230,13 @@ class RunStore:
     ):
         self.lock = threading.RLock()
         self.looked_at = -math.inf
-        self._tell, self._cancelled = send, cancelled
+        self._tell, self.cancelled = send, cancelled
         self._runs: dict[str, Run] = {}
 
     def send(self, event: str, data: dict[str, Any], client: str | None) -> None:
         try:
-            self._tell(event, data, client)
-        except self._cancelled:
+            self._tell(event, for_page(data), client)
+        except self.cancelled:
             raise
         except Exception as error:  # a page that is gone must not end a run, whatever its connection raises (promise 2)
             logger.debug("Foresight: %s was not sent: %s: %s", event, type(error).__name__, error)
@@ -250,7 +255,7 @@ class RunStore:
         try:
             yield run
             message = None
-        except self._cancelled:
+        except self.cancelled:
             raise
         except Exception as error:  # only to tell the page why; it goes on its way
             message = f"{type(error).__name__}: {error}"
@@ -258,7 +263,7 @@ class RunStore:
         finally:
             run.close(message)
 
-    def amend(self, id: str | None, report: dict[str, Any]) -> None:
+    def amend(self, id: str | None, report: Report) -> None:
         """See Run.amend; nothing for a run that is not, or no longer, there."""
         with self.lock:
             if run := self._runs.get(id or ""):
@@ -284,7 +289,7 @@ class RunStore:
     def runs(self) -> list[dict[str, Any]]:
         """Summaries, newest first."""
         with self.lock:
-            return [run.summary() for run in reversed(self._runs.values())]
+            return [for_page(run.summary()) for run in reversed(self._runs.values())]
 
     def run(self, id: str) -> Run:
         """KeyError for one that is not, or no longer, there."""
@@ -294,7 +299,7 @@ class RunStore:
     def state(self, id: str) -> dict[str, Any]:
         with self.lock:
             self.looked_at = time.monotonic()
-            return self._runs[id].state()
+            return for_page(self._runs[id].state())
 
     def picture(self, id: str, trial: int, step: int) -> np.ndarray:
         """uint8 [frames, height, width, 3]. KeyError or IndexError for one that is not, or no longer, there."""

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..scoring.scorer import Scorer
+from ..scoring.words import plain
+from ..trials.foreign import quoted
 from .base import Rewording, RewordingError, RewordingRequest
-from .phrases import emphasise, plain, split_phrases, without
+from .phrases import emphasise, split_phrases, without
 
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """max_phrases bounds the work: one rewording scores at most max_phrases + 1 texts."""
+    """max_phrases and max_characters bound the work: one rewording scores at most max_phrases + 1 texts."""
 
     max_phrases: int = 12  # an ordinary prompt has 3 to 10; each costs one inspection (40 ms in the paper's set-up)
+    max_characters: int = 3000  # more than encoders read; parting takes time by the square of the length
     weight: float = 1.3  # clearly felt by T5-like encoders without breaking the rest of the prompt
     max_weight: float = 1.5  # weights that are already there are multiplied up to this; beyond it pictures burn
     first: bool = True  # state the phrase first where its sentence allows it; False: weight it where it stands
@@ -50,18 +53,23 @@ class AblationReworder:
         settings = self.settings
         if request.preview is None:
             raise RewordingError("there is no preview to compare the prompt with")
+        if len(request.prompt) > settings.max_characters:
+            raise RewordingError(
+                f"the prompt has {len(request.prompt)} characters, and at most {settings.max_characters} are parted"
+            )
         phrases = split_phrases(request.prompt, settings.max_phrases)
-        if len(phrases) < 2:
-            what = "is empty" if not phrases else "cannot be parted into phrases"
-            raise RewordingError(f"the prompt {what}, so nothing can be left out of it: {request.prompt!r}")
+        worded = [i for i, phrase in enumerate(phrases) if plain(phrase.text)]  # the others are syntax alone
+        if len(worded) < 2:
+            what = "is empty" if not worded else "cannot be parted into phrases"
+            raise RewordingError(f"the prompt {what}, so nothing can be left out of it: {quoted(request.prompt)}")
         whole = self._score(request.preview, request.prompt)
-        scores = [self._score(request.preview, without(phrases, i)) for i in range(len(phrases))]
-        order = sorted(range(len(phrases)), key=lambda i: -scores[i])  # stable: the earlier phrase wins a tie
+        scores = {i: self._score(request.preview, without(phrases, i)) for i in worded}
+        order = sorted(worded, key=lambda i: -scores[i])  # stable: the earlier phrase wins a tie
         worst = order[0]
         prompt = emphasise(phrases, worst, settings.weight, settings.max_weight, settings.first)
         phrase = plain(phrases[worst].text)
         if prompt == request.prompt.strip():
-            raise RewordingError(f"the preview lacks {phrase!r}, which already carries the highest weight")
+            raise RewordingError(f"the preview lacks {quoted(phrase)}, which already carries the highest weight")
         return Rewording(
             prompt=prompt,
             negative=request.negative,
@@ -73,9 +81,9 @@ class AblationReworder:
         )
 
     def _score(self, preview: Tensor, text: str) -> float:
-        score = self.scorer.score(preview, self.scorer.encode_text(plain(text)))
+        score = self.scorer.score(preview, self.scorer.encode_text(text))
         if not math.isfinite(score):
-            raise RewordingError(f"{self.scorer.name} scored the preview {score} for {plain(text)!r}")
+            raise RewordingError(f"{self.scorer.name} scored the preview {score} for {quoted(plain(text))}")
         return score
 
 

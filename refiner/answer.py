@@ -1,13 +1,15 @@
 """A vision-language model's answer: read, repaired where that is safe, and held against the prompt it rewrites.
 
 The answer is text from outside. It is used for one thing only, as a prompt, and only when it looks like one: anything
-else is refused, and the run goes on with the prompt that the user wrote.
+else is refused, and the run goes on with the prompt that the user wrote. It may be a megabyte of anything, so what
+reads it takes time by its length and no more: no pattern that looks twice at a place, and length before the rest.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..scoring.words import plain
 from .base import Rewording, RewordingError, RewordingRequest
-from .phrases import plain, weighted_parts
 from .template import NEGATIVES
 
 
@@ -36,12 +38,11 @@ class AnswerRules:
 
 
 Similarity = Callable[[str, str], float]
-_FENCE = re.compile(r"```[a-zA-Z]*\s*(.*?)```", re.DOTALL)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 # Markup, dynamic prompts ({a|b}), embeddings and LoRA tags: none of it belongs into a sentence.
 _MARKUP = re.compile(
     r"[<>{}\[\]`|\\~^*_#@=]|://|www\.|\bembedding:|\blora:|^\s*[-•]\s|"
-    r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\ufeff]",  # control characters, and those that cannot be seen
+    # Control characters, those that cannot be seen, and half characters, which no encoder takes.
+    r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\ufeff\ud800-\udfff]",
     re.IGNORECASE,
 )
 _INSTRUCTION = re.compile(r"(?:no|not|avoid|without|do not|don't|remove|exclude|never)\b", re.IGNORECASE)
@@ -63,17 +64,15 @@ def rewording_of(
         if not isinstance(value, str) and (needed or value is not None):
             raise RewordingError(f"the answer's {key} is {_kind(value)}, not text")
     original = plain(request.prompt)
-    prompt = _checked("refined_prompt", prompt, rules)
     most = max(rules.most_growth * len(original), len(original) + rules.sentence)
-    if len(prompt) > min(most, max(rules.most_characters, len(original))):
-        raise RewordingError(f"the refined prompt has {len(prompt)} characters; the original has {len(original)}")
+    prompt = _checked("refined_prompt", prompt, min(most, max(rules.most_characters, len(original))))
     _check_language(prompt, original)
     additions = _negatives(negative or "", request, original, rules)
     if prompt == original and not additions:
         raise RewordingError("the answer leaves the prompt as it is")
     evidence = ()
     if similar is not None and prompt != original:
-        similarity = similar(original, prompt)
+        similarity = similar(request.prompt, prompt)
         if not similarity >= rules.floor:  # also when it is not a number
             raise RewordingError(f"the refined prompt says something else (similarity {similarity:.2f})")
         evidence = ({"similarity": similarity},)
@@ -88,10 +87,10 @@ def rewording_of(
 def read_object(text: str) -> dict[str, Any]:
     """The JSON object in an answer: as it is, in a code fence, after a chain of thought, or among other words. Of an
     object that breaks off, the texts that are complete. RewordingError where there is none."""
-    text = _THOUGHT.sub("", text).strip().lstrip("\ufeff")
-    fence = _FENCE.search(text)
+    text = text.rpartition("</think>")[2].strip().lstrip("\ufeff")
+    fenced = text.partition("```")[2].partition("```")[0].lstrip(string.ascii_letters)
     begin = text.find("{")
-    for candidate in (text, fence[1] if fence else "", text[begin : text.rfind("}") + 1] if begin >= 0 else ""):
+    for candidate in (text, fenced, text[begin : text.rfind("}") + 1] if begin >= 0 else ""):
         try:
             value = json.loads(candidate)
         except (ValueError, RecursionError):  # the latter from thousands of brackets
@@ -115,13 +114,16 @@ def scripts(text: str) -> Counter[str]:
     return Counter(unicodedata.name(c, "UNKNOWN").split(" ")[0] for c in text if c.isalpha())
 
 
-def _checked(key: str, text: str, rules: AnswerRules) -> str:
-    text = " ".join(unicodedata.normalize("NFC", text).split())
+def _checked(key: str, text: str, most: float) -> str:
+    text = " ".join(text.split())
+    if len(text) > most:
+        raise RewordingError(f"the answer's {key} has {len(text)} characters, and at most {most:.0f} are taken")
+    text = unicodedata.normalize("NFC", text)  # takes time by the square of its length where that is hostile
     if not any(c.isalnum() for c in text):
         raise RewordingError(f"the answer's {key} is empty")
     if _MARKUP.search(text):
         raise RewordingError(f"the answer's {key} holds markup")
-    if any(weight != 1 for _, weight in weighted_parts(text)) or "(" in text or ")" in text:
+    if "(" in text or ")" in text:
         raise RewordingError(f"the answer's {key} holds weights")
     return text
 
@@ -138,7 +140,7 @@ def _negatives(negative: str, request: RewordingRequest, original: str, rules: A
     """At most NEGATIVES noun phrases that are new. Items that ask ("no text") or that the prompt wants are left out."""
     if not negative.strip():
         return []
-    _checked("negative_prompt", negative, rules)
+    _checked("negative_prompt", negative, rules.most_characters)
     there = {plain(item).lower() for item in request.negative.split(",")}
     asked_for = set(_words(original))
     items: list[str] = []

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..trials.foreign import quoted
+
 
 @dataclass(frozen=True)
 class RewordingRequest:
@@ -27,8 +29,9 @@ class RewordingRequest:
 class Rewording:
     """reasoning: one or two sentences for people. evidence: what led there, ready for JSON, strongest first.
 
-    seed: of the noise to restart from; None keeps the rejected run's noise, as the paper does. usage: what the answer
-    cost (tokens, price, attempts), ready for JSON; empty where nothing was asked.
+    seed: of the noise to restart from, 0 to 2^64 - 1; None keeps the rejected run's noise, as the paper does. usage:
+    what the answer cost (tokens, price, attempts), ready for JSON; empty where nothing was asked. RewordingError for
+    anything else.
     """
 
     prompt: str
@@ -37,6 +40,13 @@ class Rewording:
     evidence: tuple[dict[str, Any], ...] = field(default=())
     seed: int | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, kind in (("prompt", str), ("negative", str), ("reasoning", str), ("usage", dict)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise RewordingError(f"the refiner's {name} is {quoted(value)}, and no {kind.__name__}")
+        if self.seed is not None and not (isinstance(self.seed, int) and 0 <= self.seed < 2**64):
+            raise RewordingError(f"the refiner's seed is {quoted(self.seed)}, and no whole number from 0 to 2^64 - 1")
 
 
 class RewordingError(Exception):

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..scoring.words import SYNTAX
+
 _PUNCTUATION = re.compile(r"\s*(?:(?<!\d),|,(?!\d)|[;!?\n，。；！？、]|\.(?=\s|$))[\s,.;!?]*")
 _SENTENCE_END = re.compile(r"[.!?。！？\n]")
 _WORD = re.compile(r"[^\W\d_]\w*(?:['’-]\w+)*|\d\S*|_+")
@@ -60,12 +62,6 @@ def weighted_parts(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
         else:
             parts.append((body, weight))
     return [*parts, (text[position:], weight)] if position < len(text) else parts
-
-
-def plain(text: str) -> str:
-    """The words alone: no weights, no escapes, single spaces. For scorers, which know no weights."""
-    words = "".join(part for part, _ in weighted_parts(text))
-    return " ".join(words.replace("\\(", "(").replace("\\)", ")").split())
 
 
 def split_phrases(prompt: str, limit: int) -> list[Phrase]:
@@ -169,8 +165,9 @@ def _groups(text: str) -> list[tuple[int, int]]:
 
 
 def _masked(prompt: str) -> str:
-    """The prompt with groups and escapes as underscores of the same length, so that nothing parts inside them."""
-    masked = prompt
+    """The prompt with groups, escapes and other syntax as underscores of the same length, so that nothing parts inside
+    them."""
+    masked = SYNTAX.sub(lambda found: "_" * len(found[0]), prompt)
     for start, end in _groups(prompt):
         masked = masked[:start] + "_" * (end - start) + masked[end:]
     return masked.replace("\\(", "__").replace("\\)", "__")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, fields
@@ -10,15 +9,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..files.documents import read_json
+from ..files.fields import FileError
+from ..trials.foreign import printable, quoted, writable
 from .answer import AnswerRules
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _NAME = re.compile(r"[\w .:-]{1,60}")
-_LARGEST_FILE = 1 << 20
+MOST_PROFILES, MOST_CHARACTERS = 1000, 2000  # of a file; of a text in it, an address or a path
 _TYPES = {"str": str, "float": (int, float), "int": int, "bool": bool}
 
 
 class ProfileError(ValueError):
     """The configuration file or a profile in it cannot be used; says where and what to change. Never holds a key."""
+
+    def __init__(self, message: str):
+        super().__init__(writable(message))  # names and paths are the owner's, in any language
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,16 @@ class Profile:
             value, kind = getattr(self, field.name), _TYPES[field.type]
             if not isinstance(value, kind) or (isinstance(value, bool) and field.type != "bool"):
                 return f"{field.name} must be of type {field.type}"
+            if isinstance(value, str) and not (len(value) <= MOST_CHARACTERS and value.isprintable()):
+                return f"{field.name} has {len(value)} characters: enter at most {MOST_CHARACTERS}, all printable"
             if field.type in ("float", "int"):
                 least = 0 if field.name.startswith(("price", "least")) else 0.1 if field.type == "float" else 1
                 if not least <= value < 1e9:
-                    return f"{field.name} is {value}: set it to {least} or more"
+                    return f"{field.name} is {quoted(value)}: set it to {least} or more"
         if not self.model.strip():
             return "model is empty: enter the model's name as the server knows it"
+        if self.key_env and not _VARIABLE.fullmatch(self.key_env):  # not repeated: some enter the key itself
+            return "key_env must be the name of an environment variable, like OPENAI_API_KEY"
         if self.key_env and self.key_file:
             return "give key_env or key_file, not both"
         try:
@@ -91,9 +101,9 @@ class Profile:
         elif self.key_file:
             where = "key_file"
             try:
-                with Path(self.key_file).expanduser().open(encoding="utf-8") as file:
-                    key = file.read(10_000)
-            except (OSError, UnicodeDecodeError):
+                path = Path(self.key_file).expanduser()
+                key = path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size < 10_000 else ""
+            except (OSError, RuntimeError, ValueError):  # no such user's home, no such path, no text
                 key = ""
         else:
             return None
@@ -104,7 +114,11 @@ class Profile:
 
     def trusted(self) -> str | bool:
         """As requests takes it: True for the usual certificates. ProfileError where ca_file is not there."""
-        if self.ca_file and not Path(self.ca_file).is_file():
+        try:
+            there = not self.ca_file or Path(self.ca_file).is_file()
+        except (OSError, ValueError):  # a name that is too long to be one
+            there = False
+        if not there:
             raise ProfileError(f"profile '{self.name}': ca_file is not there")
         return self.ca_file or True
 
@@ -120,33 +134,30 @@ def load_profiles(path: Path) -> dict[str, Profile]:
 
     {"profiles": {"gpt": {"base_url": "https://api.openai.com/v1", "model": "gpt-5-mini", "key_env": "OPENAI_API_KEY"}}}
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_LARGEST_FILE)
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path.name} cannot be read: {type(error).__name__}") from None
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise ProfileError(f"{path.name} is not JSON{where}") from None
+        document = read_json(path, "list of profiles", "See docs/refiner.md for its form.")
+    except FileError as error:
+        raise ProfileError(str(error)) from None
     entries = document.get("profiles") if isinstance(document, dict) else None
     if not isinstance(entries, dict):
         raise ProfileError(f'{path.name} must be {{"profiles": {{name: {{...}}}}}}')
+    if len(entries) > MOST_PROFILES:
+        raise ProfileError(f"{path.name} has {len(entries)} profiles: keep at most {MOST_PROFILES}")
     return {name: _profile(name, entry) for name, entry in entries.items()}
 
 
 def _profile(name: str, entry: Any) -> Profile:
     if not _NAME.fullmatch(name):
-        raise ProfileError(f"profile name {name!r}: use letters, digits, spaces and . : - _, at most 60")
+        raise ProfileError(f"profile name {quoted(name)}: use letters, digits, spaces and . : - _, at most 60")
     names = [field.name for field in fields(Profile) if field.name != "name"]
     if not isinstance(entry, dict):
         raise ProfileError(f"profile '{name}' must be an object with {', '.join(names)}")
     unknown = sorted(set(entry) - set(names))
     if unknown:
-        raise ProfileError(f"profile '{name}': {', '.join(unknown)} is unknown; there is {', '.join(names)}")
+        listed = printable(", ".join(unknown))
+        raise ProfileError(f"profile '{name}': {listed} is unknown; there is {', '.join(names)}")
     missing = [key for key in ("base_url", "model") if key not in entry]
     if missing:
         raise ProfileError(f"profile '{name}': {' and '.join(missing)} is missing")

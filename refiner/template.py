@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..scoring.words import plain
 from .base import RewordingRequest
-from .phrases import plain
 
 NEGATIVES = 5  # items of a negative prompt (Figure S10)
 SCHEMA: dict[str, Any] = {
@@ -52,7 +52,8 @@ Answer with one JSON object and nothing else:
 def instruction(request: RewordingRequest, tiled: bool) -> str:
     """The whole question, to stand beside the preview: frames as one sheet (tiled) or one picture each.
 
-    Weights stay behind: they are for the video model's encoder. "<|" would be a control token of some models.
+    Weights and their like stay behind: they are for the video model's encoder. "<|" would be a control token of some
+    models.
     """
     score = request.predicted_score
     return _TEXT.format(

@@ -14,11 +14,11 @@ import torch
 from ..scoring.detector import reached
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Decision, Observer
-from ..trials.report import finite
+from ..trials.report import Report
 from ..trials.verdict import TrialRecord
 from .contender import Contender
 from .enhanced import unsearched
-from .inputs import Inputs, Latent
+from .inputs import Inputs, Latent, joined
 from .records import gate_settings
 from .segments import own_steps
 from .self_refine import caches
@@ -70,7 +70,7 @@ def hold_audition(
     settings = gate_settings(gate, first.whole) | {
         "steps": first.steps, "seed": seeds[0], "plan": "audition", "look_step": stop, "keep": keep,
     }  # fmt: skip
-    short = gate.once(stop, first.whole)
+    short = gate.looks({stop: None}, first.whole)
     contenders, records, resumes = [], [], _resumes(first)
     for number, seed in enumerate(seeds, 1):
         hearing = replace(inputs[seed], sampler=unsearched(first.sampler))
@@ -92,14 +92,14 @@ def hold_audition(
     sheet = None
     if all(preview is not None for preview in previews):
         sheet = torch.stack([preview[len(preview) // 2] for preview in previews])
-    latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
-    report = {
+    latent = joined(clips)
+    report = Report({
         "seeds": list(seeds), "scores": scores, "chosen": list(chosen), "stop_step": stop,
-        "final_scores": finite([contenders[i].final for i in choice]),
+        "final_scores": [contenders[i].final for i in choice],
         "nfe": sum(record.nfe_video for record in records), "nfe_of_all_seeds": len(seeds) * first.steps,
         "seconds": sum(sum(record.seconds.values()) for record in records),
         "notes": [f"{record.trial}: {record.message}" for record in records if record.message],
-    }  # fmt: skip
+    })  # fmt: skip
     return Audition(latent, chosen, sheet, report)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import torch
 
+from .line import Line, Steps
+
 POST_CFG = "sampler_post_cfg_function"
 DRY = 1e3  # what a dry run takes for predictions: far apart, so that nothing looks settled and the count is the highest
+MOST = 100  # evaluations a step that a dry run follows; no sampler of fixed steps takes so many
 
 
 @dataclass(frozen=True)
@@ -53,79 +58,43 @@ class Unkept(Exception):
         self.call = call
 
 
-class _Pause(Exception):
-    """Leaves a sampler at the end of a stage; caught in CandidateEngine and nowhere else."""
-
-
-class _Ask(Exception):
-    """Leaves a sampler that wants an evaluation, so that several can be made at once; caught in CandidateEngine."""
-
-    def __init__(self, *request):
-        self.request = request
-
-
-class StandIn:
-    """The guider as a sampler sees it, with something done at its calls."""
-
-    def __init__(self, guider):
-        self._guider = guider
-
-    @property
-    def cfg(self) -> float:
-        """ComfyUI 0.33 logs it at the first step; guiders of other packs may have none."""
-        return getattr(self._guider, "cfg", 1.0)
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
-
-
-class Counted(StandIn):
-    """Counts: one call is one model evaluation, with or without CFG. A search asks for several candidates in one call,
-    each of `items` rows."""
-
-    def __init__(self, guider, items: int = 1):
-        super().__init__(guider)
-        self._items, self.evaluations = items, 0
-
-    def __call__(self, x, *args, **kwargs):
-        self.evaluations += max(1, len(x) // self._items)
-        return self._guider(x, *args, **kwargs)
-
-
-class Tape(StandIn):
-    """Answers from a recording what the sampler has asked at an earlier stage.
+class Tape:
+    """Answers from a recording what the sampler has asked at an earlier stage (a Line's `answer`).
 
     So a run goes on exactly where it was left, with its multistep history, its own draws of noise and everything else
     that a sampler keeps to itself: its arithmetic is simply done again, which costs next to nothing.
 
-    calls: the recording, to which further calls are added while `recording`. live(x, sigma, model_options, seed): makes
-    them. own: how many post-CFG functions belong to the model; what follows them is the sampler's.
+    calls: the recording, to which further calls are added while `recording`. own: how many post-CFG functions belong to
+    the model; what follows them is the sampler's. make(live, request): makes a call, where request is (x, sigma,
+    model_options, seed).
     """
 
-    def __init__(self, guider, calls: list[Call], live: Callable[..., Call], own: int, recording: bool = True):
-        super().__init__(guider)
-        self._calls, self._live, self._own, self.recording = calls, live, own, recording
+    def __init__(self, calls: list[Call], own: int, make: Callable[..., Call], recording: bool = True):
+        self._calls, self._own, self._make, self.recording = calls, own, make, recording
         self._at = 0
         self.replaying = bool(calls)  # whether the sampler is still where it has been before
+        self.full = False  # whether there was no memory to record any more
 
     def forget(self) -> None:
-        """The run will not be left any more: what it holds is freed, and from here on the guider answers itself."""
+        """The run will not be left any more: what it holds is freed, and from here on the model answers itself."""
         self._calls.clear()
         self._at, self.recording = 0, False
 
-    def __call__(self, x, sigma, model_options, seed=None):
+    def __call__(self, live, x, sigma, model_options, seed):
         functions = model_options.get(POST_CFG, [])[self._own :]
         if self._at == len(self._calls):
             self.replaying = False
             if not self.recording:
-                return self._guider(x, sigma, model_options=model_options, seed=seed)
+                return live(x, sigma, model_options, seed)
             try:
-                self._calls.append(self._live(x, sigma, model_options, seed))
+                self._calls.append(self._make(live, (x, sigma, model_options, seed)))
             except Unkept as unkept:
                 self.forget()
+                self.full = True
                 return unkept.call.answer(x, sigma, model_options, functions)
         self._at += 1
         return self._calls[self._at - 1].answer(x, sigma, model_options, functions)
+
 
 @dataclass
 class CandidateEngine:
@@ -144,84 +113,101 @@ class CandidateEngine:
     evaluations: int = 0
     bar: Any = None
 
-    def costs(self, noise: torch.Tensor) -> list[int]:
-        """[N + 1]: evaluations of a run at the start and at the x0 prediction of each step; the last are all
-        of them. Counted by running the sampler without the model."""
+    def costs(self, noise: torch.Tensor) -> list[int] | None:
+        """[N + 1]: evaluations of a run at the start and at the x0 prediction of each step, 0 where none is shown; the
+        last are all of them. Counted by running the sampler without the model. None where that is not to be had: the
+        sampler asks the model past its guider's own call, or chooses its steps by the model's answers."""
         calls, counts = [], [0] * len(self.sigmas)
 
-        def live(x, *_):
-            x0 = torch.full_like(x, DRY * (len(calls) + 1), device="cpu")
+        def make(live, request):
+            if len(calls) == MOST * (len(self.sigmas) - 1):
+                line.end()
+            x0 = torch.full_like(request[0], DRY * (len(calls) + 1), device="cpu")
             return Call(x0, {"cond_denoised": x0, "uncond_denoised": x0})
 
-        def watch(step, *_):
-            counts[step + 1] = len(calls)
+        def watch(step, x0, *_):
+            if place := steps.place(step, x0, line.level):
+                counts[place] = len(calls)
 
-        self._sample(Tape(self.guider, calls, live, self._own), Candidate(0, noise), watch)
+        line = Line(answer=Tape(calls, self._own, make), offline=True)
+        steps = Steps(self.sigmas, noise.shape)
+        if self._sample(line, Candidate(0, noise), watch) is None:
+            return None
         counts[-1] = len(calls)
         return counts
 
-    def advance(self, candidates: Sequence[Candidate], stop: int) -> None:
-        """Each candidate up to the x0 prediction of step `stop`; to the very end where that is the last one."""
+    def advance(self, candidates: Sequence[Candidate], stop: int, most: int) -> None:
+        """Each candidate up to the x0 prediction of step `stop`; to the very end where that is the last one. most: the
+        evaluations that this takes from the start; no more are made, whatever a sampler shows of its steps."""
         for start in range(0, len(candidates), self.at_once):
             group = list(candidates[start : start + self.at_once])
             while len(group) > 1:
-                requests = [(each, request) for each in group if (request := self._next(each, stop)) is not None]
+                requests = [(each, request) for each in group if (request := self._next(each, stop, most)) is not None]
                 calls = self._evaluate([request for _, request in requests]) if requests else []
                 for (each, _), call in zip(requests, calls, strict=True):
                     each.calls.append(call)
                 group = [each for each, _ in requests]
             for last in group:
-                self._stage(last, stop, lambda *request: self._evaluate([request])[0])
+                self._stage(last, stop, most, lambda _, live, request: self._evaluate([request], live)[0])
 
     def finish(self, candidate: Candidate, callback: Callable | None, disable: bool) -> torch.Tensor:
         """The finished latent; the callback sees the whole run of this candidate, from its first step."""
-
-        counted = Counted(self.guider, len(candidate.noise))
-        tape = Tape(counted, candidate.calls, self._evaluate, self._own, recording=False)
+        line = Line(len(candidate.noise), Tape(candidate.calls, self._own, None, recording=False))
         try:
-            return self._sample(tape, candidate, callback, disable)
+            return self._sample(line, candidate, callback, disable)
         finally:
-            self.evaluations += counted.evaluations
+            self.evaluations += line.evaluations
 
     @property
     def _own(self) -> int:
         return own_functions(self.extra_args)
 
-    def _next(self, candidate: Candidate, stop: int) -> tuple | None:
+    def _next(self, candidate: Candidate, stop: int, most: int) -> tuple | None:
         """The evaluation that a candidate needs next, None once it is through with the stage."""
+        wanted = []
 
-        def ask(*request):
-            raise _Ask(*request)
+        def make(line, live, request):
+            usual = vars(self.guider)
+            if any(value is not usual.get(name) for name, value in vars(line.guider).items()):
+                return self._evaluate([request], live)[0]  # what the sampler has set there holds for its own call only
+            wanted.append(request)
+            line.end()
 
-        try:
-            self._stage(candidate, stop, ask)
-        except _Ask as ask:
-            return ask.request
-        return None
+        self._stage(candidate, stop, most, make)
+        return wanted[0] if wanted else None
 
-    def _stage(self, candidate: Candidate, stop: int, live: Callable) -> None:
+    def _stage(self, candidate: Candidate, stop: int, most: int, make: Callable) -> None:
+        def bounded(live, request):
+            if len(candidate.calls) >= most:
+                line.end()
+            return make(line, live, request)
+
         def watch(step, x0, *_):
-            candidate.steps, candidate.x0 = step + 1, x0
-            if step + 1 == stop < len(self.sigmas) - 1:
-                raise _Pause()
+            if place := steps.place(step, x0, line.level):
+                candidate.steps, candidate.x0 = place, x0
+                if stop <= place < len(self.sigmas) - 1:
+                    line.end()
 
-        try:
-            self._sample(Tape(self.guider, candidate.calls, live, self._own), candidate, watch)
-        except _Pause:
-            return
+        line = Line(len(candidate.noise), Tape(candidate.calls, self._own, bounded))
+        steps = Steps(self.sigmas, candidate.noise.shape)
+        self._sample(line, candidate, watch)
 
-    def _sample(self, tape: Tape, candidate: Candidate, callback: Callable | None, disable: bool = True):
-        extra_args = {**self.extra_args, "seed": candidate.seed}
-        return self.inner.sample(
-            tape, self.sigmas, extra_args, callback, candidate.noise.clone(), self.latent, self.mask, disable
-        )
+    def _sample(self, line: Line, candidate: Candidate, callback: Callable | None, disable: bool = True):
+        # Each run has a guider of its own: what a sampler that is ended has set on it must not reach the next.
+        options = comfy.model_patcher.create_model_options_clone(self.extra_args.get("model_options", {}))
+        extra_args = {**self.extra_args, "model_options": options, "seed": candidate.seed}
+        return line.sample(
+            self.inner, copy.copy(self.guider), self.sigmas, extra_args, callback, candidate.noise.clone(), self.latent,
+            self.mask, disable,
+        )  # fmt: skip
 
-    def _evaluate(self, requests: list[tuple]) -> list[Call]:
+    def _evaluate(self, requests: list[tuple], model: Callable | None = None) -> list[Call]:
+        """model: asked instead of the guider."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         if len(requests) > self.at_once:
             return [call for request in requests for call in self._evaluate([request])]
         try:
-            calls = record(self.guider, self._own, requests)
+            calls = record(model or self.guider, self._own, requests)
         except torch.OutOfMemoryError:
             if len(requests) == 1:
                 raise
@@ -239,8 +225,8 @@ def own_functions(extra_args: dict[str, Any]) -> int:
     return len(extra_args.get("model_options", {}).get(POST_CFG, []))
 
 
-def record(guider, own: int, requests: list[tuple]) -> list[Call]:
-    """The evaluations for these requests (x, sigma, model_options, seed), from one call of the guider, kept on the
+def record(model: Callable, own: int, requests: list[tuple]) -> list[Call]:
+    """The evaluations for these requests (x, sigma, model_options, seed), from one call of the model, kept on the
     CPU. Unkept where that has no room for a single one."""
     options, seed = requests[0][2:]
     parts: dict[str, torch.Tensor] = {}
@@ -252,7 +238,7 @@ def record(guider, own: int, requests: list[tuple]) -> list[Call]:
 
         options = {**options, POST_CFG: [*options[POST_CFG][:own], keep]}
     x, sigma = (torch.cat([request[i] for request in requests]) for i in (0, 1))
-    x0 = guider(x, sigma, model_options=options, seed=seed)
+    x0 = model(x, sigma, model_options=options, seed=seed)
     rows = len(x) // len(requests)
     calls = [
         Call(x0[i : i + rows], {name: part[i : i + rows] for name, part in parts.items()})

@@ -43,7 +43,7 @@ class Contender:
     def begin(self, kind: str, settings: dict[str, Any], stop: str = "rejected") -> TrialRecord:
         """Samples up to the gate's decision, and to the end where that is no rejection. stop: as MonitorSampler's."""
         inputs, gate = self.inputs, self.gate
-        inspector = gate.inspector(inputs.whole, inputs.steps, picture=self.observer.to_picture)
+        inspector = gate.inspector(inputs.whole, inputs.steps)
         shown = {"window": gate.video.window(inputs.whole), "decidable": stop == "rejected"}
         return self._sample(kind, inspector, stop, settings, shown)
 
@@ -66,16 +66,21 @@ class Contender:
         finally:
             self.evaluations = monitor.evaluations
         sampled = time.perf_counter()
+        if monitor.beside:  # what was asked past the guider's call cannot be replayed
+            self.resumes = False
+            self.calls.clear()
         if not monitor.stopped:
             self.calls.clear()
             self.latent, self.x0 = latent, x0
             with harmless("the finished clip was not scored") as failure:
                 self.final = gate.score(monitor.x0)
-            unscored = failure.message
+            unscored = failure.message or (None if math.isfinite(self.final) else "the final score is not finite")
         last_look = time.perf_counter() - sampled
-        record = trial_record(self.trial, kind, inspector, monitor.evaluations, monitor.steps, sampled - begin)
+        record = trial_record(
+            self.trial, kind, inspector, monitor.evaluations, monitor.steps, sampled - begin,
+            notes=(*monitor.notes, unscored),
+        )  # fmt: skip
         seconds = record.seconds | {"inspection": record.seconds["inspection"] + last_look}
-        message = "; ".join(filter(None, (record.message, unscored))) or None
-        record = replace(record, details=self.details, seconds=seconds, message=message)
+        record = replace(record, details=self.details, seconds=seconds)
         observer.conclude(record)
         return record

@@ -11,6 +11,8 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
+from .line import KINDS, wrapping
+
 T2V_BOUNDARY, I2V_BOUNDARY = 0.875, 0.9  # sigmas; wan/configs/wan_t2v_A14B.py and wan_i2v_A14B.py of Wan 2.2
 
 
@@ -101,7 +103,8 @@ class _BothReady(comfy.samplers.Sampler):
                     each(*info)
 
             experts = _Experts(model_wrap, extra_args, low, low_args, self.load, self.first_high)
-            result = self.sampler.sample(experts, sigmas, extra_args, call_each if callbacks else None, *rest)
+            with wrapping(model_wrap.model_options, KINDS.PREDICT_NOISE, experts):
+                result = self.sampler.sample(model_wrap, sigmas, extra_args, call_each if callbacks else None, *rest)
 
         self.prepare(_Ready(run))
         return result  # in model space, as it is; the low-noise guider's own result would be taken out of it twice
@@ -117,7 +120,7 @@ class _Ready(comfy.samplers.Sampler):
 
 
 class _Experts:
-    """The guider that samplers see: calls go to the expert of their noise level."""
+    """A wrapper of the high-noise guider's calls: each goes to the expert of its noise level."""
 
     def __init__(
         self, high, high_args: dict[str, Any], low, low_args: dict[str, Any], load: _LoadLater, first_high: float
@@ -127,11 +130,8 @@ class _Experts:
         self._load, self._first_high = load, first_high
         self._active = high
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, model_options: dict[str, Any], seed: int | None = None):
-        if float(sigma.max()) >= self._first_high:
-            expert = self._high
-        else:
-            expert, model_options = self._low, self._carry(model_options)
+    def __call__(self, executor, x: torch.Tensor, sigma: torch.Tensor, model_options: dict[str, Any], seed=None):
+        expert = self._high if float(sigma.max()) >= self._first_high else self._low
         if expert is not self._active:
             self._active = expert
             if expert is self._low:
@@ -140,7 +140,9 @@ class _Experts:
                 comfy.sampler_helpers.prepare_sampling(
                     expert.model_patcher, x.shape, expert.original_conds, expert.model_options
                 )
-        return expert(x, sigma, model_options=model_options, seed=seed)
+        if expert is self._high:
+            return executor(x, sigma, model_options, seed)
+        return expert(x, sigma, model_options=self._carry(model_options), seed=seed)
 
     def _carry(self, options: dict[str, Any]) -> dict[str, Any]:
         """The low-noise expert's model options, with the functions that a sampler has added to the other's (CFG++)."""
@@ -151,6 +153,3 @@ class _Experts:
         return {
             **self._low_options, name: [*self._low_options.get(name, []), *functions], "disable_cfg1_optimization": True
         }
-
-    def __getattr__(self, name: str):
-        return getattr(self._high, name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.model_management
 
-logger = logging.getLogger("foresight")
+from ..trials.foreign import logger
 
 
 @dataclass

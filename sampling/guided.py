@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 
 import comfy.model_management
+import comfy.patcher_extension
 import comfy.sample
 import comfy.utils
 import latent_preview
@@ -18,6 +20,10 @@ from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
 from .vp import require_fitting
 
+KEY = "foresight"
+# What newer cores note of an empty latent, and fit it to the model by.
+RATIOS = [name for name in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters if "ratio" in name]
+
 
 def guided_sample(
     inputs: Inputs, monitor: MonitorSampler, guider, shown_by: Gate | None = None
@@ -25,8 +31,12 @@ def guided_sample(
     """SamplerCustomAdvanced's own sequence of calls: bit-for-bit equality with it is promise 1. shown_by: makes the
     preview that core shows on the node."""
     require_fitting(inputs.sampler, guider.model_patcher.get_model_object("model_sampling"))
+    guider = copy.copy(guider)  # what a sampler sets on it for a step must not outlive a run that is stopped there
+    if not hasattr(guider, "cfg"):
+        guider.cfg = 1.0  # ComfyUI 0.33 logs it; guiders of other packs may have none
     latent = inputs.latent.copy()
-    latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    ratios = {name: latent.pop(name, None) for name in RATIOS}
+    latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"], **ratios)
     x0_output: dict[str, torch.Tensor] = {}
     callback = preview_callback(guider.model_patcher, inputs.steps, x0_output, shown_by)
     samples = guider.sample(
@@ -61,15 +71,35 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
 
 
 def attached(guider, *judges):
-    """A copy of the guider whose model brings scorer and reward along, so that ComfyUI budgets memory for all."""
-    patchers = []
-    for judge in judges:
-        patcher = getattr(judge, "patcher", None)
-        if patcher is not None and patcher not in patchers:
-            patchers.append(patcher)
-    if not patchers:
+    """A copy of the guider whose model is `accompanied` by scorer and reward."""
+    model = accompanied(guider.model_patcher, *judges)
+    if model is guider.model_patcher:
         return guider
     guider = copy.copy(guider)
-    guider.model_patcher = guider.model_patcher.clone()
-    guider.model_patcher.set_additional_models("foresight", patchers)
+    guider.model_patcher = model
     return guider
+
+
+def accompanied(model, *judges):
+    """A clone of the MODEL that brings the judges' own weights along, so that ComfyUI budgets memory for all. Where
+    there is none for them it is sampled alone: they judge from where their weights are, or the report says why not."""
+    patchers = list(dict.fromkeys(patcher for judge in judges if (patcher := getattr(judge, "patcher", None))))
+    if not patchers:
+        return model
+    model = model.clone()
+    model.set_additional_models(KEY, patchers)
+    kind = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
+    model.remove_wrappers_with_key(kind, KEY)
+    model.add_wrapper_with_key(kind, KEY, _load)
+    return model
+
+
+def _load(executor, model, *args, **kwargs):
+    with harmless("the scorer was not loaded beside the model") as failure:
+        return executor(model, *args, **kwargs)
+    failure.error = None  # its traceback holds what was loaded until then
+    for patcher in model.get_additional_models_with_key(KEY):
+        with harmless("the scorer was not unloaded"):
+            patcher.detach()
+    model.remove_additional_models(KEY)
+    return executor(model, *args, **kwargs)

@@ -9,6 +9,8 @@ from typing import Any
 import comfy.samplers
 import torch
 
+from ..trials.foreign import check_choice
+from .noise import following
 from .noise_space import NoiseSpace
 from .segments import Segments, require_ksampler
 
@@ -34,10 +36,8 @@ class InjectionSettings:
     def __post_init__(self):
         if self.start < 1 or self.steps < 1:
             raise ValueError(f"start is {self.start} and steps is {self.steps}: both count from 1.")
-        if self.noise not in NOISES:
-            raise ValueError(f"noise is {self.noise!r}: choose one of {', '.join(NOISES)}.")
-        if self.mask not in MASKS:
-            raise ValueError(f"mask is {self.mask!r}: choose one of {', '.join(MASKS)}.")
+        check_choice("noise", self.noise, NOISES)
+        check_choice("mask", self.mask, MASKS)
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}: set it between 0 (plain run) and 1.")
 
@@ -98,17 +98,22 @@ class InjectionSampler(comfy.samplers.Sampler):
             model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
+    def require(self, model_sampling: torch.nn.Module, steps: int) -> NoiseSpace:
+        """The space of a model that can be injected into, on a schedule of `steps`; ValueError for what cannot."""
+        if self.injection.settings.start > steps:
+            raise ValueError(
+                f"the injection starts at step {self.injection.settings.start}, but the schedule has {steps} steps: "
+                "start earlier."
+            )
+        return NoiseSpace.of(model_sampling)
+
     def _inject(self, segments: Segments, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         settings, sigmas = self.injection.settings, segments.sigmas
         first, total = settings.start - 1, len(sigmas) - 1
-        if first >= total:
-            raise ValueError(
-                f"the injection starts at step {settings.start}, but the schedule has {total} steps: start earlier."
-            )
-        space = NoiseSpace.of(segments.model.inner_model.inner_model.model_sampling)
+        space = self.require(segments.model.inner_model.inner_model.model_sampling, total)
         anchor = self._expand(x)
         if settings.noise == "fresh":
-            seed = (segments.extra_args.get("seed") or 0) + 1  # not the seed of the run's own noise
+            seed = following(segments.extra_args.get("seed") or 0, 1)  # not the seed of the run's own noise
             generator = torch.Generator("cpu").manual_seed(seed)
             noise = torch.randn(noise.shape, generator=generator, dtype=torch.float32)
         eps = noise.to(x)

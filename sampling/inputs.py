@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,15 @@ import comfy.samplers
 import torch
 
 Latent = dict[str, Any]
+
+
+def joined(clips: Sequence[Latent]) -> Latent:
+    """One batch of clips that were made of the same LATENT. `batch_index` numbers the noises of one batch: for several
+    it would give each clip the same ones again, and lead past the end where one of them is picked."""
+    latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
+    if len(clips) > 1:
+        latent.pop("batch_index", None)
+    return latent
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 
 import comfy.model_management
 import comfy.samplers
-import comfy.utils
 import torch
 
 from ..scoring.inspector import Inspector
+from ..trials.foreign import check_choice
 from ..trials.observer import SILENT, Decision, Observer
-from .candidates import Call, CandidateEngine, Counted, Tape, own_functions, record
+from .candidates import Call, CandidateEngine, Tape, own_functions, record
 from .guard import harmless
+from .line import Line, Steps, video_latent
 
 STOPS = ("rejected", "decided", "never")
 Look = Callable[[torch.Tensor], torch.Tensor]  # Gate.look
-
-
-class _Stop(Exception):
-    """Leaves the inner sampler; caught in MonitorSampler.sample and nowhere else."""
-
-
-def video_latent(x0: torch.Tensor, shapes: Sequence[Sequence[int]] | None) -> torch.Tensor:
-    """The video part of a sampler's x0. Audio-video models are sampled as one flat row, of latents of these `shapes`
-    (None or a single one for all others); video comes first."""
-    return comfy.utils.unpack_latents(x0, shapes)[0] if shapes and len(shapes) > 1 else x0
 
 
 def attend(
@@ -35,24 +27,34 @@ def attend(
 ) -> Decision | None:
     """Inspects a step (1-based) where the inspector wants it, shows it to the observer, and gives what a person has
     decided. Their decision to stop is the user's own cancel. look: decodes x0 predictions that are not inspected."""
-    inspected = inspector is not None and inspector.wants(step)
-    if inspected:
+    score, frames = None, None
+    if inspector is not None and inspector.wants(step):
+        score = math.nan
         with harmless(f"step {step} was not inspected") as failure:
-            inspector.observe(step, sigma, x0)
+            seen = inspector.observe(step, sigma, x0)
+            score, frames = max(seen.scores), seen.frames
         if failure.message:
-            inspector.skip(step, failure.message, x0.shape[0])
-    with harmless(f"step {step} was not shown"):
-        score, picture = None, None
-        if inspected:
-            last = inspector.last
-            score, picture = (max(last.scores), last.picture) if last and last.step == step else (math.nan, None)
-        elif look is not None and observer.wants_picture():
-            picture = observer.to_picture(look(x0))
-        observer.step(step, score, picture)
+            with harmless(f"step {step} was not counted"):
+                inspector.skip(step, failure.message, x0.shape[0])
+    elif look is not None and observer.wants_picture():
+        with harmless(f"step {step} was not shown"):
+            frames = look(x0)
+    begin = time.perf_counter()
+    observer.step(step, score, frames)
+    if inspector is not None:
+        inspector.seconds += time.perf_counter() - begin
     decision = observer.take()
     if decision is Decision.STOP:
         raise comfy.model_management.InterruptProcessingException()
     return decision
+
+
+def unjudged(inspector: Inspector, steps: Steps) -> str | None:
+    """A note for the report on a run that went to its end without showing what is to be judged."""
+    if inspector.decided:
+        return None
+    what = "parts of the clip only" if steps.part else "not all steps that are to be inspected"
+    return f"not judged: the sampler has shown {what}"
 
 
 @dataclass(eq=False)
@@ -65,11 +67,10 @@ class MonitorSampler(comfy.samplers.Sampler):
     instead of the detector's; look: decodes x0 predictions for it that are not inspected. compare: a sampler whose
     evaluations are to be counted beside the run's, without the model. calls: where the run's evaluations are recorded
     for as long as it may still be stopped; with a recording it goes on from there, and shows steps anew only.
-    After the run: `evaluations` (of the model), `compared` (those of `compare`), `steps` (executed), `x0` (the last x0
-    prediction), `stopped`. A stopped run returns its x0 prediction, in model space like any sampler's result.
-
-    Only a step that is in the schedule and after the one before is looked at: samplers that choose their own steps, and
-    some of other packs, call back more often, or count otherwise.
+    stop_by: the last step at which it may be stopped. After the run: `evaluations` (of the model; `beside`: those
+    of them that cannot be recorded), `compared` (those of `compare`, None where they cannot be told), `steps` (shown),
+    `x0` (the last x0 prediction), `stopped`, and `notes` for the report. A stopped run returns its x0 prediction, in
+    model space like any sampler's result, whatever the sampler makes of being stopped.
     """
 
     inner: comfy.samplers.Sampler
@@ -81,17 +82,17 @@ class MonitorSampler(comfy.samplers.Sampler):
     look: Look | None = None
     compare: comfy.samplers.Sampler | None = None
     calls: list[Call] | None = None
+    stop_by: int | None = None
     evaluations: int = field(default=0, init=False)
+    beside: int = field(default=0, init=False)
     compared: int | None = field(default=None, init=False)
     steps: int = field(default=0, init=False)
     x0: torch.Tensor | None = field(default=None, init=False)
     stopped: bool = field(default=False, init=False)
-    _at: int = field(default=0, init=False)  # the latest step that was looked at
-    _left: tuple[int, torch.Tensor] | None = field(default=None, init=False)  # where the sampler was told to stop, x0
+    notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self):
-        if self.stop not in STOPS:
-            raise ValueError(f"stop is {self.stop!r}: choose one of {', '.join(STOPS)}.")
+        check_choice("stop", self.stop, STOPS)
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
@@ -99,55 +100,69 @@ class MonitorSampler(comfy.samplers.Sampler):
     ):
         if self.compare is not None:
             engine = CandidateEngine(self.compare, model_wrap, sigmas, extra_args, latent_image, denoise_mask)
-            self.compared = engine.costs(noise)[-1]
-        self._at = 0
-        model, tape = Counted(model_wrap, len(noise)), None
+            costs = engine.costs(noise)
+            self.compared = costs and costs[-1]
+        tape = None
         if self.calls is not None:
             own, inspected = own_functions(extra_args), self.inspector is not None
-            tape = Tape(model, self.calls, lambda *request: record(model, own, [request])[0], own, inspected)
-        levels, shapes = sigmas.tolist(), getattr(model_wrap.inner_model, "latent_shapes", None)
+            tape = Tape(self.calls, own, lambda live, request: record(live, own, [request])[0], inspected)
+        line, steps = Line(len(noise), tape), Steps(sigmas, noise.shape)
+        shapes = getattr(model_wrap.inner_model, "latent_shapes", None)
 
-        def watch(step, x0, x, total_steps):
+        def watch(index, x0, x, total_steps):
+            nonlocal left
             if tape is not None and tape.replaying:
                 return
             if callback is not None:
-                callback(step, x0, x, total_steps)
-            # Core looks for the user's cancel in its progress bar only, which a caller may have left out.
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            self.x0 = video_latent(x0, shapes)
-            if not self._at <= step < len(levels) - 1:
+                callback(index, x0, x, total_steps)
+            step = steps.place(index, x0, line.level)
+            if step is None:
                 return
-            self._watch(step + 1, levels[step], x0, may_stop=tape is None or tape.recording)
+            self.x0, self.steps = video_latent(x0, shapes), self.steps + 1
+            if self._rejects(step, steps.levels[step - 1], tape):
+                left = x0
+                line.end()
             if tape is not None and self.inspector is not None and self.inspector.decided:
                 tape.forget()
 
+        left = None
         try:
-            samples = self.inner.sample(
-                tape or model, sigmas, extra_args, watch, noise, latent_image, denoise_mask, disable_pbar
+            samples = line.sample(
+                self.inner, model_wrap, sigmas, extra_args, watch, noise, latent_image, denoise_mask, disable_pbar
             )
-        except _Stop:
-            samples = None
         finally:
-            self.evaluations = model.evaluations
-        # A sampler may catch what its callback raises: it has a clip only where it went on to the last step.
-        if self._left is not None and (samples is None or self._left[0] < len(levels) - 1):
-            self.stopped, samples = True, self._left[1]
-        self._left = None
+            self.evaluations, self.beside = line.evaluations, line.beside
+        if left is not None:
+            self.stopped, samples = True, left
+        elif self.x0 is None:
+            self.x0 = video_latent(samples, shapes)
+        self._conclude(line, steps)
         return samples
 
-    def _watch(self, step: int, sigma: float, x0: torch.Tensor, may_stop: bool) -> None:
-        video = self.x0
-        self._at, self.steps = step, self.steps + 1
+    def _rejects(self, step: int, sigma: float, tape: Tape | None) -> bool:
+        """Whether the run is to be stopped at this step, which is shown to whoever wants to see it."""
+        video, inspector = self.x0, self.inspector
         if self.on_step is not None:
             self.on_step(step, video)
-        inspector = self.inspector
         decision = attend(self.observer, inspector, step, sigma, video, self.look)
         if inspector is None:
-            return
+            return False
         if decision in (Decision.ACCEPT, Decision.REJECT):
             inspector.overrule(step, decision is Decision.ACCEPT, len(video))
-        if (self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided):
-            if may_stop:
-                self._left = step, x0
-                raise _Stop()
-            inspector.message = "there was no memory to put the clip aside, so it was sampled to its end"
+        if not ((self.stop == "rejected" and inspector.rejected) or (self.stop == "decided" and inspector.decided)):
+            return False
+        if self.stop_by is not None and step > self.stop_by:
+            late = "too late for another try within the stated bound"
+        elif tape is not None and not tape.recording:
+            late = "with no memory to put it aside" if tape.full else "after it had passed"
+        else:
+            return True
+        if (note := f"rejected {late}, so it was sampled to its end") not in self.notes:
+            self.notes.append(note)
+        return False
+
+    def _conclude(self, line: Line, steps: Steps) -> None:
+        if self.inspector is not None and not self.stopped and (note := unjudged(self.inspector, steps)):
+            self.notes.append(note)
+        if line.ignored:
+            self.notes.append("the sampler did not end when it was stopped: what it made after that is not used")

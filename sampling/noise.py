@@ -22,7 +22,10 @@ class SeededNoise:
 
     def generate_noise(self, latent):
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        return comfy.sample.prepare_noise_inner(latent["samples"], generator, latent.get("batch_index"))
+        samples, chosen = latent["samples"], latent.get("batch_index")
+        parts = samples.unbind() if (nested := getattr(samples, "is_nested", False)) else [samples]
+        noises = [comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts]
+        return comfy.nested_tensor.NestedTensor(noises) if nested else noises[0]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class MixedNoise:
 
     def __init__(self, noise: Any, candidate: int, beta: float):
         self.noise, self.beta = noise, beta
-        self.seed = (noise.seed + candidate) % 2**64
+        self.seed = following(noise.seed, candidate)
 
     def generate_noise(self, latent):
         noise = self.noise.generate_noise(latent)
@@ -65,10 +68,30 @@ def mixed_noise(noise: torch.Tensor, seed: int, beta: float, shapes: Sequence | 
     return mixture.to(noise)
 
 
-def reseeded(noise: Any, seed: int | None) -> Any:
-    """A NOISE object of the same kind with another seed, as RandomNoise reads it; None keeps the noise."""
+def following(seed: int, n: int) -> int:
+    """The n-th seed after `seed`; seeds have 64 bits, in ComfyUI's widgets and torch's generators alike."""
+    return (seed + n) % 2**64
+
+
+def reseeded(noise: Any, seed: int | None, latent: dict[str, Any] | None = None) -> Any:
+    """A NOISE object with another seed, of the same kind where that does as it is told, else RandomNoise's; None keeps
+    the noise. latent: for which it is drawn. ValueError where there is no noise to draw (DisableNoise)."""
     if seed is None:
         return noise
-    noise = copy.copy(noise)
-    noise.seed = seed
-    return noise
+    latent = latent or {"samples": torch.zeros(1, 16, 5, 8, 8)}
+    drawn = _values(noise.generate_noise(dict(latent)))
+    if not drawn.any():
+        raise ValueError(
+            f"{type(noise).__name__} adds no noise, so there is none to draw anew: connect RandomNoise, or choose "
+            "another back end than restart."
+        )
+    other = copy.copy(noise)
+    try:
+        other.seed = seed
+    except AttributeError:  # read-only; a frozen dataclass too
+        return SeededNoise(seed)
+    return SeededNoise(seed) if torch.equal(_values(other.generate_noise(dict(latent))), drawn) else other
+
+
+def _values(noise: torch.Tensor) -> torch.Tensor:
+    return comfy.utils.pack_latents(noise.unbind())[0] if getattr(noise, "is_nested", False) else noise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -23,12 +25,13 @@ from .records import trial_record
 
 
 def single_frame_probe(
-    inputs: Inputs, gate: Gate, rejected: Verdict, observer: Observer = SILENT
+    inputs: Inputs, gate: Gate, rejected: Verdict, observer: Observer = SILENT, left_out: str | None = None
 ) -> tuple[Anchor | None, Verdict]:
     """Samples one latent frame of the same prompt up to the detector's decision (paper, section 3.2, Trial 1).
 
     The probe's noise is the first latent frame of the run's own noise. Its verdict is accepted where it beats the
-    `rejected` one by the gate's delta; on the second probe (after rewording) any anchor is. No anchor: probing failed.
+    `rejected` one by the gate's delta; on the second probe (after rewording) any anchor is. No anchor: probing failed,
+    or was left out for this reason.
     """
     latent = dict(inputs.latent)
     latent["samples"] = comfy.sample.fix_empty_latent_channels(inputs.guider.model_patcher, latent["samples"])
@@ -41,10 +44,10 @@ def single_frame_probe(
         observer.conclude(record)
         return rejected.followed_by(record)
 
-    if message := no_probe(inputs, samples):
+    if message := left_out or no_probe(inputs, samples):
         return None, concluded(TrialRecord(trial, "probe", accepted=False, message=message))
     first = {"samples": samples[:, :, :1]}
-    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True, picture=observer.to_picture)
+    inspector = gate.inspector(inputs.whole, inputs.steps, single_frame=True)
     monitor = MonitorSampler(unsearched(inputs.sampler), inspector, stop="decided", observer=observer, look=gate.look)
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
@@ -52,7 +55,7 @@ def single_frame_probe(
         guided_sample(single, monitor, attached(inputs.guider, gate.scorer), gate)
     seconds = time.perf_counter() - begin
     record = trial_record(
-        trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True
+        trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True, notes=monitor.notes
     )
     if failure.message:
         return None, concluded(replace(record, accepted=False, message=failure.message))
@@ -68,15 +71,38 @@ def single_frame_probe(
 def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
     """Why a single frame cannot be probed, or None.
 
-    A clip that starts from an image has its first frame already: alone it would come out as that image, whatever the
-    prompt says, and as an anchor it would freeze the clip. So Trial 1 is left out there and Trial 2 comes next.
+    Where a part of the clip is given, one frame of its own says little about the prompt, or is that part itself, and as
+    an anchor it would replace what was given. So Trial 1 is left out there and Trial 2 comes next.
     """
     if getattr(samples, "is_nested", False) or samples.ndim != 5:
         return "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
-    conds = getattr(inputs.guider, "original_conds", {}).get("positive", ())
+    given = _given(inputs, samples)
+    return given and f"{given}, so one frame says nothing about the prompt: Trial 1 is left out"
+
+
+def _given(inputs: Inputs, samples: torch.Tensor) -> str | None:
+    """What of the clip is there before it is sampled, or None."""
     mask = inputs.latent.get("noise_mask")
-    # Wan 2.2 5B has 0 in the mask where a frame is there; Wan I2V, CogVideoX I2V and Fun have pictures in the conds.
-    first_is_there = mask is not None and mask.ndim == 5 and mask[:, :, 0].amin() == 0
-    if first_is_there or any(cond.get("concat_latent_image") is not None for cond in conds):
-        return "the clip starts from given frames, so one frame says nothing about the prompt: Trial 1 is left out"
+    if mask is not None and min(part.amin() for part in (mask.unbind() if mask.is_nested else [mask])) < 1:
+        return "a mask keeps a part of the clip as it is"  # also Wan 2.2 5B's first frame, and LTX's guide frames
+    conds = getattr(inputs.guider, "original_conds", {}).values()
+    if any(_pictured(value) for each in conds for cond in each for name, value in cond.items() if name != "cross_attn"):
+        return "the clip starts from given frames, or is guided by pictures"
+    if any("control" in cond for each in conds for cond in each):
+        return "the clip follows a control video"
+    if not samples.any():
+        return None
+    top = getattr(inputs.guider.model_patcher.get_model_object("model_sampling"), "sigma_max", math.inf)
+    if float(inputs.sigmas[0]) < 0.999 * float(top) or not inputs.noise.generate_noise(dict(inputs.latent)).any():
+        return "the clip starts from another clip"
     return None
+
+
+def _pictured(value: Any) -> bool:
+    """Whether a value of a conditioning is or holds pictures or latents: concatenated frames, reference latents, VACE,
+    poses. Those have 4 or more dimensions, and text has 3; CLIP's view of a picture comes as its own kind of object."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_pictured, value))
+    return isinstance(value, torch.Tensor) and value.ndim >= 4 or hasattr(value, "penultimate_hidden_states")

@@ -18,6 +18,7 @@ from ..trials.race import (
     Candidate,
     Costs,
     Finish,
+    Look,
     Outcome,
     Purse,
     Rules,
@@ -37,22 +38,25 @@ from .segments import own_steps
 from .self_refine import PRESETS, caches, self_refining
 
 LIGHT = PRESETS["light"].settings()
+PLAIN, REFINED = Candidate(0), Candidate(0, self_refined=True)
 PICTURED = 6  # put-aside candidates whose previews are kept: as many as a report's picture shows
 BY_HAND = {"user_accept": "accepted", "user_reject": "rejected"}  # rule of the inspector -> what a person did
 
 
 @dataclass(frozen=True)
 class RaceResult:
-    """latent: the delivered clip; preview: of its look, [F, sH, sW, 3] in 0..1 or None; verdict: with all history."""
+    """latent: the delivered clip, x0: its last x0 prediction; preview: of its look, [F, sH, sW, 3] in 0..1 or None;
+    verdict: with all history."""
 
     latent: Latent
+    x0: Latent
     preview: Any
     verdict: Verdict
 
 
 def run_race(inputs: Inputs, gate: Gate, rules: Rules, *, observer: Observer = SILENT) -> RaceResult:
     """Candidate 0 is the run of `inputs` itself, to the last bit; the others have the noise of RandomNoise with the
-    seeds that follow. ValueError for a sampler that cannot be raced."""
+    seeds of trials.race.Candidate. ValueError for a sampler that cannot be raced."""
     live = _Race(inputs, gate, rules, observer)
     winner = drive(race(live.rules.settings), live.do)
     return live.result(winner)
@@ -69,7 +73,7 @@ class _Race:
     purse: Purse | None = None  # known once the first candidate has shown what a step costs
     per_step: int = 1
     contenders: dict[Candidate, Contender] = field(default_factory=dict)
-    aside: list[tuple[float, Contender]] = field(default_factory=list)  # with their leads, best first
+    aside: list[tuple[Outcome, Contender]] = field(default_factory=list)  # best first
     rows: dict[Candidate, dict[str, Any]] = field(default_factory=dict)
     history: list[TrialRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -81,7 +85,8 @@ class _Race:
                 "a race cannot hold a latent search, which is a race of its own: connect the SAMPLER that the search "
                 'takes, or choose the plan "paper".'
             )
-        self.stop = reached(rules.look, inputs.whole)
+        self.steps = tuple(reached(look.share, inputs.whole) for look in rules.looks)
+        self.stop = self.steps[-1]
         self.resumes = not caches(inputs.guider.model_patcher.model_options)
         self.own = self_refinement(inputs.sampler)
         refinable = self.resumes and isinstance(inputs.sampler, comfy.samplers.KSAMPLER)
@@ -92,7 +97,8 @@ class _Race:
             self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="off"))
         if reason := self._alone():
             self.notes.append(f"no second candidate can be tried: {reason}")
-            self.rules = replace(rules, settings=replace(rules.settings, candidates=1), floors=(-RANKS, -RANKS))
+            passing = tuple(replace(look, floor=-RANKS, floor_self_refined=-RANKS) for look in rules.looks)
+            self.rules = replace(rules, settings=replace(rules.settings, candidates=1), looks=passing)
 
     def _alone(self) -> str | None:
         if own_steps(self.inputs.sampler):
@@ -122,24 +128,46 @@ class _Race:
                 raise failure.error
             self._failed(contender, failure.message)
             return None
+        self.resumes = self.resumes and contender.resumes
         self._learn(candidate, record, trying)
         self.purse.pay(record.nfe_video)
         self.history.append(record)
-        score, rule = (record.best.predicted_score, record.best.rule) if record.best else (None, None)
+        score, rule, step = (best.predicted_score, best.rule, best.stop_step) if (best := record.best) else (None,) * 3
         row = self.rows.setdefault(candidate, contender.details | {
-            "look_step": self.stop, "score": score, "by_hand": BY_HAND.get(rule), "nfe": 0,
+            "look_step": step or self.stop, "score": score, "by_hand": BY_HAND.get(rule), "nfe": 0,
         })  # fmt: skip
         row["nfe"] += record.nfe_video
         row["state"] = "put aside" if contender.latent is None else "finished"
         row["final_score"] = contender.final
-        lead = math.nan if score is None else score - self.rules.floors[candidate.self_refined]
-        if row["by_hand"] == "rejected":
-            lead = REJECTED
+        if trying:
+            row["floor"] = self._floor(candidate, row["look_step"])
+        outcome = self._outcome(candidate, score, row)
         if contender.latent is None:
             self.purse.put_aside(self._actual_costs(candidate))
-            self._put_aside(contender, lead)
-            return Outcome(lead)
-        return Outcome(lead, contender.final, row["by_hand"] == "accepted")
+            self._put_aside(contender, outcome)
+        return outcome
+
+    def _outcome(self, candidate: Candidate, score: float | None, row: dict[str, Any]) -> Outcome:
+        passed = self._passed(row["look_step"])
+        lead = math.nan if score is None else score - self._look(row["look_step"]).least(candidate)
+        if row["by_hand"] == "rejected":
+            passed, lead = 0, REJECTED
+        contender = self.contenders[candidate]
+        final = None if contender.latent is None else contender.final
+        return Outcome(lead, final, passed, row["by_hand"] == "accepted")
+
+    def _passed(self, step: int) -> int:
+        """Looks before `step`."""
+        return sum(at < step for at in self.steps)
+
+    def _look(self, step: int) -> Look:
+        """At `step`, or the next one, or else the last."""
+        return self.rules.looks[min(self._passed(step), len(self.steps) - 1)]
+
+    def _floor(self, candidate: Candidate, step: int) -> float | None:
+        """Of the look at `step`; None where ranks alone decide."""
+        floor = self._look(step).least(candidate)
+        return floor if abs(floor) < RANKS else None
 
     @property
     def finished(self) -> bool:
@@ -156,10 +184,10 @@ class _Race:
         self.history.append(record)
         self.observer.conclude(record)
 
-    def _put_aside(self, contender: Contender, lead: float) -> None:
+    def _put_aside(self, contender: Contender, outcome: Outcome) -> None:
         """Only the best can still win, with a last look the best two: the others' states are let go."""
-        self.aside.append((lead, contender))
-        self.aside.sort(key=lambda pair: pair[0], reverse=True)
+        self.aside.append((outcome, contender))
+        self.aside.sort(key=lambda pair: (pair[0].passed, pair[0].lead), reverse=True)
         for _, loser in self.aside[1 if self.rules.settings.last_look is None else 2 :]:
             loser.calls.clear()
         unseen = [loser.trial for _, loser in self.aside[PICTURED:]]
@@ -168,15 +196,15 @@ class _Race:
     def _contender(self, candidate: Candidate) -> Contender:
         inputs = self.inputs
         if candidate.number:
-            inputs = replace(inputs, noise=SeededNoise((inputs.noise.seed + candidate.number) % 2**64))
+            inputs = replace(inputs, noise=SeededNoise(candidate.seed(inputs.noise.seed)))
         if candidate.self_refined and not self.own:
             inputs = replace(inputs, sampler=self_refining(inputs.sampler, replace(LIGHT, schedule_steps=inputs.whole)))
-        floor = self.rules.floors[candidate.self_refined]
         details = {
             "candidate": candidate.number + 1, "seed": inputs.noise.seed, "self_refined": candidate.self_refined,
-            "floor": floor if abs(floor) < RANKS else None,
+            "floor": self._floor(candidate, self.stop),
         }  # fmt: skip
-        gate = self.gate.once(self.stop, inputs.whole, floor)
+        floors = {step: look.least(candidate) for step, look in zip(self.steps, self.rules.looks, strict=True)}
+        gate = self.gate.looks(floors, inputs.whole)
         name = f"candidate {candidate.number + 1}"
         return Contender(name, inputs, gate, self.observer, self.resumes, details)
 
@@ -207,7 +235,7 @@ class _Race:
         per_step = math.ceil((evaluations - self._passes(candidate, last)) / max(last, 1))
         if self.purse is None or per_step > self.per_step:
             self.per_step = max(self.per_step, per_step)
-            plain, self_refined = self._costs(Candidate(0)), self._costs(Candidate(0, True))
+            plain, self_refined = self._costs(PLAIN), self._costs(REFINED)
             most = most_evaluations(self.rules.settings, plain, self_refined)
             if self.rules.budget is not None:
                 most = min(most, math.floor(plain.whole * (1 + self.rules.budget) + 1e-9))
@@ -221,7 +249,10 @@ class _Race:
         return gate_settings(self.gate, self.inputs.whole) | {
             "model": model_family(self.inputs.guider.model_patcher), "steps": self.inputs.steps,
             "seed": self.inputs.noise.seed, "plan": "race", "look_step": self.stop,
-            "floors": [floor if abs(floor) < RANKS else None for floor in rules.floors],
+            "looks": [
+                {"step": step, "floor": self._floor(PLAIN, step), "floor_self_refined": self._floor(REFINED, step)}
+                for step in self.steps
+            ],
             "self_refine": rules.settings.self_refine, "last_look": rules.settings.last_look, "budget": rules.budget,
             "race_preset": rules.preset, **self._bounds(),
         }  # fmt: skip
@@ -235,15 +266,12 @@ class _Race:
     def result(self, winner: Candidate) -> RaceResult:
         contender, row = self.contenders[winner], self.rows[winner]
         row["state"] = "delivered"
-        floor = self.rules.floors[winner.self_refined]
-        least, score = (self.gate.video.tau, contender.final) if floor == RANKS else (floor, row["score"])
         settings = self._settings() | {
             "final_seed": row["seed"], "final_score": contender.final, "raced": list(self.rows.values()),
-            "accepted": row["by_hand"] == "accepted" if row["by_hand"] else score is None or not score < least,
         }  # fmt: skip
         first, *rest = self.history
         partial = partial_schedule(self.inputs.guider.model_patcher, self.inputs.sigmas)
         first = replace(first, message="; ".join(filter(None, (first.message, *self.notes, partial))) or None)
         verdict = Verdict((first, *rest), settings, self.observer.id)
         look = next(record for record in self.history if record.trial == contender.trial)
-        return RaceResult(contender.latent, look.preview, verdict)
+        return RaceResult(contender.latent, contender.x0, look.preview, verdict)

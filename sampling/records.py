@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..scoring.inspector import Gate, Inspector
+from ..scoring.words import plain
 from ..trials.verdict import TrialRecord
 from .enhanced import self_refinement
 from .guard import harmless
@@ -17,30 +19,36 @@ from .search import SearchSampler
 
 def trial_record(
     trial: str, kind: str, inspector: Inspector | None, evaluations: int, steps: int, seconds: float, *,
-    single_frame: bool = False,
+    single_frame: bool = False, notes: Iterable[str | None] = (),
 ) -> TrialRecord:
     """The record of one guider call: `evaluations` of the model in `steps` steps. seconds: all of them, those of
-    inspection included."""
+    inspection included. notes: for its message."""
     nfe = {"nfe_single_frame" if single_frame else "nfe_video": evaluations}
     record = TrialRecord(trial, kind, steps=steps, seconds={"sampling": seconds, "inspection": 0.0}, **nfe)
     if inspector is None:
-        return record
+        return replace(record, message=joined_notes(notes))
     items, sampling = inspector.items(), seconds - inspector.seconds
     accepted = not items or any(item.accepted for item in items)
-    record = replace(record, items=items, accepted=accepted, message=inspector.message)
+    record, failed = replace(record, items=items, accepted=accepted), None
     if inspector.last is not None:
         with harmless("no preview could be made") as failure:
             record = replace(record, preview=inspector.preview(items.index(record.best)))
-        record = replace(record, message=record.message or failure.message)
-    return replace(record, seconds={"sampling": sampling, "inspection": inspector.seconds})
+        failed = failure.message
+    message = joined_notes((inspector.message, failed, *notes))
+    return replace(record, message=message, seconds={"sampling": sampling, "inspection": inspector.seconds})
 
 
-def enhancement(inputs: Inputs, nfe_plain: int) -> dict[str, Any]:
+def joined_notes(notes: Iterable[str | None]) -> str | None:
+    return "; ".join(filter(None, notes)) or None
+
+
+def enhancement(inputs: Inputs, nfe_plain: int | None) -> dict[str, Any]:
     """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
-    and what a run of one candidate, and of the whole search, takes at most."""
+    and what a run of one candidate, and of the whole search, takes at most; None where that cannot be told."""
     refining = self_refinement(inputs.sampler)
     search = dict(inputs.sampler.result) if isinstance(inputs.sampler, SearchSampler) else None
-    candidate = nfe_plain + (refining.settings.evaluations(inputs.steps) - inputs.steps if refining else 0)
+    extra = refining.settings.evaluations(inputs.steps) - inputs.steps if refining else 0
+    candidate = None if nfe_plain is None else nfe_plain + extra
     return {
         "nfe_plain": nfe_plain, "nfe_candidate_most": candidate,
         "nfe_most": search["nfe_most"] if search else candidate,
@@ -58,7 +66,8 @@ def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
     if gate is None:
         return {}
     return {
-        "prompt": gate.prompt, "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
+        "prompt": gate.prompt, "scored_text": plain(gate.prompt),
+        "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
         "scorer": gate.scorer.name, "l2r": gate.l2r.name, "every": gate.every,
         "video_window": list(gate.video.window(steps)),
         "single_frame_window": list(gate.single_frame.window(steps)), "schedule_steps": steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from .injection import Injection
 from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
 from .records import enhancement, gate_settings, model_family, partial_schedule, trial_record
+from .segments import adaptive
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,19 @@ class Result:
     x0: Latent
     verdict: Verdict
     steps_x0: Latent | None = None
+    stopped: bool = False
 
 
 def monitored_sample(
     inputs: Inputs, gate: Gate | None = None, injection: Injection | None = None, *, previous: Verdict | None = None,
     stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None,
-    observer: Observer = SILENT,
+    observer: Observer = SILENT, stop_by: int | None = None, notes: Iterable[str] = (),
 ) -> Result:
     """Samples, inspected by `gate` where there is one, from `injection` where there is one.
 
     previous: the verdict this run answers, whose history goes into the report. A run that follows a failed rewording
     is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report;
-    `observer` sees each step.
+    `observer` sees each step. stop_by: the last step at which the run may be stopped. notes: for its record.
     """
     shown_by = gate
     if injection is not None:
@@ -49,7 +52,7 @@ def monitored_sample(
     if previous is not None and previous.rewording_failed:
         gate = None
     reworded = previous is not None and previous.reworded
-    inspector = gate.inspector(inputs.whole, inputs.steps, picture=observer.to_picture) if gate else None
+    inspector = gate.inspector(inputs.whole, inputs.steps) if gate else None
     sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
     if injection:
         kind, trial = "inject", "2->1" if reworded else "1"
@@ -67,23 +70,25 @@ def monitored_sample(
     steps: list[torch.Tensor] = []
     simple = plain(inputs.sampler)
     monitor = MonitorSampler(
-        sampler, inspector, stop=stop, observer=observer, look=shown_by and shown_by.look,
-        compare=simple if simple is not inputs.sampler else None,
+        sampler, inspector, stop=stop, stop_by=stop_by, observer=observer, look=shown_by and shown_by.look,
+        compare=simple if simple is not inputs.sampler and not adaptive(simple) else None,
         on_step=(lambda _, x0: steps.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
     guider = attached(inputs.guider, gate and gate.scorer, getattr(inputs.sampler, "reward", None))
     latent, x0 = guided_sample(inputs, monitor, guider, shown_by)
     seconds = time.perf_counter() - begin
-    record = trial_record(trial, kind, inspector, monitor.evaluations, monitor.steps, seconds)
-    if monitor.compared is not None:
+    partial = inspector and partial_schedule(inputs.guider.model_patcher, inputs.sigmas)
+    steps_done = monitor.steps if monitor.stopped or injection else inputs.steps  # not every sampler shows them all
+    record = trial_record(
+        trial, kind, inspector, monitor.evaluations, steps_done, seconds, notes=(*notes, *monitor.notes, partial)
+    )
+    if simple is not inputs.sampler:
         record = replace(record, details=enhancement(inputs, monitor.compared))
-    if inspector and record.message is None:
-        record = replace(record, message=partial_schedule(inputs.guider.model_patcher, inputs.sigmas))
     observer.conclude(record)
     verdict = Verdict((*(previous.history if previous else ()), record), settings, observer.id)
     steps_x0 = None
     if steps:
         process_out = inputs.guider.model_patcher.model.process_latent_out
         steps_x0 = {"samples": torch.cat([process_out(step) for step in steps])}
-    return Result(latent, x0, verdict, steps_x0)
+    return Result(latent, x0, verdict, steps_x0, monitor.stopped)

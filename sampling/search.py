@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from ..scoring.reward import Reward
+from ..trials.foreign import check_choice, quoted
 from .candidates import Candidate, CandidateEngine
 from .guard import harmless
-from .monitor import video_latent
-from .noise import mixed_noise
+from .line import video_latent
+from .noise import following, mixed_noise
 from .segments import own_steps
 from .self_refine import refuse_caches
 from .vp import require_fitting
@@ -30,8 +31,8 @@ def parse_schedule(text: str, steps: int) -> tuple[float, ...]:
     """Shares of the schedule from "10, 15, 20": the steps after which candidates are scored, 0-based as the authors
     write them, on a schedule of `steps` steps. ValueError for what cannot be read or lies outside."""
     parts = [part.strip() for part in re.split("[,;]", text) if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) < steps for part in parts):
-        raise ValueError(f"schedule is {text!r}: enter steps from 0 to {steps - 1}, for example 10, 15, 20.")
+    if not parts or not all(part.isdecimal() and len(part) < 9 and int(part) < steps for part in parts):
+        raise ValueError(f"schedule is {quoted(text)}: enter steps from 0 to {steps - 1}, for example 10, 15, 20.")
     return tuple(sorted({(int(part) + 1) / steps for part in parts}))
 
 
@@ -59,8 +60,7 @@ class SearchSettings:
 
     def __post_init__(self):
         for name, options in (("method", METHODS), ("scale", SCALES)):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(options)}.")
+            check_choice(name, getattr(self, name), options)
         if self.candidates < 1 or self.at_once < 1 or self.budget < 0:
             raise ValueError(
                 f"candidates is {self.candidates}, at_once {self.at_once} and budget {self.budget}: the first two "
@@ -177,7 +177,7 @@ class _Search:
     shapes: Any
     candidates: list[_Contender] = field(default_factory=list)
     population: dict[int, list[int]] = field(default_factory=dict)
-    costs: list[int] = field(default_factory=list)
+    costs: list[int] | None = None
     notes: list[str] = field(default_factory=list)
 
     def run(self, noise: torch.Tensor, seed: int) -> _Contender:
@@ -185,13 +185,18 @@ class _Search:
         settings = self.settings
         checks = settings.checks(len(self.engine.sigmas) - 1)
         self.costs = self.engine.costs(noise)
+        if self.costs is None or not all(self.costs[check] for check in checks):
+            self.costs = None
+            self.notes.append("nothing was searched: the sampler does not show the steps that are to be scored")
+            self.candidates.append(_Contender(seed, noise))
+            return self.candidates[0]
         if 0 < settings.budget < self.costs[-1]:
             raise ValueError(
                 f"budget is {settings.budget}, but one clip alone takes {self.costs[-1]} model evaluations with this "
                 "sampler: raise the budget, or take fewer steps."
             )
         for i in range(settings.candidates):
-            own = (seed + i) % 2**64
+            own = following(seed, i)
             mixture = mixed_noise(noise, own, settings.beta, self.shapes) if i else noise
             self.candidates.append(_Contender(own, mixture, index=i))
         live = self.candidates
@@ -203,7 +208,7 @@ class _Search:
             if len(live) == 1:
                 break  # nothing is left to choose
             live = self._affordable(live, done, check)
-            self.engine.advance(live, check)
+            self.engine.advance(live, check, self.costs[check])
             live = self._choose(live, check, check == checks[-1], seed)
             self.population[check] = [each.index for each in live]
             done = check
@@ -259,7 +264,7 @@ class _Search:
     def _rewards(self, live: list[_Contender], check: int) -> torch.Tensor:
         """[n], NaN where a candidate cannot be judged. Whatever breaks a reward must not break the clip (promise 2)."""
         rewards = torch.full((len(live),), math.nan)
-        sound = [i for i, each in enumerate(live) if torch.isfinite(each.x0).all()]
+        sound = [i for i, each in enumerate(live) if each.x0 is not None and torch.isfinite(each.x0).all()]
         if len(sound) < len(live):
             self.notes.append(f"step {check}: the predictions of {len(live) - len(sound)} candidate(s) are not finite")
         if not sound:
@@ -268,6 +273,8 @@ class _Search:
             x0 = torch.cat([video_latent(live[i].x0, self.shapes) for i in sound])
             scores = self.reward.score(x0, float(self.engine.sigmas[check - 1]), check)
             rewards[sound] = scores.detach().float().cpu().reshape(len(sound))
+            if not rewards[sound].isfinite().all():
+                self.notes.append(f"step {check}: not all rewards are finite")
         if failure.message:
             self.notes.append(failure.message)
         return rewards
@@ -278,6 +285,8 @@ class _Search:
         settings = self.settings
         live = [each for each in self.candidates if each.dropped_at is None]
         winner = live[0] if len(live) == 1 else None
+        if self.costs and self.engine.evaluations > self.most:
+            self.notes.append(f"the sampler took more model evaluations than it showed before: not {self.most} at most")
         return {
             "method": settings.method, "reward": self.reward.name, "beta": settings.beta,
             "winner": winner and winner.index, "winner_seed": winner and winner.seed,

@@ -21,9 +21,20 @@ def require_ksampler(sampler: comfy.samplers.Sampler, purpose: str) -> comfy.sam
 
 
 def own_steps(sampler: comfy.samplers.Sampler) -> bool:
-    """Whether it is one of core's two samplers that choose their own steps, so that none of the schedule's is met."""
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    return name in ("dpm_fast_function", "dpm_adaptive_function")
+    """Whether it is one of core's two samplers that choose their own steps, so that none of the schedule's is met; also
+    within another (Self-Refine, Latent Search, an injection)."""
+    return adaptive(sampler) or _innermost(sampler) == "dpm_fast_function"
+
+
+def adaptive(sampler: comfy.samplers.Sampler) -> bool:
+    """Whether it is core's sampler that chooses even their number, by what the model answers."""
+    return _innermost(sampler) == "dpm_adaptive_function"
+
+
+def _innermost(sampler: comfy.samplers.Sampler) -> str:
+    function = getattr(sampler, "sampler_function", None)
+    inner = getattr(function, "inner", None) or getattr(sampler, "inner", None)
+    return getattr(function, "__name__", "") if inner is None else _innermost(inner)
 
 
 @dataclass(frozen=True)

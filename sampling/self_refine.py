@@ -10,12 +10,13 @@ import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import numpy as np
 import torch
 
+from ..trials.foreign import check_choice, quoted
+from .line import Line
 from .noise_space import NoiseSpace
 from .segments import Segments, require_ksampler
 
@@ -46,7 +47,7 @@ def parse_plan(text: str, steps: int) -> tuple[Stage, ...]:
     for part in filter(str.strip, re.split("[,;]", text)):
         match = _STAGE.fullmatch(part)
         if match is None:
-            raise ValueError(f"plan: {part.strip()!r} is not first-last:passes, for example 2-5:3, 6-13:1.")
+            raise ValueError(f"plan: {quoted(part.strip())} is not first-last:passes, for example 2-5:3, 6-13:1.")
         first, last, passes = map(int, match.groups())
         if not first <= last < steps:
             raise ValueError(f"plan: {part.strip()} is not within steps 0 to {steps - 1} of its {steps}-step schedule.")
@@ -94,8 +95,7 @@ class SelfRefineSettings:
     schedule_steps: int = 0
 
     def __post_init__(self):
-        if self.threshold not in THRESHOLDS:
-            raise ValueError(f"threshold is {self.threshold!r}: choose one of {', '.join(THRESHOLDS)}.")
+        check_choice("threshold", self.threshold, THRESHOLDS)
         if math.isnan(self.tau) or self.tau < 0 or (self.threshold == "quantile" and self.tau > 1):
             raise ValueError(f"tau is {self.tau}: set it to 0 or more, and as a quantile between 0 and 1.")
         if self.norm not in (1, 2):
@@ -134,22 +134,6 @@ class SelfRefineResult:
         }
 
 
-class _Counted:
-    """The model that a sampler function calls; `result` counts the calls."""
-
-    def __init__(self, model, result: SelfRefineResult):
-        self._model, self._result = model, result
-
-    def __call__(self, *args, **kwargs):
-        # A pass has no callback of its own, and core looks for the user's cancel in callbacks only.
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        self._result.nfe += 1
-        return self._model(*args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-
 class SelfRefine:
     """A sampler function that self-refines: at the plan's steps it predicts x0, adds fresh noise at the same level and
     predicts again, several times; places where two predictions agree keep the first.
@@ -169,10 +153,18 @@ class SelfRefine:
         refuse_caches(extra_args, "Self-Refine")
         if model is not self._model():
             self._model, self.result = weakref.ref(model), SelfRefineResult()
-        counted, whole = _Counted(model, self.result), getattr(model, "sigmas", sigmas)
+        line = Line(len(x))  # it also looks for the user's cancel: a pass has no callback, where core does
+        try:
+            with line.on(model.inner_model, (extra_args or {}).get("model_options", {})):
+                return self._refine(Segments(self.inner, model, sigmas, extra_args, callback, disable), x)
+        finally:
+            self.result.nfe += line.evaluations
+
+    def _refine(self, segments: Segments, x: torch.Tensor) -> torch.Tensor:
+        model, sigmas = segments.model, segments.sigmas
+        whole = getattr(model, "sigmas", sigmas)
         first = _index(whole, sigmas[0])
         steps = self.settings.schedule_steps or len(whole) - 1
-        segments = Segments(self.inner, counted, sigmas, extra_args, callback, disable)
         space = NoiseSpace.of(model.inner_model.inner_model.model_sampling)
         done = 0
         for step in range(len(sigmas) - 1):

@@ -6,6 +6,9 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
+from ..trials.foreign import check_choice
+from .line import KINDS, wrapping
+
 RULES = ("ddim", "dpm")
 
 
@@ -15,19 +18,11 @@ def takes_raw_input(model_sampling: torch.nn.Module) -> bool:
     return kind is not None and isinstance(model_sampling, kind)
 
 
-class _VPInput:
-    """A guider for samplers that think in x0 + sigma eps: the model gets (x0 + sigma eps) / sqrt(1 + sigma^2), which is
-    the x_t of its training with alpha_bar = 1 / (1 + sigma^2)."""
-
-    def __init__(self, guider):
-        self._guider = guider
-
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):
-        scale = (1 + sigma.square()).rsqrt().view(-1, *[1] * (x.ndim - 1))
-        return self._guider(x * scale, sigma, *args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
+def _scaled(executor, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):
+    """For samplers that think in x0 + sigma eps: the model gets (x0 + sigma eps) / sqrt(1 + sigma^2), which is the x_t
+    of its training with alpha_bar = 1 / (1 + sigma^2)."""
+    scale = (1 + sigma.square()).rsqrt().view(-1, *[1] * (x.ndim - 1))
+    return executor(x * scale, sigma, *args, **kwargs)
 
 
 class VPSampler(comfy.samplers.KSAMPLER):
@@ -40,7 +35,8 @@ class VPSampler(comfy.samplers.KSAMPLER):
     """
 
     def sample(self, model_wrap, *args, **kwargs):
-        return super().sample(_VPInput(model_wrap), *args, **kwargs)
+        with wrapping(model_wrap.model_options, KINDS.PREDICT_NOISE, _scaled):
+            return super().sample(model_wrap, *args, **kwargs)
 
 
 def as_vp(sampler: comfy.samplers.KSAMPLER) -> VPSampler:
@@ -49,8 +45,7 @@ def as_vp(sampler: comfy.samplers.KSAMPLER) -> VPSampler:
 
 def vp_sampler(rule: str, eta: float = 0.0) -> VPSampler:
     """CogVideoX's samplers. rule "ddim": eta 0 (deterministic) to 1; "dpm": its noise is fixed, eta is not used."""
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}: choose one of {', '.join(RULES)}.")
+    check_choice("rule", rule, RULES)
     if rule == "dpm":
         return as_vp(comfy.samplers.ksampler("dpmpp_2m_sde", {"eta": 1.0, "solver_type": "midpoint"}))
     if eta:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import comfy.patcher_extension
@@ -15,10 +14,13 @@ from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
 from .guard import harmless
-from .monitor import attend, video_latent
+from .guided import accompanied
+from .line import Line, Steps, video_latent
+from .monitor import attend, unjudged
 from .records import gate_settings, model_family, partial_schedule, trial_record
 
 KEY = "foresight_watch"
+OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 
 
 class Watch:
@@ -39,29 +41,20 @@ class Watch:
         self.on_verdict = on_verdict
         self.running = running
         self.verdict: Verdict | None = None
-        self._evaluations, self._items = 0, 1
         self._prompt: str | None = None
 
     def patch(self, model):
         """A clone of the MODEL that is watched."""
-        model = model.clone()
-        kinds = comfy.patcher_extension.WrappersMP
-        for kind, wrapper in ((kinds.OUTER_SAMPLE, self._outer_sample), (kinds.PREDICT_NOISE, self._predict_noise)):
-            model.remove_wrappers_with_key(kind, KEY)  # a model is watched by its last Watch only
-            model.add_wrapper_with_key(kind, KEY, wrapper)
-        if patcher := getattr(self.gate.scorer, "patcher", None):
-            model.set_additional_models("foresight", [patcher])  # ComfyUI budgets memory for both at once
+        model = accompanied(model.clone(), self.gate.scorer)
+        model.remove_wrappers_with_key(OUTER_SAMPLE, KEY)  # a model is watched by its last Watch only
+        model.add_wrapper_with_key(OUTER_SAMPLE, KEY, self._outer_sample)
         return model
-
-    def _predict_noise(self, executor, x, *args, **kwargs):
-        self._evaluations += max(1, len(x) // self._items)  # a search asks for several candidates in one call
-        return executor(x, *args, **kwargs)
 
     def _outer_sample(
         self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False,
         seed=None, **kwargs,
     ):
-        steps, levels = len(sigmas) - 1, sigmas.tolist()
+        steps = len(sigmas) - 1
         if steps < 1:
             return executor(
                 noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
@@ -70,28 +63,33 @@ class Watch:
         family = model_family(executor.class_obj.model_patcher)
         settings = {"steps": steps, "seed": seed, "model": family, **gate_settings(self.gate, whole)}
         with self.running() as observer:
-            inspector = self.gate.inspector(whole, steps, picture=observer.to_picture)
+            inspector = self.gate.inspector(whole, steps)
             observer.begin("0", "sample", steps=steps, window=self.gate.video.window(whole), settings=settings)
-            done = at = 0
+            line, places, done = Line(len(noise)), Steps(sigmas, noise.shape), 0
 
-            def watch(step: int, x0, x, total_steps: int) -> None:
-                nonlocal done, at
+            def watch(index: int, x0, x, total_steps: int) -> None:
+                nonlocal done
                 if callback is not None:
-                    callback(step, x0, x, total_steps)
-                if not at <= step < steps:  # as MonitorSampler
-                    return
-                done, at = done + 1, step + 1
-                video = video_latent(x0, kwargs.get("latent_shapes"))
-                attend(observer, inspector, step + 1, levels[step], video, self.gate.look)
+                    callback(index, x0, x, total_steps)
+                if step := places.place(index, x0, line.level):
+                    done += 1
+                    video = video_latent(x0, kwargs.get("latent_shapes"))
+                    attend(observer, inspector, step, places.levels[step - 1], video, self.gate.look)
 
-            self._evaluations, self._items, begin = 0, len(noise), time.perf_counter()
+            begin, notes = time.perf_counter(), [partial_schedule(executor.class_obj.model_patcher, sigmas)]
             try:
-                return executor(noise, latent_image, sampler, sigmas, denoise_mask, watch, disable_pbar, seed, **kwargs)
+                with line.on(executor.class_obj):
+                    samples = line.run(
+                        executor, noise, latent_image, sampler, sigmas, denoise_mask, line.told(watch), disable_pbar,
+                        seed, **kwargs,
+                    )  # fmt: skip
+                done = steps
+                notes.append(unjudged(inspector, places))
+                return samples
             finally:
                 seconds = time.perf_counter() - begin
-                record = trial_record("0", "sample", inspector, self._evaluations, done, seconds)
-                note = record.message or partial_schedule(executor.class_obj.model_patcher, sigmas)
-                self._conclude(replace(record, message=note), settings, observer)
+                record = trial_record("0", "sample", inspector, line.evaluations, done, seconds, notes=notes)
+                self._conclude(record, settings, observer)
 
     def _conclude(self, record: TrialRecord, settings: dict[str, Any], observer: Observer) -> None:
         observer.conclude(record)

@@ -74,8 +74,8 @@ class DetectorSettings:
         if not all(map(math.isfinite, self.floors)):
             raise ValueError(f"floors are {list(self.floors)}: give a finite score for each step of the window.")
         for name in ("patience", "accept_patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but a trend needs at least 1 change of score.")
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name} is {value}, but a trend needs at least 1 change of score, and whole ones.")
         for name in ("reject_margin", "reject_epsilon", "give_up_margin", "give_up_drop", "accept_margin",
                      "accept_epsilon", "stable_range", "scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):

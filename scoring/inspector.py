@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from .scorer import Scorer
 class Observation:
     """One inspected step. scores: one a batch item. x0: [B, C, F, H, W] in model space, of which previews are made.
 
-    picture: what Inspector.picture made of the scored frames, of the best item. decoded: those frames, item by item,
+    frames: of the best item those that were scored, for whoever shows them; not kept in `last`. decoded: item by item,
     where they are all of the clip's, so that nothing is decoded twice; empty elsewhere.
     """
 
@@ -28,7 +27,7 @@ class Observation:
     sigma: float
     scores: tuple[float, ...]
     x0: torch.Tensor
-    picture: Any = None
+    frames: torch.Tensor | None = None
     decoded: tuple[torch.Tensor, ...] = ()
 
 
@@ -43,7 +42,8 @@ class Gate:
 
     prompt is what the previews are scored against: always the user's own words, also after rewording, so that a
     reworded prompt cannot lower the bar (paper, A.1, scores the original prompt as well). delta is the margin by which
-    a single frame must beat the rejected video (section 3.2). every: inspect each n-th step of the schedule.
+    a single frame must beat the rejected video (section 3.2). every: inspect each n-th step of the schedule. at: these
+    steps alone instead.
     """
 
     l2r: torch.nn.Module
@@ -53,6 +53,7 @@ class Gate:
     single_frame: DetectorSettings
     delta: float = 0.05
     every: int = 1
+    at: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.prompt.strip():
@@ -62,18 +63,21 @@ class Gate:
         if self.every < 1:
             raise ValueError(f"every is {self.every}: inspect each step (1) or each n-th (2 or more).")
 
-    def inspector(
-        self, steps: int, available: int | None = None, *, single_frame: bool = False,
-        picture: Callable[[torch.Tensor], Any] | None = None,
-    ) -> Inspector:
+    def inspector(self, steps: int, available: int | None = None, *, single_frame: bool = False) -> Inspector:
         """For a run of the first `available` of `steps` steps (default: all)."""
         settings = self.single_frame if single_frame else self.video
-        return Inspector(self, settings, steps, available or steps, picture)
+        return Inspector(self, settings, steps, available or steps)
 
-    def once(self, step: int, steps: int, floor: float | None = None) -> Gate:
-        """Looks at `step` of `steps` alone, and rejects what scores below `floor` there; None: below tau."""
-        floors = () if floor is None else (floor,)
-        return replace(self, every=step, video=replace(self.video, start=step / steps, end=step / steps, floors=floors))
+    def looks(self, floors: Mapping[int, float | None], steps: int) -> Gate:
+        """Looks at the steps that `floors` has alone, the earliest first, and rejects what scores below the floor
+        there; None, of a single look: below tau."""
+        first, last = min(floors), max(floors)
+        # The detector has a floor for each step of its window, of which those between two looks are never asked for.
+        least = [floors[max(look for look in floors if look <= step)] for step in range(first, last + 1)]
+        least = () if None in least else tuple(least)
+        return replace(self, at=tuple(floors), video=replace(
+            self.video, start=first / steps, end=last / steps, floors=least,
+        ))  # fmt: skip
 
     def decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Frames of one item [1, C, F, H, W], model space: [F, sH, sW, 3] in 0..1 on its device."""
@@ -101,16 +105,12 @@ class Gate:
 
 @dataclass
 class Inspector:
-    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item.
-
-    picture(frames [F, sH, sW, 3]): makes what the live panel shows of them.
-    """
+    """Watches one run, the first `available` of `steps` steps: L2R, scorer and a detector for each batch item."""
 
     gate: Gate
     settings: DetectorSettings
     steps: int
     available: int
-    picture: Callable[[torch.Tensor], Any] | None = None
     seconds: float = 0.0
     last: Observation | None = None  # the latest step that was scored
     message: str | None = None  # why inspection failed, if it did
@@ -119,9 +119,10 @@ class Inspector:
     _text: torch.Tensor | None = None
 
     def wants(self, step: int) -> bool:
-        """Whether this step (1-based) is to be inspected: each n-th, and always the last of the window."""
+        """Whether this step (1-based) is to be inspected: those of the gate, and always the last of the window."""
         last = min(self.settings.window(self.steps)[1], self.available)
-        return not self.decided and step <= last and (step % self.gate.every == 0 or step == last)
+        looked_at = step in self.gate.at if self.gate.at else step % self.gate.every == 0
+        return not self.decided and step <= last and (looked_at or step == last)
 
     @property
     def decided(self) -> bool:
@@ -150,19 +151,21 @@ class Inspector:
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
             indices = self.gate.scorer.looks_at(latent.shape[2])
-            scores, picture, decoded = [], None, []
+            scores, best, decoded = [], None, []
             for item in latent.split(1):
                 frames = self.gate.decode(item, indices)
                 if len(indices) == latent.shape[2]:
                     decoded.append(frames)
                 scores.append(float(self.gate.scorer.score(frames, self._text)))
-                if self.picture and scores[-1] == max(scores):
-                    picture = self.picture(frames)
-            self.last = Observation(step, sigma, tuple(scores), latent.clone(), picture, tuple(decoded))
+                if scores[-1] == max(scores):
+                    best = frames
+            self.last = Observation(step, sigma, tuple(scores), latent.clone(), decoded=tuple(decoded))
+            if not all(map(math.isfinite, scores)):
+                self.message = f"step {step}: the score is not finite"
             self._decide(step, self.last.scores)
         finally:
             self.seconds += time.perf_counter() - begin
-        return self.last
+        return replace(self.last, frames=best)
 
     def overrule(self, step: int, accepted: bool, items: int) -> None:
         """A person decides for all `items` of the batch, whatever was decided before."""

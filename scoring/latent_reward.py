@@ -12,17 +12,17 @@ often the reward was right on pairs of clips of one prompt that training had not
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..files.fields import Fields, FileError
+from ..files.weights import open_weights, write_weights
+from ..trials.foreign import printable, quoted
 from .inspector import video
 from .scorer import Scorer
 from .viclip import ViCLIPConfig, VisionEncoder
@@ -32,6 +32,11 @@ HEADS = ("visual_quality", "motion_quality", "text_alignment")
 # Share of the schedule -> pairwise accuracy within prompt that is asked for there. Chance is 0.5. A search prunes
 # between these two, and at lower accuracies more of it is spent on noise than on choice.
 BARS = {0.2: 0.6, 0.4: 0.7}
+MOST_BYTES = 2 << 30
+MOST_SIZES = {  # beyond these a network takes seconds to lay out, whatever the file holds
+    "channels": 1024, "frames": 64, "side": 64, "patch": 64, "width": 4096, "heads": 256, "layers": 64,
+    "text_dim": 4096,
+}  # fmt: skip
 RETRAIN = "Train it on more clips (docs/enhancers.md says how), or search with the alignment reward."
 
 
@@ -79,7 +84,7 @@ class RewardModel(nn.Module):
         """x0 predictions [B, C, F, H, W] in model space -> features [B, text_dim], L2-normalised."""
         if x0.shape[1] != self.config.channels:
             raise ValueError(
-                f"latent reward '{self.name}' reads latents of {self.config.channels} channels, but this one has "
+                f"latent reward {quoted(self.name)} reads latents of {self.config.channels} channels, but this one has "
                 f"{x0.shape[1]}: choose the reward that was trained for this model."
             )
         x = F.adaptive_avg_pool3d(x0, (self.config.frames, self.config.side, self.config.side))
@@ -112,8 +117,8 @@ class LatentReward:
         scorer = self.model.metadata.get("scorer")
         if scorer != self.scorer.name:
             raise ValueError(
-                f"latent reward '{self.model.name}' reads the text features of {scorer}, but the scorer is "
-                f"{self.scorer.name}: connect the scorer that it was trained with."
+                f"latent reward {quoted(self.model.name)} reads the text features of {printable(str(scorer))}, but the "
+                f"scorer is {printable(self.scorer.name)}: connect the scorer that it was trained with."
             )
         if not self.prompt.strip():
             raise ValueError("prompt is empty: there is nothing to compare candidates with. Enter the clip's prompt.")
@@ -159,7 +164,7 @@ def save_reward(model: RewardModel, path: str | Path, metadata: Mapping[str, obj
     step, sigma, pairs, latent_reward and training_free, on held-out prompts."""
     description = {**metadata, "config": asdict(model.config)}
     tensors = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, {KEY: json.dumps(description)})
+    write_weights(Path(path), tensors, KEY, description)
 
 
 def below_bar(metadata: Mapping[str, object]) -> str | None:
@@ -179,28 +184,44 @@ def below_bar(metadata: Mapping[str, object]) -> str | None:
 
 
 def load_reward(path: str | Path) -> RewardModel:
-    """A reward model in fp32 and eval mode, described by `.metadata`. Raises ValueError for any other file, and for a
+    """A reward model in fp32 and eval mode, described by `.metadata`. Raises FileError for any other file, and for a
     reward whose measured accuracy is below BARS."""
-    path = Path(path)
-    try:
-        with safe_open(path, "pt") as file:
-            description = json.loads((file.metadata() or {}).get(KEY, "null"))
-            state = {name: file.get_tensor(name).float() for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is no whole safetensors file ({error}): copy or train it again.") from error
-    if not isinstance(description, dict):
-        raise ValueError(
-            f"{path.name} is no latent reward (it lacks the metadata '{KEY}'): rewards come with this pack or from its "
-            "training command (docs/enhancers.md)."
-        )
-    try:
-        config = RewardConfig(**description.pop("config"))
+    with open_weights(Path(path), KEY, "latent reward", RETRAIN, MOST_BYTES) as weights:
+        described = weights.description
+        if described is None:
+            raise FileError(
+                f"{weights.file} is no latent reward (it lacks the metadata '{KEY}'): rewards come with this pack or "
+                "from its training command (docs/enhancers.md)."
+            )
+        for name in ("name", "latent_format", "weights"):
+            described.text(name, None)
+        described.text("scorer")
+        described.whole("steps", 1, 10_000)
+        for row in described.rows("accuracy", 10_000):
+            row.whole("step", 0, 10_000)
+            row.number("latent_reward", 0, 1, nan=True)
+        metadata = {name: value for name, value in described.entries.items() if name != "config"}
         with torch.device("meta"):  # no global random state is read
-            model = RewardModel(replace(config, sigmas=tuple(config.sigmas)), description)
-        model.load_state_dict(state, assign=True)
-        problem = below_bar(description)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} does not fit the layout it describes: {error}") from error
-    if problem:
-        raise ValueError(f"{path.name} is not good enough to search with: {problem}. {RETRAIN}")
+            model = RewardModel(_config(described.inner("config")), metadata)
+        weights.load_into(model, {name: name for name in weights.shapes}, misfit="does not fit the layout it describes")
+        for name, tensor in model.state_dict().items():
+            weights.finite(name, tensor)
+    if problem := below_bar(metadata):
+        raise FileError(f"{weights.file} is not good enough to search with: {problem}. {RETRAIN}")
     return model.eval()
+
+
+def _config(described: Fields) -> RewardConfig:
+    described.only([each.name for each in fields(RewardConfig)])
+    standard = RewardConfig()
+    sizes = {name: described.whole(name, 1, most, getattr(standard, name)) for name, most in MOST_SIZES.items()}
+    sigmas = described.numbers("sigmas", range(2, 3), 0, 1e6, standard.sigmas)
+    if not sigmas[0] < sigmas[1]:
+        raise described.wrong(f"config.sigmas is {list(sigmas)}: give the lower noise level first")
+    config = RewardConfig(**sizes, sigmas=sigmas)
+    for size, of in (("heads", "width"), ("patch", "side")):
+        if getattr(config, of) % getattr(config, size):
+            raise described.wrong(
+                f"config.{size} is {getattr(config, size)}: give what divides config.{of}, {getattr(config, of)}"
+            )
+    return config

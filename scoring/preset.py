@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..files.documents import read_document, write_document
+from ..files.fields import Fields, FileError
+from ..trials.foreign import quoted
 from .detector import DetectorSettings
 
 SCHEMA, VERSION = "foresight.detector_preset", 1
@@ -27,48 +29,40 @@ class DetectorPreset:
         """Raises ValueError where another scorer is in use: its scores have another scale."""
         if scorer != self.scorer:
             raise ValueError(
-                f"this preset was fitted to scores of '{self.scorer}', but the scorer here is '{scorer}', whose scores "
-                "mean something else: choose that scorer's preset, or \"own settings\"."
+                f"this preset was fitted to scores of {quoted(self.scorer)}, but the scorer here is {quoted(scorer)}, "
+                "whose scores mean something else: choose that scorer's preset, or \"own settings\"."
             )
 
 
 def save_preset(preset: DetectorPreset, path: Path) -> None:
-    video = asdict(preset.video)
-    document = {
-        "schema": SCHEMA, "version": VERSION, "scorer": preset.scorer, "steps": preset.steps, "video": video,
-        "fitted": dict(preset.fitted),
-    }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_document(path: Path, schema: str, version: int, what: str, command: str) -> dict[str, Any]:
-    """The JSON object of a file of ours. Raises ValueError, naming the file, for anything else or another version."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no {what}: {error}") from error
-    if not isinstance(document, dict) or document.get("schema") != schema:
-        raise ValueError(f"{path.name} is no {what}: {command} writes them.")
-    if document.get("version") != version:
-        raise ValueError(
-            f"{path.name} is a {what} of version {document.get('version')}, and this pack reads version {version}: "
-            "calibrate again, or update the pack."
-        )
-    return document
+    write_document(path, {
+        "schema": SCHEMA, "version": VERSION, "scorer": preset.scorer, "steps": preset.steps,
+        "video": asdict(preset.video), "fitted": dict(preset.fitted),
+    })  # fmt: skip
 
 
 def load_preset(path: Path | str) -> DetectorPreset:
-    """Raises ValueError, naming the file, for anything but a preset of this version with settings in range."""
-    path = Path(path)
-    document = read_document(path, SCHEMA, VERSION, "detector preset", "python -m foresight.evaluation calibrate")
-    names = {each.name for each in fields(DetectorSettings)}
-    video = document.get("video")
-    if not isinstance(video, dict) or not video.keys() <= names:
-        unknown = sorted(set(video) - names) if isinstance(video, dict) else video
-        raise ValueError(f"{path.name} has detector settings that this pack does not know: {unknown}.")
+    """Raises FileError for anything but a preset of this version with settings in range."""
+    document = read_document(
+        Path(path), SCHEMA, VERSION, "detector preset", "python -m foresight.evaluation calibrate"
+    )
+    video = document.inner("video")
+    video.only([each.name for each in fields(DetectorSettings)])
     try:
-        settings = DetectorSettings(**{**video, "floors": tuple(video.get("floors", ()))})
-        return DetectorPreset(str(document["scorer"]), int(document["steps"]), settings, document.get("fitted", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} cannot be used: {error}") from error
+        settings = DetectorSettings(**{each.name: _setting(video, each) for each in fields(DetectorSettings)})
+    except FileError:
+        raise
+    except ValueError as error:
+        raise video.wrong(f"in video, {error}") from error
+    fitted = document.inner("fitted", {}).entries
+    return DetectorPreset(document.text("scorer"), document.whole("steps", 1, 10_000), settings, fitted)
+
+
+def _setting(video: Fields, setting: Field) -> float | int | bool | tuple[float, ...]:
+    if setting.type is int:
+        return video.whole(setting.name, 1, 10_000, setting.default)
+    if setting.type is bool:
+        return video.flag(setting.name, setting.default)
+    if setting.type is float:
+        return video.number(setting.name, -1000, 1000, setting.default)
+    return video.numbers(setting.name, range(10_001), -1000, 1000, setting.default)

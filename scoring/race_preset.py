@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..trials.race import SELF_REFINE, RaceSettings, Rules
-from .preset import read_document
+from ..files.documents import read_document, write_document
+from ..files.fields import Fields, FileError
+from ..trials.foreign import quoted
+from ..trials.race import SELF_REFINE, Look, RaceSettings, Rules
 
-SCHEMA, VERSION = "foresight.race_preset", 1
+SCHEMA, VERSION = "foresight.race_preset", 2
 
 
 @dataclass(frozen=True)
 class FittedRace:
     """What was fitted for one budget. budget: evaluations beyond a plain clip's, as a share, that races took on average
-    where it was fitted; most: that one can take at most. look: share of the schedule. floors: of plain and of
-    self-refined candidates there. last_look: see trials.race.RaceSettings."""
+    where it was fitted; most: that one can take at most. candidates, last_look: see trials.race.RaceSettings."""
 
     budget: float
     most: float
-    look: float
     candidates: int
-    floor: float
-    floor_self_refined: float
+    looks: tuple[Look, ...]
     last_look: float | None = None
 
     def __post_init__(self):
-        numbers = {name: value for name, value in asdict(self).items() if value is not None}
-        for name, value in numbers.items():
+        numbers = [(name, value) for name, value in vars(self).items() if name != "looks" and value is not None]
+        for name, value in [*numbers, *(pair for look in self.looks for pair in vars(look).items())]:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} is {value!r}: it must be a finite number")
-        if not 0 < self.look <= 1:
-            raise ValueError(f"look is {self.look}: it is a share of the schedule, above 0 and at most 1")
+                raise ValueError(f"{name} is {quoted(value)}: it must be a finite number")
+        shares = [look.share for look in self.looks]
+        if not shares or not 0 < shares[0] <= shares[-1] <= 1 or sorted(set(shares)) != shares:
+            raise ValueError(f"looks are at {shares}: shares of the schedule, above 0, at most 1, the earliest first")
         if not isinstance(self.candidates, int) or not 1 <= self.candidates <= 64:
             raise ValueError(f"candidates is {self.candidates}: set it between 1 and 64")
         if not 0 <= self.budget <= self.most:
@@ -71,31 +70,39 @@ class RacePreset:
         if race is None:
             return None
         settings = RaceSettings(race.candidates, self_refine, race.last_look)
-        return Rules(settings, race.look, (race.floor, race.floor_self_refined), preset=file)
+        return Rules(settings, race.looks, preset=file)
 
 
 def save_race_preset(preset: RacePreset, path: Path) -> None:
-    document = {"schema": SCHEMA, "version": VERSION, **asdict(preset)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_document(path, {"schema": SCHEMA, "version": VERSION, **asdict(preset)})
 
 
 def load_race_preset(path: Path | str) -> RacePreset:
-    """Raises ValueError, naming the file and the value, for anything but a preset of this version."""
-    path = Path(path)
+    """Raises FileError for anything but a race preset of this version with settings in range."""
     command = "python -m foresight.evaluation calibrate --objective yield"
-    document = read_document(path, SCHEMA, VERSION, "race preset", command)
-    names = {each.name for each in fields(FittedRace)}
-    races: dict[str, tuple[FittedRace, ...]] = {}
+    document = read_document(Path(path), SCHEMA, VERSION, "race preset", command)
+    races = document.inner("races")
+    for mode in races.entries:
+        if mode not in SELF_REFINE:
+            raise races.wrong(f"races has {quoted(mode)}: choose of {', '.join(SELF_REFINE)}")
+    raced = {mode: tuple(map(_race, races.rows(mode, 1000))) for mode in races.entries}
+    scorer, model, steps = document.text("scorer"), document.text("model"), document.whole("steps", 1, 10_000)
+    return RacePreset(scorer, model, steps, raced, document.inner("fitted", {}).entries)
+
+
+def _race(row: Fields) -> FittedRace:
+    row.only([each.name for each in fields(FittedRace)])
     try:
-        for mode, rows in document["races"].items():
-            if mode not in SELF_REFINE:
-                raise ValueError(f"races has {mode!r}: choose of {', '.join(SELF_REFINE)}")
-            if unknown := sorted({name for row in rows for name in row} - names):
-                raise ValueError(f"races has settings that this pack does not know: {', '.join(unknown)}")
-            races[mode] = tuple(FittedRace(**row) for row in rows)
-        return RacePreset(
-            str(document["scorer"]), str(document["model"]), int(document["steps"]), races, document.get("fitted", {})
-        )
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # int(infinity) too
-        raise ValueError(f"{path.name} cannot be used: {error}; calibrate again.") from error
+        return FittedRace(
+            row.number("budget", 0, 1000), row.number("most", 0, 1000), row.whole("candidates", 1, 64),
+            tuple(map(_look, row.rows("looks", 8))), row.number("last_look", -1000, 1000, None),
+        )  # fmt: skip
+    except FileError:
+        raise
+    except ValueError as error:
+        raise row.wrong(f"in {row.where.rstrip('.')}, {error}") from error
+
+
+def _look(row: Fields) -> Look:
+    row.only([each.name for each in fields(Look)])
+    return Look(*(row.number(name, -1000, 1000) for name in ("share", "floor", "floor_self_refined")))

@@ -16,7 +16,9 @@ class Scorer(Protocol):
     device: torch.device
 
     def encode_text(self, prompt: str) -> Tensor:
-        """The L2-normalised text feature [D]."""
+        """The L2-normalised text feature [D] of the prompt's words alone (words.plain): callers give it as it is
+        written, with weights, LoRA tags and all that is meant for the video model's encoder. ValueError without words.
+        """
 
     def looks_at(self, count: int) -> list[int]:
         """Which of a clip's `count` frames it scores: those alone give the same score, and only they are decoded."""

@@ -5,19 +5,25 @@ the checkpoint's metadata. State-dict names are upstream's; only the packed atte
 layer here (`attn.in_proj.weight`), so that ComfyUI's casting layers can stand in for torch's.
 """
 
-import json
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..files.documents import checked, unreadable
+from ..files.fields import FileError, file_name
+from ..files.weights import Weights, open_weights, write_weights
+from ..trials.foreign import printable, quoted
+
 KEY = "foresight.viclip"
+MOST_BYTES = 8 << 30  # a training checkpoint has 4.14 GB, and is told from the weights alone
+MOST_SIZES = {"image_size": 1024, "frames": 256, "vision_layers": 100, "text_layers": 100, "context": 1024,
+              "vision_width": 8192, "text_width": 8192, "embed_dim": 8192, "vocabulary": 1 << 20}  # fmt: skip
 RIGHT_FILE = (
     "ViCLIP-L/14 is ViClip-InternVid-10M-FLT.pth (1.71 GB, from OpenGVLab/VBench_Used_Models) or model.safetensors "
     "(1.71 GB, from OpenGVLab/ViCLIP-L-14-hf); put it in models/foresight."
@@ -170,111 +176,128 @@ def save_viclip(model: ViCLIP, path: str | Path, dtype: torch.dtype = torch.floa
         name.replace(".in_proj.", ".in_proj_"): tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(tensors, path, {KEY: json.dumps(asdict(model.config))})
+    write_weights(Path(path), tensors, KEY, asdict(model.config))
 
 
 def load_viclip(path: str | Path, operations=nn, dtype: torch.dtype | None = None) -> ViCLIP:
     """Loads ViCLIP-L/14 (either published file) or any checkpoint of `save_viclip`, in eval mode, on the CPU.
 
-    dtype: of the weights and the computation, float32 when None. Raises ValueError that says what a wrong file is and
+    dtype: of the weights and the computation, float32 when None. Raises FileError that says what a wrong file is and
     where the right one goes.
     """
     path = Path(path)
-    tensors, description = _read(path)
-    config = _config(path, tensors, description)
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
-        model = ViCLIP(config, operations)
-    state = {
-        name.replace(".in_proj_", ".in_proj."): tensor.to(dtype or torch.float32)
-        for name, tensor in tensors.items()
-        if name != "temp"  # the training temperature; scores are plain cosines
-    }
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path.name} is an incomplete or altered ViCLIP: {error}. {RIGHT_FILE}") from error
+    with _opened(path) as weights:
+        config = _config(path, weights)
+        with torch.device("meta"):  # shapes only: no memory, no random numbers
+            model = ViCLIP(config, operations)
+        names = {  # without the training temperature; scores are plain cosines
+            name: name.replace(".in_proj_", ".in_proj.") for name in weights.shapes if name != "temp"
+        }
+        weights.load_into(model, names, "is an incomplete or altered ViCLIP", dtype or torch.float32)
     return model.eval().requires_grad_(False)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, object]]:
-    """Tensors by upstream name, and the configuration the file carries (empty for upstream's own files)."""
+def described_name(path: str | Path) -> str:
+    """The name that the scorer of a checkpoint has, its weights unread; a .pth file, which is upstream's, is not even
+    opened. FileError for a file that is not there or is no ViCLIP."""
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".sft"):
+        checked(path, MOST_BYTES, "ViCLIP", RIGHT_FILE)
+        return ViCLIPConfig.name
+    with _opened(path) as weights:
+        return _config(path, weights).name
+
+
+def _opened(path: Path) -> AbstractContextManager[Weights]:
+    """Tensors by upstream name, and the description that the file carries (None for upstream's own files)."""
     if path.suffix in (".safetensors", ".sft"):
-        try:
-            with safe_open(path, "pt") as file:
-                description = json.loads((file.metadata() or {}).get(KEY, "{}"))
-                return {name: file.get_tensor(name) for name in file.keys()}, description
-        except ValueError as error:
-            raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error
-        except SafetensorError as error:
-            raise ValueError(f"{path.name} is not a whole safetensors file ({error}). {RIGHT_FILE}") from error
+        return open_weights(path, KEY, "ViCLIP", RIGHT_FILE, MOST_BYTES)
+    checked(path, MOST_BYTES, "ViCLIP", RIGHT_FILE)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        raise unreadable(path, error, RIGHT_FILE) from None
     except Exception as error:  # a damaged or hostile file can raise nearly anything in the reader
         if "EasyDict" in str(error):
             what = "is a training checkpoint (4.14 GB, with optimiser state), not the weights alone"
         else:
             what = "cannot be read as weights: it is damaged, cut short or another kind of file"
-        raise ValueError(f"{path.name} {what}. {RIGHT_FILE}") from error
+        raise FileError(f"{file_name(path)} {what}. {RIGHT_FILE}") from None
     for key in ("model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path.name} holds no plain set of weights. {RIGHT_FILE}")
-    return dict(content), {}
+    if not isinstance(content, Mapping) or not all(map(_is_entry, content.items())):
+        raise FileError(f"{file_name(path)} holds no plain set of weights. {RIGHT_FILE}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in content.items()}
+    return nullcontext(Weights(file_name(path), RIGHT_FILE, shapes, content.__getitem__))
 
 
-def _config(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> ViCLIPConfig:
+def _is_entry(entry: tuple[object, object]) -> bool:
+    name, tensor = entry
+    return isinstance(name, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
+
+
+def _config(path: Path, weights: Weights) -> ViCLIPConfig:
     """Sizes as the tensors have them; heads, name and thresholds as the file says, else upstream's."""
+    shapes = weights.shapes
     try:
-        width, _, one, patch, _ = tensors["vision_encoder.conv1.weight"].shape
-        grid = math.isqrt(len(tensors["vision_encoder.positional_embedding"]) - 1)
-        context, text_width = tensors["text_encoder.positional_embedding"].shape
+        width, _, _, patch, _ = shapes["vision_encoder.conv1.weight"]
+        grid = math.isqrt(shapes["vision_encoder.positional_embedding"][0] - 1)
+        context, text_width = shapes["text_encoder.positional_embedding"]
         sizes = ViCLIPConfig(
             image_size=grid * patch,
             patch_size=patch,
-            frames=tensors["vision_encoder.temporal_positional_embedding"].shape[1],
+            frames=shapes["vision_encoder.temporal_positional_embedding"][1],
             vision_width=width,
-            vision_layers=_layers(tensors, "vision_encoder"),
+            vision_layers=_layers(shapes, "vision_encoder"),
             vision_heads=max(width // 64, 1),
             text_width=text_width,
-            text_layers=_layers(tensors, "text_encoder"),
+            text_layers=_layers(shapes, "text_encoder"),
             text_heads=max(text_width // 64, 1),
             context=context,
-            vocabulary=len(tensors["text_encoder.token_embedding.weight"]),
-            embed_dim=tensors["vision_encoder.proj"].shape[1],
+            vocabulary=shapes["text_encoder.token_embedding.weight"][0],
+            embed_dim=shapes["vision_encoder.proj"][1],
         )
-    except (KeyError, ValueError, IndexError) as error:
-        kind = _kind(tensors)
-        raise ValueError(f"{path.name} is {kind}, not a ViCLIP. {RIGHT_FILE}") from error
-    if not description:
-        return sizes if (width, patch) == (1024, 14) else replace(sizes, name=f"ViCLIP ({path.stem})")
-    try:
-        config = replace(
-            sizes,
-            **{key: int(description[key]) for key in ("vision_heads", "text_heads")},
-            **{key: float(description[key]) for key in ("tau", "delta", "scale")},
-            name=str(description["name"]),
-            tau_from=str(description.get("tau_from", "")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name}: its description '{KEY}' is damaged ({error!r}).") from error
+    except (KeyError, ValueError, IndexError):
+        raise FileError(f"{weights.file} is {_kind(shapes)}, not a ViCLIP. {RIGHT_FILE}") from None
+    for name, most in MOST_SIZES.items():
+        if not 1 <= getattr(sizes, name) <= most:
+            raise FileError(
+                f"{weights.file} is an incomplete or altered ViCLIP: its {name} is {getattr(sizes, name)}, not "
+                f"1 to {most}. {RIGHT_FILE}"
+            )
+    described = weights.description
+    if described is None:
+        config = sizes if (width, patch) == (1024, 14) else replace(sizes, name=f"ViCLIP ({printable(path.stem)})")
+    else:
+        try:
+            config = replace(
+                sizes,
+                vision_heads=described.whole("vision_heads", 1, 1024),
+                text_heads=described.whole("text_heads", 1, 1024),
+                tau=described.number("tau", -1, 1), delta=described.number("delta", -1, 1),
+                scale=described.number("scale", 1e-6, 1e6), name=described.text("name"),
+                tau_from=described.text("tau_from", ""),
+            )  # fmt: skip
+        except FileError as error:
+            raise FileError(f"{weights.file}: its description '{KEY}' is damaged: {error}") from error
     for heads, size in ((config.vision_heads, width), (config.text_heads, text_width)):
-        if heads < 1 or size % heads:
-            raise ValueError(f"{path.name}: its description '{KEY}' splits a width of {size} into {heads} heads.")
+        if size % heads:
+            raise FileError(
+                f"{weights.file}: its description '{KEY}' splits a width of {size} into {heads} heads. {RIGHT_FILE}"
+            )
     return config
 
 
-def _layers(tensors: Mapping[str, Tensor], tower: str) -> int:
+def _layers(tensors: Mapping[str, object], tower: str) -> int:
     prefix = f"{tower}.transformer.resblocks."
     return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in tensors if name.startswith(prefix))
 
 
-def _kind(tensors: Mapping[str, Tensor]) -> str:
+def _kind(tensors: Mapping[str, object]) -> str:
     names = list(tensors)
     if any(name.startswith(("visual.", "vision_model.", "text_model.", "transformer.resblocks.")) for name in names):
         return "a CLIP for still images"
     if "vision_encoder.conv1.weight" in tensors:
         return "an incomplete ViCLIP or another video model of that family"
-    return f"another model (its first weight is '{names[0]}')" if names else "empty"
+    return f"another model (its first weight is {quoted(names[0])})" if names else "empty"

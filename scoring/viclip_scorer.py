@@ -1,7 +1,5 @@
 """ViCLIP as a scorer: VBench's "overall consistency" of frames and a prompt (paper, A.2)."""
 
-import html
-import unicodedata
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,34 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .preprocess import middle_frames, vbench_frames
+from .tokens import clean_text, context_ids
 from .viclip import ViCLIP
-
-START, END = 49406, 49407
-_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"'})
-
-
-def clean_text(text: str) -> str:
-    """What CLIP's tokenizer does before it splits words: plain quotes, ligatures and wide letters, no HTML entities,
-    single spaces, lower case. (Upstream's ftfy also repairs wrongly decoded text; that is left as it is.)
-    """
-    text = html.unescape(html.unescape(text)).translate(_QUOTES)
-    compatible = "\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
-    text = "".join(
-        unicodedata.normalize("NFKC", c) if c in compatible or "\uff01" <= c <= "\uffef" else c for c in text
-    )
-    return " ".join(unicodedata.normalize("NFC", text).split()).lower()
-
-
-def context_ids(ids: Sequence[int], context: int) -> list[int]:
-    """CLIP ids with start and end, cut to the context (the last is then the end) and padded with zeros."""
-    if len(ids) > context:
-        ids = [*ids[: context - 1], END]
-    return [*ids, *[0] * (context - len(ids))]
+from .words import plain
 
 
 class ViCLIPScorer:
-    """tokenize: text to CLIP BPE ids with start (49406) and end (49407), e.g. transformers' CLIPTokenizer over
-    ComfyUI's own vocabulary. Text features are cached by prompt: they do not change within a run (A.2).
+    """tokenize: text of clean_text to CLIP's ids with start and end, as clip_tokenizer of tokens.py gives them. Text
+    features are cached by prompt: they do not change within a run (A.2).
     """
 
     def __init__(self, model: ViCLIP, tokenize: Callable[[str], Sequence[int]], device: torch.device | str = "cpu"):
@@ -50,10 +28,10 @@ class ViCLIPScorer:
 
     @torch.no_grad()
     def encode_text(self, prompt: str) -> Tensor:
-        """[D], float32, L2-normalised. Raises ValueError for an empty prompt."""
-        text = clean_text(prompt)
+        """[D], float32, L2-normalised, of the prompt's words alone. Raises ValueError where it has none."""
+        text = clean_text(plain(prompt))
         if not text:
-            raise ValueError(f"{self.name}: the prompt is empty, so nothing can be scored; write what should be seen.")
+            raise ValueError(f"{self.name}: the prompt has no words, so nothing is scored; write what should be seen.")
         if text not in self._texts:
             if len(self._texts) >= 64:  # far more than a run needs; keeps a long-lived server small
                 self._texts.clear()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.patcher_extension
 import torch
 
 SHAPE = (2, 3, 4, 4)  # channels, frames, height, width
@@ -16,8 +17,20 @@ def sampling(kind=comfy.model_sampling.CONST, schedule=comfy.model_sampling.Mode
     return type("ModelSampling", (schedule, kind), {})()
 
 
+class Guided:
+    """What a Sampler is given: calls go through the wrappers of the model options, as CFGGuider's do."""
+
+    cfg = 1.0
+
+    def __call__(self, x, sigma, model_options=None, seed=None):
+        kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+        wrappers = comfy.patcher_extension.get_all_wrappers(kind, self.model_options, is_model_options=True)
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self.predict_noise, self, wrappers)
+        return executor.execute(x, sigma, model_options, seed)
+
+
 @dataclass
-class Mixture:
+class Mixture(Guided):
     """Every value of the latent is drawn by itself from 0.5 N(-centre, spread^2) + 0.5 N(centre, spread^2).
 
     centre and spread may be tensors that broadcast against the latent. Stands for the guider that a Sampler is given.
@@ -27,11 +40,10 @@ class Mixture:
     centre: torch.Tensor | float = 1.0
     spread: torch.Tensor | float = 0.3
     model_sampling: torch.nn.Module = None
-    cfg = 1.0
 
     def __post_init__(self):
         self.model_sampling = self.model_sampling or sampling()
-        self.calls = []
+        self.calls, self.model_options = [], {}
         self.model_patcher = SimpleNamespace(model=self, get_model_object=lambda name: self.model_sampling)
         self.inner_model = self  # samplers look for the model at this depth and one deeper
         self.on_call = lambda: None
@@ -39,7 +51,7 @@ class Mixture:
     def scale_latent_inpaint(self, sigma, noise, latent_image, **_):
         return self.model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1, 1), noise, latent_image)
 
-    def __call__(self, x, sigma, model_options=None, seed=None):
+    def predict_noise(self, x, sigma, model_options=None, seed=None):
         self.calls.append((float(sigma[0]), x.shape[0]))
         self.on_call()
         level = sigma.view(-1, *[1] * (x.ndim - 1))

@@ -87,7 +87,7 @@ def archive(tmp_path_factory) -> Path:
 
 
 def test_the_archive_is_the_runtime_and_its_commands(archive):
-    assert not [name for name in ("lab", "tests", ".ci") if (archive / name).exists()]
+    assert not [name for name in ("lab", "tests", ".ci", ".github") if (archive / name).exists()]
     rooms = {path.parts[0] for path in house.files(archive) if len(path.parts) > 1}
     table = house.arrows((archive / "docs" / "architecture.md").read_text(encoding="utf-8"))
     assert rooms == {room for room in table if room.split("/")[0] != "lab" and not room.endswith(".py")}

@@ -9,14 +9,16 @@ from dataclasses import replace
 import comfy.model_management
 import pytest
 import torch
-from tiny_wan import ScriptedScorer, gate, inputs, model
+from tiny_wan import LATENT, ScriptedScorer, gate, inputs, model
 
 from foresight.nodes.audition import summary
 from foresight.panel.runs import Refused, RunStore
 from foresight.sampling.audition import budget, hold_audition
 from foresight.sampling.noise import SeededNoise
+from foresight.sampling.probe import single_frame_probe
 from foresight.sampling.run import monitored_sample
 from foresight.trials.observer import Decision
+from nodes import LatentFromBatch
 
 SEEDS = (5, 6, 7, 8)
 SCORES = (0.1, 0.3, 0.2, 0.25)
@@ -54,6 +56,35 @@ def test_it_costs_no_more_than_was_said(patcher):
         "Seed 8: 0.250, put aside",
         "19 model evaluations (NFE); all 4 seeds to their ends would take 40.",
     ]
+
+
+def test_joined_clips_are_a_batch_that_core_can_go_on_with(patcher):
+    """A batch index is of one batch: kept over two it gave both clips one noise, and the second could not be picked."""
+    core = [{"samples": torch.zeros(2, *LATENT), "noise_mask": torch.ones(1, 1, 3, 4, 4)}]
+    picked = LatentFromBatch().frombatch(core[0], 1, 1)[0]
+    assert picked["batch_index"] == [1]
+
+    def make(seed):
+        return replace(inputs(patcher), noise=SeededNoise(seed), latent=picked)
+
+    both = hold_audition(make, gate(*SCORES), SEEDS, keep=2, fraction=0.2).latent
+    first, second = SeededNoise(1).generate_noise(both)
+    assert not torch.equal(first, second)
+    again = LatentFromBatch().frombatch(both, 1, 1)[0]
+    assert torch.equal(again["samples"][0], both["samples"][1])
+    assert SeededNoise(1).generate_noise(again).shape == again["samples"].shape
+    one = hold_audition(make, gate(*SCORES), SEEDS, keep=1, fraction=0.2).latent
+    assert one["batch_index"] == [1] and one["noise_mask"] is picked["noise_mask"]
+
+
+def test_every_latent_that_is_cut_or_joined_fits_its_keys(patcher):
+    many = {"samples": torch.zeros(2, *LATENT), "batch_index": [4, 7]}
+    setup = replace(inputs(patcher, batch=2), noise=SeededNoise(3), latent=many)
+    result = monitored_sample(setup, gate(0.1), stop="never", keep_steps=True)
+    assert result.latent["batch_index"] == result.x0["batch_index"] == [4, 7]  # neither cut nor joined
+    assert result.steps_x0.keys() == {"samples"}
+    anchor, _ = single_frame_probe(setup, gate(0.3), result.verdict)
+    assert anchor.latent.shape == (2, 16, 1, 4, 4)
 
 
 def test_a_seed_that_cannot_be_scored_comes_last(patcher):

@@ -12,7 +12,7 @@ from foresight.evaluation.calibrate_race import Log, all_rules
 from foresight.evaluation.store import Store
 from foresight.scoring.detector import reached
 from foresight.scoring.race_preset import FittedRace, RacePreset, load_race_preset, save_race_preset
-from foresight.trials.race import RANKS
+from foresight.trials.race import RANKS, Look
 
 SETTINGS = {"scorer": "viclip-l", "model": "WAN21", "steps": 50, "tau": 0.22, "scale": 1.0}
 
@@ -67,17 +67,18 @@ def test_floors_come_from_the_step_that_a_race_looks_at():
     trace = [[step, step / 100, 0.5] for step in range(1, 26)]
     rows = {seed: {"trace": trace} for seed in range(2)}
     log = Log({0: {BASE: rows}}, 25, good=None)
-    floors = {rules.floors[0] for rules in all_rules(log, "off") if rules.look == 0.1} - {RANKS}
+    floors = {rules.looks[0].floor for rules in all_rules(log, "off") if rules.looks[0].share == 0.1} - {RANKS}
     assert floors == {reached(0.1, 25) / 100} == {0.03}
 
 
-GOOD = {"budget": 0.2, "most": 0.5, "look": 0.12, "candidates": 3, "floor": 0.1, "floor_self_refined": 0.1}
+GOOD = {"budget": 0.2, "most": 0.5, "candidates": 3, "looks": (Look(0.12, 0.1, 0.1),)}
 
 
 @pytest.mark.parametrize("change, said", [
-    ({"look": 0}, "look is 0"), ({"candidates": 0}, "candidates is 0"), ({"candidates": 2.5}, "candidates is 2.5"),
-    ({"floor": float("nan")}, "floor is nan"), ({"budget": 0.9}, "budget is 0.9 and most 0.5"),
-    ({"floor": "high"}, "floor is 'high'"), ({"most": True}, "most is True"),
+    ({"looks": (Look(0, 0.1, 0.1),)}, "looks are at .0."), ({"candidates": 0}, "candidates is 0"), ({"candidates": 2.5}, "candidates is 2.5"),
+    ({"looks": (Look(0.12, float("nan"), 0.1),)}, "floor is nan"), ({"looks": ()}, "looks are at"),
+    ({"looks": (Look(0.2, 0.1, 0.1), Look(0.1, 0.1, 0.1))}, "the earliest first"), ({"budget": 0.9}, "budget is 0.9 and most 0.5"),
+    ({"looks": (Look(0.12, "high", 0.1),)}, "floor is 'high'"), ({"most": True}, "most is True"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_named(change, said):
     with pytest.raises(ValueError, match=said):
@@ -87,10 +88,10 @@ def test_a_wrong_setting_is_named(change, said):
 @pytest.mark.parametrize("text, said", [
     ("", "broken.json is no race preset"), ("[]", "broken.json is no race preset"),
     ('{"schema": "foresight.race_preset", "version": 9}', "version 9"),
-    ('{"schema": "foresight.race_preset", "version": 1}', "cannot be used: 'races'"),
-    ('{"schema": "foresight.race_preset", "version": 1, "races": {"some": []}}', "races has 'some'"),
-    ('{"schema": "foresight.race_preset", "version": 1, "races": {"off": [{"colour": 1}]}}', "know: colour"),
-    ('{"schema": "foresight.race_preset", "version": 1, "races": {"off": [3]}}', "cannot be used"),
+    ('{"schema": "foresight.race_preset", "version": 2}', "cannot be used: 'races'"),
+    ('{"schema": "foresight.race_preset", "version": 2, "races": {"some": []}}', "races has 'some'"),
+    ('{"schema": "foresight.race_preset", "version": 2, "races": {"off": [{"colour": 1}]}}', "know: colour"),
+    ('{"schema": "foresight.race_preset", "version": 2, "races": {"off": [3]}}', "cannot be used"),
 ])  # fmt: skip
 def test_a_broken_preset_names_file_and_reason(tmp_path, text, said):
     path = tmp_path / "broken.json"

@@ -10,7 +10,7 @@ from tiny_wan import Conditioned, ScriptedScorer, gate, inputs, model
 
 from foresight.nodes.back_ends import ABLATION, CORE, make_reworder
 from foresight.nodes.core_vlm import CoreReworder
-from foresight.nodes.demo import DemoTextEncoder
+from foresight.nodes.demo import word_clip
 from foresight.refiner.base import RewordingError, RewordingRequest
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.trials.report import run_report
@@ -86,16 +86,14 @@ def test_a_rejected_run_is_finished_with_or_without_an_answer(vlm, led):
 
 @newer_only
 def test_an_encoder_that_generates_nothing_is_named():
-    (clip,) = DemoTextEncoder.execute().result
     with pytest.raises(RewordingError, match="at vlm cannot generate text"):
-        CoreReworder(clip, None).reword(REQUEST)
+        CoreReworder(word_clip(), None).reword(REQUEST)
 
 
 @pytest.mark.skipif(NEWER, reason="this ComfyUI has CLIP.generate")
 def test_an_older_core_says_what_it_needs():
-    (clip,) = DemoTextEncoder.execute().result
     with pytest.raises(ValueError, match="needs a newer ComfyUI"):
-        make_reworder(CORE, ScriptedScorer(0.1), vlm=clip)
+        make_reworder(CORE, ScriptedScorer(0.1), vlm=word_clip())
 
 
 def test_a_missing_model_is_said_before_anything_is_sampled():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from foresight.trials.cost import Evaluations, worst_case_nfe
+from foresight.trials.cost import Evaluations, worst_case_enhanced, worst_case_nfe
 from foresight.trials.plan import Action, drive, ladder
 
 
@@ -43,3 +43,12 @@ def test_no_course_of_the_trial_plan_exceeds_the_worst_case(steps, injection_sta
     assert all(video <= bound.video and single <= bound.single_frame for video, single in courses)
     if rewording:
         assert max(video for video, _ in courses) == bound.video  # and the bound is tight
+
+
+@pytest.mark.parametrize("video, candidate, most", [(60, 50, 280), (10, 4, 38), (7, 1, 23)])
+def test_an_enhanced_hierarchy_is_three_whole_videos_and_two_probes(video, candidate, most):
+    assert worst_case_enhanced(video, candidate) == most
+
+
+def test_a_budget_longer_than_the_schedule_ends_with_it():
+    assert worst_case_nfe(10, 14, 30) == Evaluations(video=30, single_frame=20)

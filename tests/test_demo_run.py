@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from foresight.demo.captions import prompt
 from foresight.demo.world import Scene, render
 from foresight.evaluation import demo_command as run
 from foresight.evaluation import media
+from foresight.evaluation.graphs import api_form, node_of
 from foresight.evaluation.server import ComfyServer
 
 KEYS = {
@@ -87,7 +89,7 @@ def test_clips_without_a_scene_are_not_judged():
 
 def test_clips_are_written_whole(tmp_path):
     frames = render(prompt("test", "hard", 0)[1], generator=torch.Generator().manual_seed(0)).numpy()
-    media.write_clip(frames, tmp_path / "clip")
+    media.write_clip(frames, tmp_path / "clip", {})
     with av.open(str(tmp_path / "clip.mp4")) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     big = frames.repeat(media.ENLARGE, 1).repeat(media.ENLARGE, 2)
@@ -100,6 +102,15 @@ def test_clips_are_written_whole(tmp_path):
     media.contact_sheet(rows, ["one", "two"], tmp_path / "more.png", below=PICTURE)
     sheet, more = Image.open(tmp_path / "sheet.png"), Image.open(tmp_path / "more.png")
     assert sheet.width > 9 * 128 and more.size == (sheet.width, sheet.height + 800)
+
+
+def carried(path: Path) -> dict[str, dict]:
+    """The graphs in a clip's file, read as ComfyUI's frontend does."""
+    if path.suffix == ".mp4":
+        with av.open(str(path)) as container:
+            return {kind: json.loads(container.metadata[kind]) for kind in media.EXIF if kind in container.metadata}
+    texts = (text.split(":", 1) for text in Image.open(path).getexif().values())
+    return {kind: json.loads(text) for kind, text in texts}
 
 
 def test_the_demo_writes_what_it_promises(comfy_server: ComfyServer, tmp_path, capsys):
@@ -116,6 +127,14 @@ def test_the_demo_writes_what_it_promises(comfy_server: ComfyServer, tmp_path, c
         assert entry["nfe"] == sum(row["nfe"] for row in entry["candidates"]) <= entry["nfe_worst_case"]
         if row["candidate"] == 1:
             assert entry["judge_base"] == entry["judge_final"]
+    for number, entry in enumerate(written["runs"], 1):
+        for suffix in ("mp4", "webp"):
+            plain, ours = (carried(tmp_path / f"{number:02}_{which}.{suffix}") for which in ("plain", "foresight"))
+            prompt, made = plain["prompt"], api_form(ours["workflow"])
+            assert prompt[node_of(prompt, "KSampler")]["inputs"]["seed"] == entry["seed"]
+            assert not [node for node in prompt.values() if node["class_type"].startswith("ForesightSampler")]
+            inputs = made[node_of(made, "ForesightSampler")]["inputs"]
+            assert {name: inputs[name] for name in ("prompt", "seed", *run.PLANNED)}.items() <= entry.items()
     names = {f"{n:02}_{what}" for n in (1, 2) for what in ("plain.mp4", "plain.webp", "foresight.mp4", "foresight.webp",
              "sheet.png")}  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == names | {"report.json"}

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foresight.scoring.detector import Detector, DetectorSettings
+from foresight.scoring.detector import Detector, DetectorSettings, reached
 
 VIDEO = DetectorSettings.video()
+FLOORS = replace(VIDEO, floors=(0.10, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16))
 
 
 def run(trace, rules=VIDEO, steps=50, every=1):
@@ -106,6 +107,7 @@ def test_a_decision_stands():
     [
         ({"tau": 1.2}, "tau is 1.2"),
         ({"tau": math.nan}, "tau is nan"),
+        ({"tau": -1.1}, "tau is -1.1"),
         ({"start": 0.5, "end": 0.2}, "ends .*0.2.* before it begins .*0.5"),
         ({"end": 1.5}, "end is 1.5"),
         ({"start": -0.1}, "start is -0.1"),
@@ -129,6 +131,124 @@ def test_bad_steps_are_named():
     for step in (2, 1, 11):
         with pytest.raises(ValueError, match=f"step {step} observed after step 2 of 10"):
             detector.observe(step, 0.2)
+    with pytest.raises(ValueError, match="step 0 observed after step 0 of 10"):
+        Detector(VIDEO, 10).observe(0, 0.2)
+
+
+# Thresholds that floats hold exactly, so that a score can lie on one.
+EXACT = DetectorSettings.video(
+    tau=0.5, reject_margin=1 / 8, reject_epsilon=1 / 64, give_up_margin=1 / 16, give_up_drop=3 / 64,
+    accept_margin=1 / 4, accept_epsilon=1 / 32, stable_range=2**-30,
+)  # fmt: skip
+STABLE = replace(EXACT, stable_range=1 / 64)
+HALVES = {
+    name: getattr(EXACT, name) / 2
+    for name in ("reject_margin", "reject_epsilon", "give_up_margin", "give_up_drop", "accept_margin", "accept_epsilon",
+                 "stable_range")
+}  # fmt: skip
+LITTLE = 2.0**-20
+
+
+def within(*scores, rules=EXACT):
+    """The decision on these scores of the window's first steps, which end before its budget."""
+    return run([0.0] * 7 + list(scores), rules)
+
+
+@pytest.mark.parametrize("rules", [EXACT, replace(EXACT, scale=2.0, **HALVES)], ids=["plain", "scaled"])
+@pytest.mark.parametrize(
+    ("scores", "rule", "score"),
+    [
+        ([0.375, 0.375 + 1 / 64, 0.375, 0.375], "early_reject", 0.375),
+        ([0.375 + LITTLE, 0.375 + 1 / 64, 0.375, 0.375 + LITTLE], None, None),  # not as low as it must be
+        ([0.375, 0.375 + 1 / 64 + LITTLE, 0.375, 0.375], None, None),  # wobbles too much
+        ([0.4375 + 3 / 64, 0.4375 + 2 / 64, 0.4375 + 1 / 64, 0.4375], "give_up", 0.4375),
+        ([0.4375 + 3 / 64 - LITTLE, 0.4375 + 2 / 64, 0.4375 + 1 / 64, 0.4375], None, None),  # falls too little
+        ([0.4376 + 3 / 64, 0.4376 + 2 / 64, 0.4376 + 1 / 64, 0.4376], None, None),  # is not low enough
+        ([0.5625, 0.5, 0.4375, 0.4375], None, None),  # has stopped falling
+        ([0.75, 0.75 + 1 / 32, 0.75], "early_accept", 0.75 + 1 / 96),
+        ([0.75, 0.75 + 1 / 32, 0.75 - LITTLE], None, None),
+        ([0.75, 0.75 + 1 / 32 + LITTLE, 0.75], None, None),
+        ([0.25, 0.75, 0.75 + 1 / 32, 0.75], "early_accept", 0.75 + 1 / 96),  # of the last three, not of all
+        ([0.75 - LITTLE] * 3, None, None),
+        ([0.75, 0.75], None, None),  # one change is no trend
+        ([0.375, 0.375, 0.375], None, None),  # and two are none of three
+    ],
+)
+def test_a_score_on_a_threshold_is_over_it(rules, scores, rule, score):
+    found = within(*scores, rules=rules)
+    assert (found and found.rule, found and found.predicted_score) == (rule, pytest.approx(score) if score else None)
+
+
+@pytest.mark.parametrize("rules", [STABLE, replace(STABLE, scale=2.0, **HALVES | {"stable_range": 1 / 128})])
+def test_a_stable_score_is_the_mean_of_its_last_three(rules):
+    on = within(0.5, 0.5, 0.5 + 1 / 64, 0.5, rules=rules)
+    assert (on.rule, on.accepted) == ("stable_stop", True)
+    assert on.predicted_score == pytest.approx(0.5 + 1 / 192)
+    assert within(0.5, 0.5, 0.5 + 1 / 64 + LITTLE, 0.5, rules=rules) is None
+    later = within(0.6, 0.5, 0.5, 0.5 + 1 / 64, 0.5, rules=rules)  # what came before the trend is forgotten
+    assert (later.step, later.predicted_score) == (12, on.predicted_score)
+
+
+def test_tau_and_a_floor_are_passed_by_what_is_on_them():
+    assert within(0.5, 0.5, 0.5, 0.5, rules=STABLE).accepted
+    assert not within(0.5, 0.5, 0.5, 0.5, rules=replace(STABLE, tau=0.5 + LITTLE)).accepted
+    on = [0.0] * 7 + list(FLOORS.floors)
+    assert run(on, FLOORS).accepted and run(on, FLOORS).rule == "budget"
+    assert run(on, FLOORS).predicted_score == FLOORS.floors[-1], "the last look's"
+    on[-1] -= LITTLE
+    assert (run(on, FLOORS).accepted, run(on, FLOORS).rule) == (False, "below_floor")
+
+
+def test_floors_of_another_window_are_the_nearest():
+    rules = replace(VIDEO, floors=(0.0, 0.1, 0.2, 0.3, 0.4))
+    assert [rules.floor(step, 50) for step in range(8, 15)] == [0.0, 0.1, 0.1, 0.2, 0.3, 0.3, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "step"),
+    [(0.28, 50, 14), (0.281, 50, 15), (0.16, 50, 8), (0.0, 10, 1), (1.0, 10, 10), (0.5, 3, 2), (0.01, 50, 1)],
+)
+def test_a_share_of_the_schedule_is_rounded_up(share, steps, step):
+    assert reached(share, steps) == step
+
+
+def test_the_best_so_far_counts_from_its_step_on():
+    assert run([0.0, 0.0, 0.9] + [0.1, 0.3] * 24).predicted_score == 0.9
+    assert run([0.0, 0.9] + [0.1, 0.3] * 24).predicted_score == 0.3
+    assert run([0.9, 0.1] + [math.nan] * 48).predicted_score == 0.9  # nothing else was seen
+
+
+def test_the_window_ends_with_the_steps_that_are_run():
+    short = Detector(VIDEO, 50, available=9)
+    assert (short.first, short.last) == (8, 9)
+    before = Detector(VIDEO, 50, available=5)
+    assert (before.first, before.last) == (5, 5)
+    decisions = [before.observe(step, 0.1 + step / 100) for step in range(1, 6)]
+    assert decisions[:4] == [None] * 4 and decisions[4].rule == "budget"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tau": 1.0, "accept_margin": 0.5}, {"tau": -1.0}, {"start": 0.0}, {"end": 1.0}, {"best_from": 0.0},
+        {"best_from": 1.0}, {"start": 0.28}, {"patience": 1}, {"accept_patience": 1}, {"stable_range": 1e-9},
+    ],
+)  # fmt: skip
+def test_settings_on_their_bounds_are_taken(changes):
+    assert DetectorSettings.video(**changes)
+
+
+@pytest.mark.parametrize("name", sorted(HALVES) + ["scale"])
+@pytest.mark.parametrize("value", [0.0, -0.5, math.nan, math.inf])
+def test_a_threshold_that_is_none_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        DetectorSettings.video(**{name: value})
+
+
+def test_an_accept_can_never_lie_below_tau():
+    with pytest.raises(ValueError, match="accept_margin"):
+        replace(EXACT, accept_margin=1 / 16)  # two changes of 1/32: just on it
+    assert replace(EXACT, accept_margin=1 / 16 + LITTLE)
 
 
 # Time limits would make these tests fail on a busy machine and say nothing about the detector.
@@ -179,9 +299,6 @@ def test_rules_keep_their_side_of_tau(trace, rules):
     if decision.rule == "budget":
         assert decision.predicted_score in trace[: decision.step]
         assert decision.predicted_score >= max(trace[3: decision.step], default=-1)
-
-
-FLOORS = replace(VIDEO, floors=(0.10, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16))
 
 
 def test_floors_take_the_place_of_the_rules():

@@ -7,11 +7,14 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from socket import socket
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -163,6 +166,75 @@ def test_the_demo_stops_its_server_however_it_ends(dev, tmp_path, monkeypatch, e
     else:
         assert dev.main() == code
     assert events == ["start", ("foresight.evaluation.demo_command", "--server", Server.url), "stop"]
+
+
+@pytest.fixture
+def served(dev, tmp_path, monkeypatch) -> list[tuple]:
+    """(port, ComfyUI's arguments, threads) of each server that `serve` starts; the environment sets no threads."""
+    started: list[tuple] = []
+
+    class Server:
+        url, process = "http://127.0.0.1:1", SimpleNamespace(wait=lambda: 0)
+
+        def __init__(self, comfyui, base, pack, python, port, arguments):
+            started.append((port, arguments, os.environ.get("OMP_NUM_THREADS")))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(dev, "setup", lambda: (fake_comfyui(tmp_path / "comfyui"), Path("python")))
+    monkeypatch.setattr(dev, "ComfyServer", Server)
+    monkeypatch.setattr(dev, "check_port", lambda _: None)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    return started
+
+
+def test_serve_runs_the_small_models_on_one_thread_as_the_demo_does(dev, served):
+    assert dev.serve(["--port", "8299", "--lowvram"]) == 0
+    assert served == [(8299, ("--lowvram",), "1")]
+
+
+def test_threads_that_the_user_has_set_stay(dev, served, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    dev.serve([])
+    assert served == [(8188, (), "6")]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_taken_port_is_one_line_that_names_a_free_one(dev, monkeypatch, capsys, host):
+    monkeypatch.setattr(dev, "setup", lambda: pytest.fail("nothing is set up for a server that cannot listen"))
+    monkeypatch.setattr(dev.signal, "signal", lambda *_: None)
+    with socket() as other:
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["dev.py", "serve", "--port", str(port)])
+        assert dev.main() == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"port {port} cannot be used" in line
+        dev.check_port(int(re.search(r"dev\.py serve --port (\d+)", line)[1]))
+    dev.check_port(port)  # as soon as it is free
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_number_that_is_no_port_is_refused(dev, port):
+    with pytest.raises(dev.Problem, match=f"port {port} cannot be used"):
+        dev.check_port(port)
+    dev.check_port(0)
+
+
+def test_a_comfyui_that_does_not_start_ends_without_a_traceback(dev, tmp_path, monkeypatch, capsys):
+    comfyui = fake_comfyui(tmp_path / "comfyui")
+    (comfyui / "main.py").write_text("raise SystemExit('no such option')")
+    monkeypatch.setattr(dev, "setup", lambda: (comfyui, Path(sys.executable)))
+    monkeypatch.setattr(dev.signal, "signal", lambda *_: None)
+    for command in ("serve", "demo"):
+        monkeypatch.setattr(sys, "argv", ["dev.py", command, *(["--port", "0"] if command == "serve" else [])])
+        assert dev.main() == 1
+        assert "dev.py: ComfyUI ended with code 1" in capsys.readouterr().err
 
 
 def test_failures_reach_the_caller(dev, capfd):

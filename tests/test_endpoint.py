@@ -6,9 +6,11 @@ import base64
 import io
 import json
 import logging
+import os
 import ssl
 import threading
 import time
+from pathlib import Path
 
 import openai.types.chat.completion_create_params as openai_params
 import pydantic
@@ -311,3 +313,46 @@ def test_a_file_that_is_no_configuration(tmp_path, text):
     (tmp_path / "endpoints.json").write_text(text)
     with pytest.raises(ProfileError):
         load_profiles(tmp_path / "endpoints.json")
+
+
+HTTP = {"base_url": "https://a/v1", "model": "m"}
+
+
+@pytest.mark.parametrize("entry, message", [
+    ({"key_file": "/" + "x" * 5000}, "key_file has 5001 characters"), ({"ca_file": "a\0b"}, "ca_file has 3 characters"),
+    ({"model": "\ud83d"}, "model has 1 characters"), ({"key_env": "sk-1"}, "key_env must be the name"),
+    ({"key_env": "A=B"}, "key_env must be the name"), ({"deadline_s": 1e999}, "deadline_s is inf"),
+    ({"attempts": 10**1000}, "attempts is 1000"), ({"timeout_s": float("nan")}, "timeout_s is nan"),
+])  # fmt: skip
+def test_a_hostile_profile_is_refused_by_name(tmp_path, entry, message):
+    path = tmp_path / "endpoints.json"
+    path.write_text(json.dumps({"profiles": {"p": HTTP | entry}}))
+    with pytest.raises(ProfileError, match=f"profile 'p': {message}") as failed:
+        load_profiles(path)
+    assert len(str(failed.value)) < 400 and "sk-1" not in str(failed.value)
+
+
+@pytest.mark.parametrize("content", [
+    b" " * (1 << 21), b"\xff", b'{"profiles": {"p": {"attempts": ' + b"9" * 5000 + b"}}}", b"NaN",
+    json.dumps({"profiles": {f"p{n}": HTTP for n in range(1001)}}).encode(),
+    json.dumps({"profiles": {"p" * 5000: HTTP}}).encode(), json.dumps({"profiles": {"\ud83d": HTTP}}).encode(),
+])  # fmt: skip
+def test_a_hostile_configuration_is_refused(tmp_path, content):
+    (tmp_path / "endpoints.json").write_bytes(content)
+    with pytest.raises(ProfileError) as failed:
+        load_profiles(tmp_path / "endpoints.json")
+    assert len(str(failed.value)) < 400 and str(failed.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/key", "x" * 300, "folder", "pipe", "large", "binary"])
+def test_files_that_a_profile_names_and_that_cannot_be_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    os.mkfifo("pipe")  # to open it would wait for ever
+    Path("large").write_text("k" * 20_000)
+    Path("binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ProfileError, match="key_file holds no key"):
+        Profile("p", **HTTP, key_file=name).key()
+    if name not in ("large", "binary"):
+        with pytest.raises(ProfileError, match="ca_file is not there"):
+            Profile("p", **HTTP, ca_file=name).trusted()

@@ -102,11 +102,23 @@ def test_both_together_give_one_report(patcher):
     assert nfe == report["search"]["nfe"] == 13 + 3 and mask.shape == (3, 32, 32, 3)
 
 
-def test_what_cannot_be_told_or_chosen_is_said(patcher):
+def test_a_clip_of_a_sampler_that_is_bypassed_or_unused_goes_on(patcher):
+    sampler, latent = inputs(patcher).sampler, {"samples": torch.zeros(1)}
+    for each in (sampler, SelfRefineSampler.execute(sampler, **REFINE).result[0]):
+        node = EnhancerReport.execute(each, latent)
+        assert node.result[0] is latent and all(output.message is None for output in node.result[1:])
+        assert "Nothing to tell: connect the SAMPLER" in node.ui["text"][0]
+
+
+def test_scores_that_are_no_numbers_are_valid_json(patcher):
+    sampler = LatentSearchSampler.execute(inputs(patcher).sampler, gate=gate(0.3), **SEARCH).result[0]
+    sampled(patcher, sampler)
+    sampler.result["rewards"] = [float("nan"), 0.3]
+    report = EnhancerReport.execute(sampler, {}).result[3]
+    assert json.loads(report, parse_constant=pytest.fail)["search"]["rewards"] == [None, 0.3]
+
+
+def test_what_cannot_be_chosen_is_said(patcher):
     sampler = inputs(patcher).sampler
-    with pytest.raises(ValueError, match="neither"):
-        EnhancerReport.execute(sampler, {})
-    with pytest.raises(ValueError, match="nothing was sampled"):
-        EnhancerReport.execute(SelfRefineSampler.execute(sampler, **REFINE).result[0], {})
     with pytest.raises(ValueError, match="connect a gate or a reward"):
         LatentSearchSampler.execute(sampler, **SEARCH)

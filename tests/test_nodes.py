@@ -12,15 +12,20 @@ import tiny_weights
 import torch
 from PIL import Image
 
+from foresight.evaluation.api_graph import Graph
 from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer, ExecutionFailed, Prompt, PromptRejected
 from foresight.l2r.checkpoint import save_l2r
 from foresight.l2r.model import L2R
 from foresight.lab.graphs.forms import api_graph
 from foresight.lab.release.locales import files as locale_files
+from foresight.scoring.detector import DetectorSettings
+from foresight.scoring.preset import DetectorPreset, save_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = {
+    "ForesightKSampler": "KSampler (Foresight)",
+    "ForesightSamplerCustomAdvanced": "SamplerCustomAdvanced (Foresight)",
     "ForesightL2RPreview": "L2R Preview",
     "ForesightL2RCalibrate": "L2R Calibrate",
     "ForesightViCLIPScore": "ViCLIP Score",
@@ -36,7 +41,7 @@ NODES = {
     "ForesightSeedAudition": "Seed Audition",
     "ForesightTwoExpertGuider": "Two-Expert Guider",
     "ForesightCogVideoXSampler": "CogVideoX Sampler",
-    "ForesightDemoTextEncoder": "Demo Text Encoder",
+    "ForesightDemoTextEncoder": "Demo Models",
     "ForesightLatentReward": "Latent Reward",
     "ForesightSelfRefineSampler": "Self-Refine Sampler",
     "ForesightLatentSearchSampler": "Latent Search Sampler",
@@ -71,7 +76,18 @@ def test_the_nodes_are_designs(info):
     ours = {id: node for id, node in info.items() if node["python_module"] == "custom_nodes.foresight"}
     assert {id: node["display_name"] for id, node in ours.items()} == NODES
     assert json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")) == NODES
-    assert all(node["category"].startswith("Foresight") and node["description"] for node in ours.values())
+    assert all(node["description"] for node in ours.values())
+
+
+def test_every_node_stands_in_a_sub_category_and_is_found_by_what_it_is_for(info):
+    ours = [node for node in info.values() if node["python_module"] == "custom_nodes.foresight"]
+    rooms = {"sampling", "inspection", "paper", "enhancers", "models", "demo"}
+    assert {node["category"] for node in ours} == {f"Foresight/{room}" for room in rooms}
+    if "search_aliases" in info["KSampler"]:  # 0.3.75 looks for names only
+        for word in ("retry", "preview", "best of", "cancel", "score", "seeds"):
+            found = [node["name"] for node in ours if word in node["search_aliases"]]
+            assert len(found) > 1, word
+        assert all(node["search_aliases"] for node in ours)
 
 
 @pytest.mark.parametrize("id", NODES)
@@ -117,6 +133,17 @@ def test_a_choice_that_there_is_not(server, info, class_type, widget):
     prompt = changed(one_node(info, tau=-0.99, seed=1), class_type, **{widget: "nonsense"})
     with pytest.raises((PromptRejected, ExecutionFailed), match=rf"(?s)\({class_type}\).*'nonsense'"):
         server.queue(prompt)
+
+
+def test_a_preset_that_is_rewritten_is_read_by_the_next_run(server, info):
+    path = server.base / "models" / "foresight_presets" / "mine.json"
+    save_preset(DetectorPreset("tiny", 6, DetectorSettings()), path)
+    prompt = changed(visual(info), "ForesightFailureGate", preset=path.name)
+    server.queue(prompt)
+    path.write_text("{}")
+    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightFailureGate\).*mine\.json is no detector preset"):
+        server.queue(prompt)
+    path.unlink()
 
 
 @pytest.mark.parametrize("tau", [-1.1, 1.5])
@@ -206,7 +233,7 @@ def test_a_preview_of_other_latents(server, info):
     prompt = one_node(info)
     model, latent = (prompt[node_of(prompt, "ForesightSampler")]["inputs"][name] for name in ("model", "latent_image"))
     look = {"converter": "four_channels.safetensors", "model": model, "latent": latent}
-    prompt = {id: prompt[id] for id in ("1", "2", latent[0])}
+    prompt = {id: prompt[id] for id in Graph(prompt, info).upstream(model[0], latent[0])}
     prompt["look"] = {"class_type": "ForesightL2RPreview", "inputs": look}
     prompt["save"] = {"class_type": "PreviewImage", "inputs": {"images": ["look", 1]}}
     with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightL2RPreview\).*16.*4|\(ForesightL2RPreview\).*4.*16"):

@@ -9,17 +9,18 @@ import comfy.model_management
 import numpy as np
 import pytest
 import torch
+from panel_page import Page, record
 from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
 
 from foresight.panel import runs as panel_runs
 from foresight.panel.pictures import SIDE, thumbnail
-from foresight.panel.runs import Refused, Run, RunStore
+from foresight.panel.runs import Refused, RunStore
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.probe import single_frame_probe
 from foresight.sampling.run import monitored_sample
-from foresight.trials.observer import SILENT, Decision
-from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
+from foresight.trials.observer import Decision
+from foresight.trials.verdict import Verdict
 
 PASS, FAIL = (0.3,), (0.1,)
 
@@ -29,34 +30,9 @@ def patcher():
     return model()
 
 
-class Page:
-    """A store, and what a page is told of it."""
-
-    def __init__(self):
-        self.events = []
-        self.store = RunStore(self.hear, comfy.model_management.InterruptProcessingException)
-
-    def hear(self, event, data, client):
-        self.events.append((event, json.loads(json.dumps(data)), client))
-
-    def running(self, known=None):
-        return self.store.running(known, "prompt", "7", "tab")
-
-    def told(self, event):
-        return [data for name, data, _ in self.events if name == f"foresight.{event}"]
-
-
 @pytest.fixture
 def page():
     return Page()
-
-
-def record():
-    return TrialRecord("0", "sample", (ItemVerdict(True, 0.3, 10, "early_accept", ((10, 0.3),)),))
-
-
-def picture(side=8):
-    return np.zeros((5, side, side, 3), np.uint8)
 
 
 def follow(events):
@@ -240,50 +216,17 @@ def test_a_page_that_cannot_be_told_ends_nothing(patcher):
     assert result.verdict.record.message is None
 
 
-def test_a_picture_that_cannot_be_made_ends_nothing(page, patcher, monkeypatch):
-    monkeypatch.setattr(Run, "to_picture", staticmethod(lambda frames: 1 / 0))
+def test_a_decision_is_of_the_trial_it_was_made_in(page):
     with page.running() as run:
-        result = monitored_sample(inputs(patcher), gate(*PASS), observer=run)
-    assert result.verdict.accepted and "ZeroDivisionError" in result.verdict.record.message
-
-
-def test_hundreds_of_runs_stay_within_the_bound(page, monkeypatch):
-    monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
-    for _ in range(500):
-        with page.running() as run:
-            run.begin("0", "sample", steps=50)
-            for step in (1, 2, 3):
-                run.step(step, 0.3, picture())
-            run.conclude(record())
-            run.finish(Verdict((record(),)))
-        assert page.store.bytes <= panel_runs.MAX_BYTES and len(page.store.runs()) <= panel_runs.MAX_RUNS
-    assert page.store.runs()[0]["id"] == run.id
-    assert len(page.store.runs()) == 3
-
-
-def test_one_run_of_thousands_of_steps_is_thinned_out(page, monkeypatch):
-    monkeypatch.setattr(panel_runs, "MAX_BYTES", 10 * picture().nbytes)
-    with page.running() as run:
-        run.begin("0", "sample", steps=5000)
-        for step in range(1, 5001):
-            run.step(step, 0.3, picture())
-            assert page.store.bytes <= panel_runs.MAX_BYTES
-        kept = page.store.state(run.id)["trials"][0]["pictures"]
-    assert kept[-1] == 5000 and len(kept) >= 5
-
-
-def test_scores_that_are_no_numbers_are_valid_json(page):
-    with page.running() as run:
-        run.begin("0", "sample", steps=50, settings={"tau": 0.2})
-        run.step(1, float("nan"))
-    assert page.store.state(run.id)["trials"][0]["trace"] == [(1, None)]
-    json.dumps([page.events, page.store.state(run.id)], allow_nan=False)
-
-
-def test_nobody_has_to_watch(patcher):
-    result = monitored_sample(inputs(patcher), gate(*PASS))
-    assert result.verdict.accepted and result.verdict.run is None and SILENT.to_picture is None
-    assert vars(SILENT) == {}, "the observer that all runs share remembers none of them"
+        run.begin("0", "sample", steps=50, window=(8, 14), decidable=True)
+        run.decide(Decision.REJECT)
+        run.begin("1", "probe", steps=50, window=(20, 30), decidable=True)
+        assert run.take() is None
+        run.decide(Decision.ACCEPT)
+        assert (run.take(), run.take()) == (Decision.ACCEPT, None)
+        run.decide(Decision.STOP)
+    with page.running(run.id) as again:
+        assert again is run and run.take() is None
 
 
 def test_thumbnails_are_small_and_keep_their_colours():

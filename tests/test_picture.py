@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -104,7 +105,8 @@ def test_the_headline_says_what_became_of_the_run(records, expected):
 
 
 RACE = {
-    "plan": "race", "look_step": 6, "floors": [0.2, 0.25], "race_preset": "mine.json", "final_seed": 8,
+    "plan": "race", "look_step": 6, "looks": [{"step": 6, "floor": 0.2, "floor_self_refined": 0.25}],
+    "race_preset": "mine.json", "final_seed": 8,
     "final_score": 0.3, "worst_case": 75, "nfe_plain": 50, "accepted": True,
 }  # fmt: skip
 
@@ -220,14 +222,36 @@ def test_previews_appear_in_their_colours():
     assert (picture == (255, 0, 0)).all(-1).mean() > 0.02
     as_float = report_figure(report(PASSED), {"0": preview / 255})
     assert np.array_equal(picture, as_float)
-    with pytest.raises(ValueError, match=r"\(8, 8, 3\)"):
-        report_figure(report(PASSED), {"0": preview[0]})
 
 
 def test_broken_previews_are_drawn_black():
     assert report_figure(report(PASSED), {"0": np.full((5, 8, 8, 3), np.nan)}).shape == (800, 1200, 3)
-    empty = report_figure(report(PASSED), {"0": np.zeros((0, 8, 8, 3))})
-    assert np.array_equal(empty, report_figure(report(PASSED), {}))
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (8, 8, 3), (5, 8, 8, 1), (5, 0, 8, 3), (5, 8, 8), (1, 5, 8, 8, 3)])
+@pytest.mark.parametrize("known", [PASSED, UNSEEN])
+def test_what_is_no_clip_is_left_out(known, shape):
+    picture = report_figure(report(known), {"0": np.zeros(shape)}, np.zeros(shape))
+    assert np.array_equal(picture, report_figure(report(known), {}))
+
+
+def test_a_fourth_channel_is_not_shown():
+    preview = np.full((5, 8, 8, 4), 0.5)
+    plain = report_figure(report(PASSED), {"0": preview[..., :3]})
+    assert np.array_equal(report_figure(report(PASSED), {"0": preview}), plain)
+
+
+@pytest.mark.parametrize("why", ["missing", "a backend that there is not"])
+def test_without_matplotlib_the_picture_says_so(monkeypatch, caplog, why):
+    class Broken(ModuleType):
+        def __getattr__(self, name):
+            raise ValueError("Key backend: 'nonsense' is not a valid value")
+
+    for name in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None if why == "missing" else Broken(name))
+    picture = report_figure(report(PASSED), {})
+    assert picture.shape == (800, 1200, 3) and picture.dtype == np.uint8 and (picture < 128).any()
+    assert "matplotlib cannot be loaded" in caplog.text
 
 
 def test_pyplot_stays_out():

@@ -16,7 +16,7 @@ from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
 from foresight.trials.observer import Decision
 from foresight.trials.plan import drive
-from foresight.trials.race import REJECTED, Candidate, Finish, Outcome, RaceSettings, Rules, Try, race
+from foresight.trials.race import REJECTED, Candidate, Finish, Look, Outcome, RaceSettings, Rules, Try, race
 from foresight.trials.report import run_report
 from foresight.trials.summary import report_text
 
@@ -93,7 +93,7 @@ def raced(patcher, monkeypatch):
     def hold(presses, scores, *, floor=0.2, self_refine="off", sampler="euler", steps=10, **changes):
         person = Person(*presses)
         settings = RaceSettings(3, self_refine, changes.pop("last_look", None))
-        rules = Rules(settings, 0.3, (floor, floor), **changes)
+        rules = Rules(settings, (Look(0.3, floor, floor),), **changes)
         own = replace(inputs(patcher, sampler, steps=steps), noise=SeededNoise(7))
         with person.running(None, "", "", None) as run:
             result = run_race(own, gate(scorer=Scorer(person, *scores)), rules, observer=run)
@@ -114,15 +114,15 @@ def test_reject_now_puts_the_candidate_aside_and_the_next_seed_is_tried(patcher,
     first, second, third = report["candidates"]
     assert (first["by_hand"], first["state"], first["nfe"], first["score"]) == ("rejected", "put aside", step, None)
     assert (second["state"], third["state"]) == ("delivered", "put aside")  # the best of those that were not rejected
-    assert torch.equal(latent, alone(patcher, 8))
+    assert torch.equal(latent, alone(patcher, Candidate(1).seed(7)))
 
 
 def test_reject_now_beats_the_rank_of_its_score(patcher, raced):
     """Pressed while the look is scored, so that the candidate has a score, and the best one."""
     report, latent, _ = raced([(1, "scored", REJECT)], [0.19, 0.05, 0.1])
     assert (row := report["candidates"][0])["by_hand"] == "rejected" and row["score"] == 0.19
-    assert report["final_seed"] == 9
-    assert torch.equal(latent, alone(patcher, 9))
+    assert report["final_seed"] == Candidate(2).seed(7)
+    assert torch.equal(latent, alone(patcher, Candidate(2).seed(7)))
 
 
 @pytest.mark.parametrize("sampler, self_refine", [("euler", "off"), ("heun", "off"), ("euler", "all"), ("heun", "all")])
@@ -133,7 +133,7 @@ def test_where_all_are_rejected_the_users_own_run_is_delivered_within_the_bound(
     assert report["final_seed"] == 7 and len(report["candidates"]) == 3
     assert not report["accepted"] and "rejected" in report_text(report)
     if (sampler, self_refine) == ("euler", "off"):
-        assert torch.equal(latent, alone(patcher, 7))
+        assert torch.equal(latent, alone(patcher, Candidate(0).seed(7)))
 
 
 def test_a_second_order_sampler_shows_its_price_after_the_first_step_only(raced):
@@ -146,7 +146,7 @@ def test_accept_now_finishes_and_delivers_the_candidate(patcher, raced, floor):
     report, latent, _ = raced([(2, 1, ACCEPT)], [0.1, 0.0], floor=floor, last_look=0.9)
     assert [row["state"] for row in report["candidates"]] == ["put aside", "delivered"]
     assert report["accepted"] and report["candidates"][1]["by_hand"] == "accepted"
-    assert torch.equal(latent, alone(patcher, 8)) and report["nfe"] == 3 + 10
+    assert torch.equal(latent, alone(patcher, Candidate(1).seed(7))) and report["nfe"] == 3 + 10
 
 
 def test_a_candidate_that_has_passed_can_only_be_stopped(raced):

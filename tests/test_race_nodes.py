@@ -12,9 +12,9 @@ import tiny_wan
 from foresight.evaluation.demo_command import demo_graph, generate
 from foresight.evaluation.graphs import node_of
 from foresight.scoring.race_preset import FittedRace, RacePreset, save_race_preset
-from foresight.trials.race import RANKS
+from foresight.trials.race import LOOK, RANKS, Look
 
-FITTED = FittedRace(budget=0.1, most=0.8, look=0.2, candidates=4, floor=0.15, floor_self_refined=0.12)
+FITTED = FittedRace(budget=0.1, most=0.8, candidates=4, looks=(Look(0.1, 0.1, 0.09), Look(0.2, 0.15, 0.12)))
 RACES = {"later": (FITTED, replace(FITTED, budget=0.4, candidates=6)), "all": (replace(FITTED, budget=0.15),)}
 PRESET = RacePreset("scripted", "WAN21", 50, RACES)
 GOOD = "z_good.json"
@@ -41,8 +41,8 @@ def rules(comfyui, model, tmp_path, monkeypatch):
 def test_a_preset_of_this_scorer_and_model_is_taken(rules, tmp_path):
     save_race_preset(PRESET, tmp_path / GOOD)
     cheap = rules()
-    assert (cheap.preset, cheap.settings.candidates, cheap.look) == (GOOD, 4, 0.2)
-    assert cheap.floors == (0.15, 0.12) and cheap.budget is None
+    assert (cheap.preset, cheap.settings.candidates) == (GOOD, 4)
+    assert cheap.looks == FITTED.looks and cheap.budget is None
     assert rules(0.5).settings.candidates == 6
     assert rules(0.2, "all").settings.self_refine == "all"
 
@@ -50,7 +50,7 @@ def test_a_preset_of_this_scorer_and_model_is_taken(rules, tmp_path):
 @pytest.mark.parametrize("change", [{"scorer": "viclip-l"}, {"model": "CogVideoX"}])
 def test_a_preset_of_another_scorer_or_model_is_not(rules, tmp_path, change):
     save_race_preset(replace(PRESET, **change), tmp_path / "a_other.json")
-    assert rules().preset is None and rules().floors == (RANKS, RANKS) and rules().budget == 0.25
+    assert rules().preset is None and rules().looks == (Look(LOOK, RANKS, RANKS),) and rules().budget == 0.25
     save_race_preset(PRESET, tmp_path / GOOD)
     assert rules().preset == GOOD
 
@@ -75,7 +75,7 @@ BROKEN = {
 SPOILED = {
     "NaN": ('"floor": 0.15', '"floor": NaN'), "unknown keys": ('"floor": 0.15', '"speed": 0.15'),
     "infinite": ('"steps": 50', '"steps": Infinity'), "a mode": ('"later"', '"sometimes"'),
-    "no candidate": ('"candidates": 4', '"candidates": 0'), "newer": ('"version": 1', '"version": 2'),
+    "no candidate": ('"candidates": 4', '"candidates": 0'), "newer": ('"version": 2', '"version": 3'),
     "no rows": ('"all": [', '"all": 3, "more": ['),
 }  # fmt: skip
 
@@ -138,7 +138,7 @@ def test_a_budget_of_nothing_gives_the_plain_clip_and_says_so(comfy_server, info
 def test_the_servers_preset_is_used_and_named(comfy_server, info, preset_file):
     graph = demo_graph(info, TEXT, 4, steps=6)
     plain = generate(comfy_server, graph).report["settings"]
-    passes = FittedRace(budget=0.0, most=0.9, look=0.5, candidates=3, floor=-1.0, floor_self_refined=-1.0)
+    passes = FittedRace(budget=0.0, most=0.9, candidates=3, looks=(Look(0.5, -1.0, -1.0),))
     preset = RacePreset(plain["scorer"], plain["model"], 6, {"later": (passes,)})
     save_race_preset(preset, preset_file)
     graph[node_of(graph, "ForesightSampler")]["inputs"]["budget"] = 0.2  # or ComfyUI would not run it again

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from foresight.demo.captions import prompts
 from foresight.refiner.ablation import AblationReworder, AblationSettings
 from foresight.refiner.base import RewordingError, RewordingRequest
-from foresight.refiner.phrases import emphasise, join, plain, split_phrases, weighted_parts, without
+from foresight.refiner.phrases import emphasise, join, split_phrases, weighted_parts, without
 from foresight.refiner.restart import SEED_STEP, RestartReworder
+from foresight.scoring.words import plain
 
 PREVIEW = torch.zeros(5, 8, 8, 3)
 DEMO = "a red circle moves left above a small blue square on a grey background"
 
 
 class WordBag:
-    """Scores a text by the share of its words that the preview shows."""
+    """Scores a text by the share of its words that the preview shows. Like every scorer, it reads the words alone."""
 
     name = "word bag"
 
@@ -26,8 +27,8 @@ class WordBag:
         self.seen, self.offset, self.texts = set(seen.split()), offset, []
 
     def encode_text(self, prompt):
-        self.texts.append(prompt)
-        return prompt
+        self.texts.append(plain(prompt))
+        return self.texts[-1]
 
     def score(self, frames, text):
         words = re.findall(r"\w+", text.lower())
@@ -220,3 +221,12 @@ def test_a_restart_asks_for_the_noise_of_a_far_seed():
     assert RestartReworder().reword(RewordingRequest(DEMO, "", None, 0.1, seed=2**64 - 1)).seed == SEED_STEP - 1
     with pytest.raises(RewordingError, match="connect NOISE"):
         RestartReworder().reword(RewordingRequest(DEMO, "", None, 0.1))
+
+
+@pytest.mark.parametrize("piece", ["that ", "a,", "a and ", "in ", " ", "(", "猫，", "<a:"])
+def test_prompts_beyond_what_encoders_read_are_not_parted(piece):
+    """Parting takes time by the square of the length, so the length is bounded."""
+    most = AblationSettings().max_characters
+    with pytest.raises(RewordingError, match=f"the prompt has {most + 1} characters, and at most {most} are parted"):
+        reword((piece * (most + 1))[: most + 1], WordBag("a"))
+    assert reword("a dog, " + "cat " * (most // 4 - 2), WordBag("cat")).prompt.startswith("(a dog:1.3)")

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_1samp
 
+from foresight.evaluation.backend import webp
 from foresight.evaluation.evidence import load
-from foresight.evaluation.report import main
-from foresight.evaluation.report_claims import average_precision, claims, motion, repairs, verdict
+from foresight.evaluation.report import all_tables, main
+from foresight.evaluation.report_claims import average_precision, claims, diversity, motion, repairs, verdict
+from foresight.evaluation.report_cost import equal_nfe
 from foresight.evaluation.report_page import examples
 from foresight.evaluation.report_tables import (
     MAIN,
@@ -29,12 +31,12 @@ from foresight.evaluation.report_tables import (
     table_s4,
     table_s6,
 )
-from foresight.evaluation.report_yield import equal_nfe, race_at_equal_cost, yields
+from foresight.evaluation.report_yield import race_at_equal_cost, yields
 from foresight.evaluation.results import shown
 from foresight.evaluation.store import Store
 
 TABLES = ("table_1", "table_s2", "table_s4", "table_s5", "table_s6", "table_s7", "claims", "repairs", "equal_nfe",
-          "foresight", "motion", "proxies", "detectors")  # fmt: skip
+          "foresight", "motion", "proxies", "detectors", "diversity")  # fmt: skip
 FILES = ("evidence.md", "evidence.html", "evidence.json", *(f"evidence/{table}.csv" for table in TABLES),
          *(f"evidence/figure_{number}.{kind}" for number in (10, 11, 12, 13, 14) for kind in ("png", "csv")))
 
@@ -100,7 +102,7 @@ def test_table_1_counts_what_was_spent(evidence):
     assert rows["Plain"]["nfe"]["value"] == 0 and rows["Best of 3"]["nfe"]["value"] == pytest.approx(2)
     efdi = list(evidence.rows["efdi"].values())
     spent = sum(row["seconds"] for row in efdi) / sum(row["seconds_plain"] for row in efdi) - 1
-    assert rows["+ Foresight (Trial 2: other noise)"]["seconds"]["value"] == pytest.approx(spent)
+    assert rows["+ paper's plan (Trial 2: other noise)"]["seconds"]["value"] == pytest.approx(spent)
     with open(evidence.path.parent / "evidence" / "table_1.csv", newline="") as file:
         first, *_ = csv.DictReader(file)
     assert first["method"] == "Plain" and float(first["good"]) == pytest.approx(rows["Plain"]["good"]["value"])
@@ -127,7 +129,7 @@ def test_a_score_that_only_knows_the_prompt_says_nothing_within_it(evidence):
 
 def test_rejected_runs_are_compared_with_another_seed(evidence):
     rows = {row["what"]: row for row in repairs(evidence).rows}
-    every, seeds = rows["Foresight, all trials"], rows["another seed instead"]
+    every, seeds = rows["paper's plan, all trials"], rows["another seed instead"]
     assert every["runs"] == seeds["runs"] == sum(not row["accepted"] for row in evidence.rows["efdi"].values())
     assert every["reseeded"]["value"] == pytest.approx(seeds["good"]["value"])
     assert every["good"]["value"] - every["reseeded"]["value"] == pytest.approx(every["over_reseeded"]["value"])
@@ -151,8 +153,8 @@ def test_claims_are_judged_by_their_intervals(evidence):
     rows = {row["claim"]: row for row in claims(evidence, [*tables, motion(evidence)]).rows}
     assert rows["It costs less time than regeneration"]["holds"] == "holds"
     assert rows["Injection takes motion away (a risk, Table S7)"]["holds"] == "holds"
-    assert rows["Foresight gives more good clips than plain sampling"]["holds"] == "holds"
-    assert rows["Foresight gives more good clips than plain sampling"]["survives"] != "holds"
+    assert rows["The paper's plan gives more good clips than plain sampling"]["holds"] == "holds"
+    assert rows["The paper's plan gives more good clips than plain sampling"]["survives"] != "holds"
 
 
 def test_average_precision_with_ties():
@@ -238,3 +240,35 @@ def test_the_race_stands_beside_every_rival_at_equal_cost(tmp_path):
     series = {line.split(",")[1] for line in (tmp_path / "evidence" / "yield.csv").read_text().splitlines()[1:]}
     assert {"Plain", "Best of 3"} < series
     assert not race_at_equal_cost(load(made_evidence.write(tmp_path / "other.sqlite", prompts=12))).rows
+
+
+def test_diversity_is_the_difference_of_two_seeds_clips(tmp_path):
+    """Plain clips that are black and grey; a method that gives the black one for both seeds, and one without clips."""
+    made_evidence.write(tmp_path / "runs.sqlite", prompts=12, seeds=2, methods=("base", "reseed", "best_of_3"))
+    with Store(tmp_path / "runs.sqlite", write=True) as store:
+        rows = store.rows()
+        store.remove(rows)
+        black, grey = (webp(np.full((2, 8, 8, 3), value, np.uint8)) for value in (0, 102))
+        seeds = sorted({row["seed"] for row in rows})
+        for row in rows:
+            shared = {"base_seed": seeds[0]} if row["method"] == "reseed" else {"base_seed": None}
+            clip = {"base": black if row["seed"] == seeds[0] else grey}.get(row["method"])
+            store.add([row | shared | {"clip": clip}], row["meta"])
+    table = diversity(load(tmp_path))
+    by_method = {row["method"]: row for row in table.rows}
+    assert by_method[MAIN["base"]]["apart"]["value"] == pytest.approx(0.4, abs=0.01)
+    assert by_method[MAIN["base"]]["same"]["value"] == 0 and by_method[MAIN["base"]]["prompts"] == 12
+    same = by_method[MAIN["reseed"]]
+    assert (same["apart"]["value"], same["same"]["value"]) == (0, 1)
+    assert same["change"]["high"] == pytest.approx(-0.4, abs=0.01)
+    assert MAIN["best_of_3"] not in by_method and not table.missing
+
+
+def test_the_default_is_claimed_against_every_rival(tmp_path):
+    made_evidence.write(tmp_path / "runs.sqlite", prompts=30, methods=(*made_evidence.METHODS, "race"))
+    evidence = load(tmp_path)
+    rows = claims(evidence, all_tables(evidence)[1:]).rows
+    claimed = [row for row in rows if row["claim"].startswith("The default race")]
+    assert len(claimed) == len(made_evidence.METHODS) - 1
+    for row in claimed:
+        assert row["holds"] == verdict(row["here"]) and "equal evaluations" in row["claim"]

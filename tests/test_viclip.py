@@ -2,22 +2,26 @@
 
 import collections
 import gzip
+import html
 import importlib.util
 import math
 import os
+import random
 import sys
 import types
 from dataclasses import replace
 from pathlib import Path
 
+import ftfy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from foresight.scoring.preprocess import middle_frames, vbench_frames
+from foresight.scoring.tokens import clean_text, clip_tokenizer, context_ids
 from foresight.scoring.viclip import ViCLIP, ViCLIPConfig, load_viclip, save_viclip
-from foresight.scoring.viclip_scorer import ViCLIPScorer, clean_text, context_ids
+from foresight.scoring.viclip_scorer import ViCLIPScorer
 
 TINY = ViCLIPConfig(
     image_size=28, vision_width=64, vision_layers=2, vision_heads=4, text_width=32, text_layers=2, text_heads=2,
@@ -27,6 +31,11 @@ PROMPTS = [
     "A red circle moves left over a white background.",
     "  two   Rings &amp; a \u201cblue\u201d square, don\u2019t stop: \ufb01ne caf\u00e9 \uff21\uff22 42  ",
     "a very long caption " * 12,
+    "一只橘猫在厨房的桌子上睡觉，阳光明媚。",
+    "桜の木の下で猫が寝ている ｶﾞﾗｽ　１２",
+    "고양이가 탁자 위에서 자고 있다",
+    "a cat\u200b on\ufeff a \u200emat, cafe\u0301 👩‍🚀🎈 ½ Ⅳ ٣",
+    "Ĳsselmeer ŉ Ǆ İstanbul \x1b[1mbold\x1b[0m 5 &lt; 6 &ldquo;quoted&rdquo; it's they'll",
 ]
 
 
@@ -37,18 +46,12 @@ def tokenizer_folder():
 
 @pytest.fixture(scope="module")
 def tokenize(tokenizer_folder):
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
-    return lambda text: tokenizer(text)["input_ids"]
+    return clip_tokenizer(tokenizer_folder)
 
 
 @pytest.fixture(scope="module")
-def vbench(tokenizer_folder, tokenize, tmp_path_factory):
-    """VBench's modules, without what the wheel imports but these parts do not use (video reading, timm).
-
-    After `tokenize`, because transformers looks for timm when it is imported.
-    """
+def vbench(tokenizer_folder, tmp_path_factory):
+    """VBench's modules, without what the wheel imports but these parts do not use (video reading, timm)."""
     cache = tmp_path_factory.mktemp("vbench")
     (cache / "ViCLIP").mkdir()
     with gzip.open(cache / "ViCLIP" / "bpe_simple_vocab_16e6.txt.gz", "wb") as file:
@@ -156,8 +159,38 @@ def test_frame_choice_is_vbenchs(vbench):
 
 def test_token_ids_are_vbenchs(vbench, tokenize):
     text = vbench.viclip_text.CLIP_TEXT(8, 32, 49408, 32, 1, 1, 0)
-    for prompt in PROMPTS:
+    chance = random.Random(0)
+    pieces = "a cat's THE 12 3d , . !! -- 猫 ネコ ｶﾞ の 고양 кот ٣ 🎈 ﬁ Ａ １ “ ’ &amp; &#x41;".split(" ")
+    pieces += [" ", "\n", "\u3000", "\u200b", "\u200d", "\ufeff"]
+    made = ["".join(chance.choices(pieces, k=chance.randint(1, 14))) for _ in range(500)]
+    for prompt in [*PROMPTS, *made, "a cat <|endoftext|> and <|startoftext|> a dog"]:
         assert context_ids(tokenize(clean_text(prompt)), 32) == text.tokenize(prompt, context_length=32)[0].tolist()
+
+
+def test_text_is_cleaned_as_ftfy_cleans_it():
+    """Every character of the basic plane that ftfy changes, within a word; but for text that was decoded wrongly."""
+    settings = ftfy.TextFixerConfig(fix_encoding=False)
+    for code in range(0x10000):
+        text = f"a{chr(code)}b"
+        theirs = html.unescape(html.unescape(ftfy.fix_text(text, settings)))
+        assert clean_text(text) == " ".join(theirs.split()).lower(), hex(code)
+
+
+@pytest.mark.parametrize("missing", [(), ("ftfy",), ("transformers", "regex", "ftfy", "sentencepiece")])
+def test_token_ids_do_not_depend_on_what_else_is_installed(vbench, tokenizer_folder, monkeypatch, missing):
+    text = "一只猫 ネコ a\u200bcat"
+    theirs = vbench.viclip_text.CLIP_TEXT(8, 32, 49408, 32, 1, 1, 0).tokenize(text, context_length=32)[0].tolist()
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)  # its import fails
+    path = Path(sys.modules[clean_text.__module__].__file__)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location("alone", path))
+    module.__spec__.loader.exec_module(module)
+    assert module.context_ids(module.clip_tokenizer(tokenizer_folder)(module.clean_text(text)), 32) == theirs
+
+
+@pytest.mark.parametrize("text", ["a \ud83d cat", "&#" + "9" * 5000 + ";", "\ud83d\ude00", "猫" * 1_000_000])
+def test_any_text_has_token_ids(tokenize, text):
+    assert len(context_ids(tokenize(clean_text(text)), 32)) == 32
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 64, 64), (64, 64, 3), (0, 64, 64, 3), (1, 64, 64, 4)])
@@ -207,7 +240,7 @@ def test_text_features_are_cached_by_prompt():
 
 def test_an_empty_prompt_is_refused():
     scorer = ViCLIPScorer(random_model(), lambda text: [49406, 49407])
-    with pytest.raises(ValueError, match="tiny: the prompt is empty"):
+    with pytest.raises(ValueError, match="tiny: the prompt has no words"):
         scorer.encode_text(" \n")
 
 
@@ -245,7 +278,7 @@ def tensors():
         ("empty.pth", lambda p: torch.save({}, p), "is empty"),
         ("list.pth", lambda p: torch.save([torch.zeros(1)], p), "no plain set of weights"),
         ("text.pth", lambda p: p.write_text("version https://git-lfs"), "damaged, cut short"),
-        ("cut.safetensors", lambda p: (save_file(tensors(), p), p.write_bytes(p.read_bytes()[:1000])), "not a whole"),
+        ("cut.safetensors", lambda p: (save_file(tensors(), p), p.write_bytes(p.read_bytes()[:1000])), "no whole"),
         ("cut.pth", lambda p: (torch.save(tensors(), p), p.write_bytes(p.read_bytes()[:1000])), "damaged, cut short"),
         ("part.safetensors", lambda p: save_file({k: v for k, v in tensors().items() if "ln_post" not in k}, p),
          "incomplete or altered ViCLIP.*ln_post"),

@@ -9,6 +9,7 @@ import comfy.samplers
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, DDIMScheduler
+from gaussians import Guided
 
 from foresight.sampling.noise_space import NoiseSpace
 from foresight.sampling.vp import VPSampler, fitting, require_fitting, trailing_sigmas, vp_sampler
@@ -25,16 +26,15 @@ class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.
         super().__init__(SimpleNamespace(sampling_settings=config))
 
 
-class Guider:
+class Guider(Guided):
     """A v-prediction model in x_t, as ComfyUI calls it: x0 out."""
 
-    cfg = 1.0
     model_patcher = SimpleNamespace(model=None, get_model_object=lambda name: Sampling())
 
     def __init__(self, sampling):
-        self.inner_model = SimpleNamespace(model_sampling=sampling)
+        self.inner_model, self.model_options = SimpleNamespace(model_sampling=sampling), {}
 
-    def __call__(self, x, sigma, model_options=None, seed=None):
+    def predict_noise(self, x, sigma, model_options=None, seed=None):
         level = sigma.view(-1, 1, 1, 1, 1)
         signal, noise = (1 + level**2).rsqrt(), level * (1 + level**2).rsqrt()
         return signal * x - noise * velocity(x, self.inner_model.model_sampling.timestep(sigma).view(-1, 1, 1, 1, 1))

@@ -13,6 +13,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from tiny_wan import CancellingScorer, conditioning, gate, guided, inputs, model
 
 from foresight.nodes.report import RunReport
+from foresight.nodes.watch import ForesightWatch
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.watch import Watch
 
@@ -133,7 +134,18 @@ def test_the_report_of_a_watch_waits_for_the_clip(patcher):
     with pytest.raises(ValueError, match="connect a verdict"):
         RunReport.execute()
     images = torch.zeros(5, 8, 8, 3)
-    with pytest.raises(ValueError, match="seen no run"):
-        RunReport.execute(watch=Watch(gate(0.1)), images=images)
     _, text, _ = RunReport.execute(watch=watch, images=images).args
     assert "rejected" in text
+
+
+@pytest.mark.parametrize("watch", [None, Watch(gate(0.1))], ids=["bypassed", "with another model"])
+def test_a_clip_that_nobody_has_watched_is_not_lost_to_its_report(watch):
+    picture, text, document = RunReport.execute(watch=watch, images=torch.zeros(5, 8, 8, 3)).args
+    assert "No run to tell of" in text
+    assert picture.message is None and document.message is None  # nothing to show, and no error either
+
+
+def test_a_watch_that_is_switched_off_gives_the_model_and_a_report_of_nothing(patcher):
+    model, watch = ForesightWatch.execute(patcher, gate(0.1), enabled=False).args
+    assert model is patcher
+    assert "No run to tell of" in RunReport.execute(watch=watch, images=torch.zeros(5, 8, 8, 3)).args[1]

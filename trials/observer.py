@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+from .foreign import logger
 from .verdict import TrialRecord, Verdict
 
 
@@ -19,16 +22,38 @@ class Decision(StrEnum):
     CHOOSE = "choose"
 
 
-class Observer:
-    """Keeps nothing and decides nothing: the silent default, and the base of whoever watches (panel.runs.Run).
+def for_show(method: Callable) -> Callable:
+    """A method of an observer that gives None instead of raising: only the user's own cancel comes out of it."""
 
-    id: its name for the run, for nodes that go on with it. to_picture: makes a picture (uint8 [F, h, w, 3]) of frames
-    [F, H, W, 3] in 0..1; None where nobody keeps pictures. choice: the answer to an offer, None until there is one.
+    @functools.wraps(method)
+    def shown(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except self.cancelled:
+            raise
+        except Exception as error:  # what is only for show decides nothing and ends nothing (promise 2)
+            logger.warning("Foresight: the panel missed a %s: %s: %s", method.__name__, type(error).__name__, error)
+
+    return shown
+
+
+class Observer:
+    """Keeps nothing and decides nothing: the silent default, and the base of whoever watches (panel.runs.Run). What a
+    subclass makes of these methods is made `for_show`, so whoever calls them need not guard himself.
+
+    id: its name for the run, for nodes that go on with it. choice: the answer to an offer, None until there is one.
+    cancelled: what is raised when the user cancels.
     """
 
     id: str | None = None
-    to_picture: Callable[[Any], Any] | None = None
     choice: list[int] | None = None
+    cancelled: type[BaseException] = KeyboardInterrupt
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        for name in vars(cls).keys() & vars(Observer).keys():
+            if inspect.isfunction(method := vars(cls)[name]):
+                setattr(cls, name, for_show(method))
 
     def begin(
         self, trial: str, kind: str, *, steps: int = 0, window: tuple[int, int] | None = None, decidable: bool = False,
@@ -38,8 +63,9 @@ class Observer:
         what comes next (there is a gate). settings: of the run, as the report has them (prompt, tau, seed, steps).
         details: of a candidate (candidate, seed, self_refined, floor)."""
 
-    def step(self, step: int, score: float | None, picture: Any = None) -> None:
-        """A step (1-based) is done. score: of the best item where it was inspected."""
+    def step(self, step: int, score: float | None, frames: Any = None) -> None:
+        """A step (1-based) is done. score: of the best item where it was inspected; frames: the preview's, [F, H, W, 3]
+        in 0..1, where there is one."""
 
     def conclude(self, record: TrialRecord) -> None:
         """A trial has ended with this record."""

@@ -1,19 +1,24 @@
 """A run report as a picture: a race's candidates side by side, or score curves and filmstrips of the trials; a table.
 
-Drawn with matplotlib's objects on an Agg canvas; pyplot and its global state stay out of the server process.
+Drawn with matplotlib's objects on an Agg canvas; pyplot and its global state stay out of the server process. It is
+imported when a picture is drawn: where it is missing, or stumbles over its own settings (an MPLBACKEND left over from a
+notebook), the picture says so and everything else goes on.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
+from .foreign import logger, printable
 from .summary import columns, final_score, headline, race_rules, rows, score, totals
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WIDTH, _HEIGHT, _DPI = 1200, 800, 100  # pixels
 _COLOURS = {"0": "#2563ab", "1": "#d97706", "2": "#15803d", "2->1": "#8b3fa8"}
@@ -31,13 +36,19 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
     """[800, 1200, 3] uint8 RGB.
 
     report: what trials.report.run_report gives. previews: trial -> [F, H, W, 3], uint8 or float in 0..1, an array or a
-    CPU tensor; trials without one are left out. clip: the finished one's frames, where they are known.
+    CPU tensor; trials without one, or with what is no clip, are left out. clip: the finished one's frames, where
+    they are known. Without matplotlib it is an empty page that says so.
     """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except Exception as error:  # its settings are read on import, and a wrong one raises whatever matplotlib likes
+        return _undrawn(f"matplotlib cannot be loaded ({printable(f'{type(error).__name__}: {error}')})")
     figure = Figure(figsize=(_WIDTH / _DPI, _HEIGHT / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     bottom = _table(figure, report)
     top = _header(figure, report)
-    previews = {trial: preview for trial, preview in previews.items() if len(preview)}
+    previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
     if report["candidates"]:
         _candidates(figure, report, previews, clip, bottom + 0.03, top)
         canvas.draw()
@@ -46,6 +57,21 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
     _filmstrips(figure, report, previews, bottom + 0.03, top)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _is_clip(frames: Any) -> bool:
+    """Whether it is [F, H, W, 3 or more] and none of them 0: a converter of another pack may give anything."""
+    shape = getattr(frames, "shape", ())
+    return len(shape) == 4 and all(shape) and shape[-1] >= 3
+
+
+def _undrawn(why: str) -> np.ndarray:
+    """The picture where none can be drawn."""
+    logger.warning("Foresight: the picture of the run report was not drawn: %s.", why)
+    page = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    lines = textwrap.wrap(f"No picture: {why}. The report's text and JSON are whole.", 150)
+    ImageDraw.Draw(page).multiline_text((30, 30), "\n".join(lines).encode("ascii", "replace").decode(), fill="black")
+    return np.array(page)
 
 
 def _text(figure: Figure, x: float, y: float, text: str, **style):
@@ -126,7 +152,7 @@ def _candidates(figure: Figure, report, previews: Mapping[str, Any], clip: Any, 
     best = sorted(cards, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
     cards = [row for row in cards if row in (delivered + [row for row in best if row not in delivered])[:_CARDS]]
     middle = bottom
-    if clip is not None and len(clip):
+    if _is_clip(clip):
         middle = bottom + (0.45 * (top - bottom) if cards else top - bottom - 0.03)
         _text(figure, 0.025, middle - 0.005, "the finished clip", fontsize=9, color=_DELIVERED, fontweight="bold")
         _strip(figure, clip, (0.025, bottom, 0.95, middle - 0.03 - bottom))
@@ -168,9 +194,7 @@ def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: flo
 
 def _filmstrip(preview: Any, aspect: float) -> np.ndarray:
     """[H', W', 3] uint8: up to _FRAMES frames, evenly spread, in the rows that fill a box of this aspect best."""
-    frames = np.asarray(preview)
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"a preview has shape {tuple(frames.shape)}; it should be [frames, height, width, 3]")
+    frames = np.asarray(preview)[..., :3]
     frames = frames[np.unique(np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int))]
     if frames.dtype != np.uint8:
         frames = (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,6 +1,6 @@
 """The race: seeds in turn, each looked at early, until one passes; where none does, the best of them is finished.
 
-Knowing a little, early and often, pays more than knowing more, late and once (docs/evidence.md). With a floor it is a
+Knowing a little, early and often, pays more than knowing more, late and once (docs/evidence.md). With floors it is a
 search for the first candidate that is good enough (a stopping rule for drawing, Weitzman 1979); without one it is the
 best of a fixed number at the look (speculative rejection, Sun et al. 2024), which needs no calibration.
 
@@ -13,24 +13,34 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from .foreign import check_choice
+
 LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and know little more (docs/evidence.md)
 MANY = 64  # more candidates than any budget pays, so that the budget alone bounds a race
 RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
+# Between the seeds of two candidates: people queue seeds one after another, and those runs must not share candidates,
+# or they would deliver one clip twice.
+SEED_STEP = 1_000_000
 SELF_REFINE = ("off", "later", "all")  # which candidates are self-refined; "later": all but the user's own seed
 REJECTED = -math.inf  # the lead of what a person has put aside: it is finished only where there is nothing else
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make the clip: from the noise of the user's seed + `number`, plainly or lightly self-refined."""
+    """One way to make the clip: plainly or lightly self-refined, from noise of a seed of its own."""
 
     number: int
     self_refined: bool = False
 
+    def seed(self, first: int) -> int:
+        """first: of the user's run, which is number 0."""
+        return (first + self.number * SEED_STEP) % 2**64
+
 
 @dataclass(frozen=True)
 class Try:
-    """Sample the candidate up to the look and score it; one that is below its floor is put aside, another finished."""
+    """Sample the candidate and score it at each look; at the first whose floor it is below it is put aside, and where
+    there is none it is finished."""
 
     candidate: Candidate
 
@@ -44,12 +54,13 @@ class Finish:
 
 @dataclass(frozen=True)
 class Outcome:
-    """lead: the score at the look less the floor, NaN where it could not be scored, REJECTED where a person has put the
-    candidate aside. final: the finished clip's score, NaN where it could not be scored, None where the candidate was
-    put aside. chosen: a person has accepted the candidate."""
+    """lead: the score at the latest look less its floor, NaN where it could not be scored, REJECTED where a person has
+    put the candidate aside. final: the finished clip's score, NaN where it could not be scored, None where the
+    candidate was put aside. passed: looks it had passed until then. chosen: a person has accepted the candidate."""
 
     lead: float
     final: float | None = None
+    passed: int = 0
     chosen: bool = False
 
 
@@ -69,34 +80,45 @@ class RaceSettings:
     def __post_init__(self):
         if self.candidates < 1:
             raise ValueError(f"candidates is {self.candidates}: a race needs at least 1.")
-        if self.self_refine not in SELF_REFINE:
-            raise ValueError(f"self_refine is {self.self_refine!r}: choose one of {', '.join(SELF_REFINE)}.")
+        check_choice("self_refine", self.self_refine, SELF_REFINE)
 
     def candidate(self, number: int) -> Candidate:
         return Candidate(number, self.self_refine == "all" or (self.self_refine == "later" and number > 0))
 
 
 @dataclass(frozen=True)
+class Look:
+    """share: of the schedule that is done then. floor, floor_self_refined: the least score that passes there, of a
+    plain and of a self-refined candidate."""
+
+    share: float
+    floor: float = RANKS
+    floor_self_refined: float = RANKS
+
+    def least(self, candidate: Candidate) -> float:
+        return self.floor_self_refined if candidate.self_refined else self.floor
+
+
+@dataclass(frozen=True)
 class Rules:
-    """What a race goes by. look: share of the schedule at which candidates are scored. floors: of plain and of
-    self-refined ones there. budget: the most that may be spent beyond a plain clip, as a share; None: what the settings
-    can take at most. preset: the file that the rules come from, for the report."""
+    """What a race goes by. looks: at which candidates are scored, the earliest first; one that is below the floor of
+    any is put aside. budget: the most that may be spent beyond a plain clip, as a share; None: what the settings can
+    take at most. preset: the file that the rules come from, for the report."""
 
     settings: RaceSettings
-    look: float
-    floors: tuple[float, float] = (RANKS, RANKS)
+    looks: tuple[Look, ...] = (Look(LOOK),)
     budget: float | None = None
     preset: str | None = None
 
     @classmethod
     def ranks(cls, budget: float, self_refine: str) -> Rules:
         """For what nobody has calibrated: as many candidates as the budget pays for, and the best goes on."""
-        return cls(RaceSettings(MANY, self_refine), LOOK, budget=budget)
+        return cls(RaceSettings(MANY, self_refine), budget=budget)
 
 
 def race(settings: RaceSettings) -> Plan:
     """The driver answers None where the budget does not allow an action; the first candidate is always allowed."""
-    aside: dict[Candidate, float] = {}
+    aside: dict[Candidate, tuple[int, float]] = {}  # the looks that each has passed come before its lead
     finished: dict[Candidate, float] = {}
     for candidate in map(settings.candidate, range(settings.candidates)):
         outcome = yield Try(candidate)
@@ -107,16 +129,16 @@ def race(settings: RaceSettings) -> Plan:
                 return candidate
             finished[candidate] = outcome.final
             break
-        aside[candidate] = outcome.lead
+        aside[candidate] = outcome.passed, outcome.lead
     if not finished:
         yield from _finish_best(aside, finished)
-    aside = {candidate: lead for candidate, lead in aside.items() if lead != REJECTED}
+    aside = {candidate: rank for candidate, rank in aside.items() if rank[1] != REJECTED}
     if settings.last_look is not None and aside and max(finished.values()) < settings.last_look:
         yield from _finish_best(aside, finished)
     return max(finished, key=lambda candidate: -math.inf if math.isnan(finished[candidate]) else finished[candidate])
 
 
-def _finish_best(aside: dict[Candidate, float], finished: dict[Candidate, float]) -> Plan:
+def _finish_best(aside: dict[Candidate, tuple[int, float]], finished: dict[Candidate, float]) -> Plan:
     best = max(aside, key=aside.__getitem__)
     outcome = yield Finish(best)
     if outcome is not None:
@@ -127,8 +149,9 @@ def _finish_best(aside: dict[Candidate, float], finished: dict[Candidate, float]
 
 @dataclass(frozen=True)
 class Costs:
-    """Model evaluations of one candidate: to its look, and of the whole clip. resumes: whether it can be gone on with;
-    else it is begun anew to be finished."""
+    """Model evaluations of one candidate: to its last look (one that is put aside at an earlier look has taken less by
+    as much as its rest takes more), and of the whole clip. resumes: whether it can be gone on with; else it is begun
+    anew to be finished."""
 
     look: int
     whole: int

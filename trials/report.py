@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from .verdict import ItemVerdict, TrialRecord, Verdict
@@ -12,25 +13,55 @@ SCHEMA = "foresight.run_report"
 VERSION = 1
 
 
-def run_report(verdict: Verdict) -> dict[str, Any]:
-    """The report of everything that led to `verdict`, ready for json.dumps (no NaN, no tensors).
+class Report(dict):
+    """A document that leaves as JSON: it is `safe` by being one. What is known later is added with |."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        super().__init__(safe(values))
+
+    def __or__(self, more: Mapping[str, Any]) -> Report:
+        return Report({**self, **more})
+
+
+def safe(value: Any) -> Any:
+    """Any value as strict JSON that can be written as UTF-8: a number that is not finite becomes None, half an emoji
+    the character that stands for what cannot be read, numpy's numbers plain ones, whatever else there is its text."""
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case Mapping():
+            return {safe(str(key)): safe(item) for key, item in value.items()}
+        case list() | tuple():
+            return [safe(item) for item in value]
+    return safe(value.item() if getattr(value, "shape", None) == () else str(value))
+
+
+def run_report(verdict: Verdict) -> Report:
+    """The report of everything that led to `verdict`.
 
     Keys: schema, version, prompt, negative, refined_prompt, refined_negative, seed, final_seed, settings, trials,
-    trial, accepted, predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain, nfe_worst_case, seconds,
-    seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected run is not judged again
-    (paper, section 3.2), so after it `accepted` still tells of the run that it replaced. `final_seed`: of the finished
+    trial, accepted, decided_by, predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain,
+    nfe_worst_case, seconds, seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected
+    run is not judged again (paper, section 3.2), so after it `accepted` still tells of the run that it replaced.
+    `decided_by` says what it rests on: "detector", "floor" (of a race's look), "final score" (against tau, in a race
+    without floors), "hand", "nothing" (nothing could be scored, which passes), or "ranks": such a race whose clip was
+    not scored, which was the best of its candidates and no more; `accepted` is None then. `final_seed`: of the finished
     clip's noise, which Trial 2 or a race may have drawn anew. `candidates`: of a race, in the order in which they were
     tried, with what became of each; empty for the paper's plan. `final_score`: of the finished clip's L2R preview after
     a race, and of its frames once Run Report has them; `final_score_of` says which.
     """
     records, settings = verdict.history, dict(verdict.settings)
     worst_case, raced = settings.pop("worst_case", None), settings.pop("raced", [])
-    delivered = next((row["candidate"] for row in raced if row["state"] == "delivered"), None)
+    delivered, final = _delivered(raced), safe(settings.pop("final_score", None))
     judgements = [
-        record for record in records
-        if record.best and (record.kind == "sample" or record.trial == f"candidate {delivered}")
+        record for record in records if record.best
+        and (record.kind == "sample" or (delivered and record.trial == f"candidate {delivered['candidate']}"))
     ]  # fmt: skip
-    accepted = judgements[-1].accepted if judgements else True
+    accepted, decided_by = _race_decision(delivered, settings.get("tau"), final) if delivered else _decision(judgements)
     rewordings = [record for record in records if record.kind == "refine" and record.accepted]
     reworded = rewordings[-1] if rewordings else None
     seed, other_seed = settings.pop("seed", None), reworded and reworded.details.get("seed")
@@ -42,7 +73,7 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     enhanced = nfe_plain is not None  # self-refinement or search: evaluations are no longer in step with the steps
     nfe_video = sum(record.nfe_video for record in records)
     nfe_single_frame = sum(record.nfe_single_frame for record in records)
-    return finite(
+    return Report(
         {
             "schema": SCHEMA,
             "version": VERSION,
@@ -52,13 +83,14 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
             "refined_negative": reworded and reworded.negative,
             "seed": seed,
             "final_seed": seed if other_seed is None else other_seed,
-            "final_score": settings.pop("final_score", None),
+            "final_score": final,
             "final_score_of": "preview",
             "settings": settings,
             "trials": [_trial(record) for record in records],
             "trial": records[-1].trial,
             "candidates": raced,
-            "accepted": settings.pop("accepted", accepted),
+            "accepted": accepted,
+            "decided_by": decided_by,
             "predicted_score": judgements[-1].best.predicted_score if judgements else None,
             "nfe": nfe_video + nfe_single_frame,
             "nfe_video": nfe_video,
@@ -72,13 +104,41 @@ def run_report(verdict: Verdict) -> dict[str, Any]:
     )
 
 
-def with_final_score(report: dict[str, Any], final: float | None) -> dict[str, Any]:
+def with_final_score(report: Report, final: float) -> Report:
     """The report once the finished clip's frames are scored. Where no floor has judged a race, its final score does."""
-    row = next((row for row in report["candidates"] if row["state"] == "delivered"), None)
-    tau, accepted, final = report["settings"].get("tau"), report["accepted"], finite(final)
-    if row and row["floor"] is None and not row["by_hand"] and None not in (final, tau):
-        accepted = final >= tau
-    return report | {"final_score": final, "final_score_of": "frames", "accepted": accepted}
+    final = safe(final)
+    report = report | {"final_score": final, "final_score_of": "frames"}
+    if final is None:
+        report = with_note(report, "the finished clip's score is not a number")
+    if row := _delivered(report["candidates"]):
+        accepted, decided_by = _race_decision(row, report["settings"].get("tau"), final)
+        report = report | {"accepted": accepted, "decided_by": decided_by}
+    return report
+
+
+def with_note(report: Report, note: str) -> Report:
+    return report | {"notes": [*report["notes"], note]}
+
+
+def _delivered(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next((row for row in rows if row["state"] == "delivered"), None)
+
+
+def _race_decision(row: dict[str, Any], tau: float | None, final: float | None) -> tuple[bool | None, str]:
+    """`accepted` and `decided_by` of a race that delivers the candidate of this row."""
+    if row["by_hand"]:
+        return row["by_hand"] == "accepted", "hand"
+    if row["floor"] is not None:
+        return (True, "nothing") if row["score"] is None else (row["score"] >= row["floor"], "floor")
+    return (None, "ranks") if None in (final, tau) else (final >= tau, "final score")
+
+
+def _decision(judgements: list[TrialRecord]) -> tuple[bool, str]:
+    """The same of the paper's plan."""
+    if not judgements or judgements[-1].best.rule == "not_inspected":
+        return True, "nothing"
+    by_hand = judgements[-1].best.rule.startswith("user_")
+    return judgements[-1].accepted, "hand" if by_hand else "detector"
 
 
 def _name(record: TrialRecord) -> str:
@@ -86,7 +146,7 @@ def _name(record: TrialRecord) -> str:
     return record.trial.capitalize() if raced else f"Trial {record.trial}, {record.kind}"
 
 
-def to_json(report: dict[str, Any]) -> str:
+def to_json(report: Report) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -130,13 +190,3 @@ def _plain_seconds(records: tuple[TrialRecord, ...], steps: int | None, evaluati
     done = sum(record.nfe_video if evaluations is not None else record.steps for record in video)
     return sum(record.seconds.get("sampling", 0.0) for record in video) / done * whole if done and whole else None
 
-
-def finite(value: Any) -> Any:
-    """JSON has no NaN: scores that were not finite become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value

@@ -61,6 +61,8 @@ def _race_headline(report: dict[str, Any]) -> str:
     least, final = report["settings"].get("tau"), report["final_score"]
     below = None not in (least, final) and final < least
     still = f", its final score {final:.3f} still below tau {least:.3f}" if below else ""
+    if report["accepted"] is None:
+        still = "; it was not scored, so whether it matches its prompt is not known"
     nfe, plain, most = (report[key] for key in ("nfe", "nfe_plain", "nfe_worst_case"))
     return f"{_why(report)}{still}. It took {nfe} model evaluations; a plain clip {plain}, this race at most {most}."
 
@@ -95,12 +97,14 @@ def _why(report: dict[str, Any]) -> str:
 
 def race_rules(report: dict[str, Any]) -> str:
     """One line: how candidates were judged."""
-    settings, step = report["settings"], report["candidates"][0]["look_step"]
-    look = f"After step {step} of {settings['steps']} the preview of each candidate is scored against the prompt"
+    settings = report["settings"]
+    looks = settings["looks"]
+    steps = " and ".join(str(look["step"]) for look in looks)
+    look = f"After step {steps} of {settings['steps']} the preview of each candidate is scored against the prompt"
     if settings["race_preset"] is None:
         return f"{look}; no floors are fitted to this model, so the best of them goes on."
-    plain, self_refined = map(score, settings["floors"])
-    floors = f"{plain}, self-refined {self_refined}; from {settings['race_preset']}"
+    each = " and ".join(f"{score(look['floor'])}, self-refined {score(look['floor_self_refined'])}" for look in looks)
+    floors = f"{each}; from {settings['race_preset']}"
     return f"{look}; below its floor ({floors}) it is put aside and the next seed is tried."
 
 
@@ -165,7 +169,11 @@ def report_text(report: dict[str, Any]) -> str:
     """The report as plain text, a line for each trial. `report` is what trials.report.run_report gives."""
     lines = [headline(report)]
     if report["prompt"]:
-        lines.append(f"Prompt: {report['prompt']}")
+        source = report["settings"].get("prompt_from")
+        lines.append(f"Prompt{source and f', from {source}' or ''}: {report['prompt']}")
+        read = report["settings"].get("scored_text")
+        if read not in (None, " ".join(report["prompt"].split())):
+            lines.append(f"Scored against its words: {read or '(none)'}")
     if report["refined_prompt"] not in (None, report["prompt"]):
         lines.append(f"Refined: {report['refined_prompt']}")
     if report["refined_negative"] and report["refined_negative"] != report["negative"]:

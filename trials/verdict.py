@@ -71,6 +71,11 @@ class Verdict:
         """The verdict after one more part of the same run."""
         return replace(self, history=(*self.history, record))
 
+    def noting(self, message: str) -> Verdict:
+        """The verdict, its last record with this message before its own."""
+        record = replace(self.record, message="; ".join(filter(None, (message, self.record.message))))
+        return replace(self, history=(*self.history[:-1], record))
+
     @property
     def record(self) -> TrialRecord:
         return self.history[-1]

@@ -3,9 +3,10 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { followLanguage } from "./language.js"
 import { EVENTS, Runs } from "./runs.js"
 import { RunView } from "./view.js"
-import { say, speak } from "./words.js"
+import { say } from "./words.js"
 
 const NODES = new Set(["ForesightSampler", "ForesightMonitoredSampler", "ForesightSeedAudition"])
 const WIDGET_HEIGHT = 300
@@ -112,7 +113,8 @@ class Panel {
 
 function named(state) {
   const { prompt, seed } = state.settings
-  const mark = state.live ? "●" : state.report?.accepted === false ? "✗" : state.message ? "–" : "✓"
+  const unknown = state.message || state.report?.accepted === null
+  const mark = state.live ? "●" : state.report?.accepted === false ? "✗" : unknown ? "–" : "✓"
   const text = prompt ?? say("No prompt")
   const noise = seed == null ? "" : `, ${say("seed {seed}", { seed })}`
   return [state.id, `${mark} ${text.length > 48 ? `${text.slice(0, 47)}…` : text}${noise}`]
@@ -168,13 +170,26 @@ function addView(node) {
   }
 }
 
-let panel
+let panel, place // the sidebar's content, and where it stands
+
+/** Builds the panel anew: its words are those of the language in which it was built. */
+function retell() {
+  panel?.shown.forEach((view) => view.destroy())
+  panel = null
+  if (place?.isConnected) open(place)
+}
+
+function open(where) {
+  place = where
+  panel ??= new Panel()
+  panel.open(place)
+}
 
 app.registerExtension({
   name: "foresight.panel",
   async init() {
     const translations = await ask("/i18n").catch(() => ({})) // the panel then speaks English
-    speak(translations, app.extensionManager?.setting?.get("Comfy.Locale"))
+    await followLanguage(app, translations, retell)
   },
   nodeCreated(node) {
     if (NODES.has(node.comfyClass)) addView(node)
@@ -182,7 +197,7 @@ app.registerExtension({
   setup() {
     app.extensionManager.registerSidebarTab({
       id: "foresight", icon: "pi pi-eye", title: "Foresight", tooltip: say("Foresight: every candidate and trial, live"), type: "custom",
-      render: (place) => (panel ??= new Panel()).open(place), // may be called again for the same place
+      render: open, // may be called again for the same place
     })
     // After a reload in mid-run the state comes from the server, and later events follow on it.
     runs.refresh().then(() => {

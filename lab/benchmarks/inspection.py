@@ -23,8 +23,9 @@ from ...evaluation.results import environment
 from ...l2r.model import L2R
 from ...scoring.detector import DetectorSettings
 from ...scoring.inspector import Gate
+from ...scoring.tokens import END, START
 from ...scoring.viclip import ViCLIP, ViCLIPConfig
-from ...scoring.viclip_scorer import END, START, ViCLIPScorer
+from ...scoring.viclip_scorer import ViCLIPScorer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Table S3 of the paper, Wan2.1-1.3B at 480p with 49 frames: seconds, and the share of a passing run of 50 steps.

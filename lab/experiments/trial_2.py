@@ -31,8 +31,9 @@ from ...evaluation.suites import Item, load_suite
 from ...evaluation.workers import Spec, Worker
 from ...refiner.ablation import AblationReworder, AblationSettings
 from ...refiner.base import RewordingError, RewordingRequest
-from ...refiner.phrases import Phrase, emphasise, plain, split_phrases
+from ...refiner.phrases import Phrase, emphasise, split_phrases
 from ...refiner.restart import SEED_STEP, RestartReworder
+from ...scoring.words import plain
 from .common import Rows, experiment, made_by, parser, write
 
 FIRST_SEED = 3000

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...evaluation.graph_settings import CALIBRATE, FAMILIES, Settings
+from ...evaluation.graph_settings import CALIBRATE, DEMO, FAMILIES, Settings
 from ...evaluation.graphs import ObjectInfo, fill_defaults
 from ...evaluation.server import Prompt
 from .graph import WIDTH, Graph, Link, Node
@@ -26,12 +26,14 @@ class _Family:
 
 def _family(graph: Graph, s: Settings) -> _Family:
     graph.group("Models", column=1)
+    demo = None if s.text_encoder else graph.add("ForesightDemoTextEncoder")
 
     def shifted(file: str, **title: str) -> Link:
-        model = graph.add("UNETLoader", unet_name=file, weight_dtype="default", **title)
-        if s.shift is None:
-            return model[0]
-        return graph.add("ModelSamplingSD3", model=model[0], shift=s.shift)[0]
+        if demo and file == DEMO.model:
+            model = demo[1]
+        else:
+            model = graph.add("UNETLoader", unet_name=file, weight_dtype="default", **title)[0]
+        return model if s.shift is None else graph.add("ModelSamplingSD3", model=model, shift=s.shift)[0]
 
     experts = {}
     if s.low_noise_model:
@@ -40,12 +42,9 @@ def _family(graph: Graph, s: Settings) -> _Family:
         experts = {"low_noise_model": low, "low_noise_cfg": s.low_noise_cfg}
     else:
         model = shifted(s.model)
-    if s.text_encoder:
-        clip = graph.add("CLIPLoader", clip_name=s.text_encoder, type=s.clip_type, device="default")
-    else:
-        clip = graph.add("ForesightDemoTextEncoder")
-    vae = graph.add("VAELoader", vae_name=s.vae)
-    return _Family(model, vae[0], clip[0], experts)
+    clip = demo or graph.add("CLIPLoader", clip_name=s.text_encoder, type=s.clip_type, device="default")
+    vae = demo[2] if demo and s.vae == DEMO.vae else graph.add("VAELoader", vae_name=s.vae)[0]
+    return _Family(model, vae, clip[0], experts)
 
 
 def _texts(graph: Graph, clip: Link, prompt: Link | str, negative: Link | str) -> dict[str, Link]:

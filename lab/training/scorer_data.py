@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
 
 from ...demo.captions import split_of
 from ...demo.world import (
@@ -27,7 +26,7 @@ from ...demo.world import (
 )
 from ...evaluation.comfyui import comfyui_path
 from ...scoring.preprocess import MEAN, STD, middle_frames
-from ...scoring.viclip_scorer import clean_text, context_ids
+from ...scoring.tokens import clean_text, clip_tokenizer, context_ids
 
 # Every statement a caption of this world can make, one output of the auxiliary loss each. Objects go by their colour,
 # because two objects of one clip differ in it (or are equal in everything).
@@ -115,8 +114,7 @@ class Captions:
 
 def clip_captions(context: int) -> Captions:
     """By the tokenizer that comes with ComfyUI."""
-    tokens = CLIPTokenizer.from_pretrained(str(comfyui_path() / "comfy" / "sd1_tokenizer"))
-    return Captions(lambda text: tokens(text)["input_ids"], context)
+    return Captions(clip_tokenizer(comfyui_path() / "comfy" / "sd1_tokenizer"), context)
 
 
 def network_frames(clips: Tensor, count: int) -> Tensor:
