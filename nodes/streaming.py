@@ -3,31 +3,37 @@
 import json
 
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.stream_gate import ChunkGate
 from ..sampling.stream_guider import StreamingGuider
 from ..sampling.stream_sampler import StreamSampler, streaming
 from ..scoring.detector import DetectorSettings
 from ..scoring.inspector import Gate
-from ..trials.report import finite
+from ..trials.foreign import check_choice
+from ..trials.report import Report
 from ..trials.stream import CUSTOM, KV_MODES, PRESETS, SIGMAS, StreamSettings, parse_prompts
 from ..trials.stream_plans import PLANS, GateSettings
 from . import types
-from .compat import advanced, check_choice
+from .compat import advanced, searchable
 from .panel import running
 from .widgets import OWN
 
 PRESETS_OWN = "of the preset"
+NOTHING = (
+    "Nothing to tell: connect the SAMPLER of a Streaming Sampler that is not bypassed, and the latent of the node that samples "
+    "with it."
+)
 
 
 class StreamingSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         own = StreamSettings()
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightStreamingSampler",
             display_name="Streaming Sampler",
-            category="Foresight",
+            category="Foresight/streaming",
             description="A sampler for causal Wan models (Self-Forcing, CausVid, LongLive, Causal-Forcing, Diagonal Distillation): it "
             "makes a clip chunk by chunk, each in a few steps, and remembers the chunks before in a cache whose size you set. "
             "Other Wan models run as well, but drift after the first chunk, because they were not trained for it.",
@@ -77,7 +83,7 @@ class StreamingSampler(io.ComfyNode):
                 types.Refiner.Input("refiner", optional=True, tooltip="Refines the noise between the steps."),
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
-        )  # fmt: skip
+        ), "causal", "autoregressive", "self-forcing", "long video", "extend")  # fmt: skip
 
     @classmethod
     def execute(
@@ -103,10 +109,10 @@ class StreamingSampler(io.ComfyNode):
 class StreamingGuiderNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightStreamingGuider",
             display_name="Streaming Guider",
-            category="Foresight",
+            category="Foresight/streaming",
             description="A guider for the Streaming Sampler: prompts that change on the way, CFG through two caches, and memory for a "
             "chunk instead of the whole clip.",
             inputs=[
@@ -127,7 +133,7 @@ class StreamingGuiderNode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
-        )  # fmt: skip
+        ), "prompt schedule", "prompt travel", "long video")  # fmt: skip
 
     @classmethod
     def execute(cls, model, clip, prompts, negative, cfg, recache):
@@ -145,10 +151,10 @@ class ChunkGateNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         own = GateSettings(0.0)
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightChunkGate",
             display_name="Chunk Gate",
-            category="Foresight",
+            category="Foresight/streaming",
             description="Scores a stream's chunks while they are made. A chunk that fails is taken back and drawn again; where it stays bad, "
             "so are the chunks before it. Costs nothing where every chunk passes.",
             inputs=[
@@ -184,7 +190,7 @@ class ChunkGateNode(io.ComfyNode):
                 ),
             ],
             outputs=[types.ChunkGate.Output(display_name="chunk_gate")],
-        )  # fmt: skip
+        ), "retry", "rollback", "causal")  # fmt: skip
 
     @classmethod
     def execute(cls, l2r, scorer, prompt, tau, plan, looks, tries, depth, budget, drift=1.5, stop_on_drift=False):
@@ -198,10 +204,10 @@ class ChunkGateNode(io.ComfyNode):
 class StreamingReport(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return searchable(io.Schema(
             node_id="ForesightStreamingReport",
             display_name="Streaming Report",
-            category="Foresight",
+            category="Foresight/streaming",
             description="What a Streaming Sampler did: forwards, memory, each draw of each chunk with its scores, what was taken back, drift.",
             inputs=[
                 io.Sampler.Input("sampler", tooltip="From Streaming Sampler."),
@@ -213,18 +219,14 @@ class StreamingReport(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             is_output_node=True,
-        )  # fmt: skip
+        ), "report", "what happened", "cost")  # fmt: skip
 
     @classmethod
     def execute(cls, sampler, latent):
         stream = streaming(sampler)
-        if stream is None:
-            raise ValueError("Streaming Report: this SAMPLER is not from Streaming Sampler.")
-        if not stream.result:
-            raise ValueError(
-                "Streaming Report: nothing was sampled with this SAMPLER yet. Connect the latent of the node that samples with it."
-            )
-        report = finite({"schema": "foresight.streaming_report", "version": 1, **stream.result})
+        if stream is None or not stream.result:  # the clip goes on: it is finished, and may not be saved yet
+            return io.NodeOutput(latent, ExecutionBlocker(None), ExecutionBlocker(None), ui={"text": [NOTHING]})
+        report = Report({"schema": "foresight.streaming_report", "version": 1, **stream.result})
         return io.NodeOutput(latent, report["nfe"], json.dumps(report, indent=1), ui={"text": [summary(report)]})
 
 
@@ -240,4 +242,6 @@ def summary(report: dict) -> str:
         elif "taken_back" in line:
             what = "restored" if line.get("restored") else "taken back"
             lines.append(f"chunk {line['chunk']}: {line['taken_back']} before it {what}")
+    if below := report.get("below"):
+        lines.append(f"Still below tau: chunk {', '.join(map(str, below))}")
     return "\n".join(lines + [f"Note: {note}" for note in report.get("notes", ())])

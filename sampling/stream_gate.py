@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -59,12 +60,15 @@ class ChunkWatcher:
     _draw: list[Step] = field(default_factory=list)  # the steps of the draw that is shown
     _trace: list[tuple[int, float]] = field(default_factory=list)
     _accepted: tuple[Chunk, int] | None = None  # the draw that a person wants
+    _scores: dict[tuple[int, int], float | None] = field(default_factory=dict)  # (chunk, draw) -> its last score
+    _kept: dict[int, float] = field(default_factory=dict)  # chunk -> the last score of what is kept
+    _began: float = 0.0
 
     def __post_init__(self):
         self.prompts = parse_prompts(self.gate.gate.prompt)
         self.drift = Drift(self.gate.settings.drift)
         self.engine.score, self.engine.on_keep = self.score, self.keep
-        self.engine.on_back = lambda taken: self.drift.take_back(len(taken))
+        self.engine.on_back = self.take_back
 
     def plan(self, work: Work) -> Plan:
         return self.gate.settings.make(work, self.draws)
@@ -106,29 +110,35 @@ class ChunkWatcher:
         if before is None or (before.chunk, before.draw) != (chunk, action.draw) or action.step <= before.step:
             self._conclude(accepted=False)
             details = {"chunk": chunk.index, "draw": action.draw}
-            name = f"{chunk.index}.{action.draw}"
+            self._began = time.perf_counter()
             self.observer.begin(
-                name, "chunk", steps=chunk.steps, decidable=True, settings=self.settings, details=details
+                _name(action), "chunk", steps=chunk.steps, decidable=True, settings=self.settings, details=details
             )
         self._draw.append(action)
-        picture, best = None, max(scores, default=None)
+        frames, best = None, max(scores, default=None)
         if best is not None:
             self._trace.append((action.step + 1, best))
-        if self.observer.to_picture and (scores or self.observer.wants_picture()):
+        if self.observer is not SILENT and (scores or self.observer.wants_picture()):
             item = scores.index(best) if scores else 0
-            clip = self.engine.clip(chunk, x0[item : item + 1], item)
-            picture = self.observer.to_picture(self._frames(clip, chunk.frames + 1))
-        self.observer.step(action.step + 1, best, picture)
+            frames = self._frames(self.engine.clip(chunk, x0[item : item + 1], item), chunk.frames + 1)
+        self.observer.step(action.step + 1, best, frames)
 
     def _conclude(self, accepted: bool) -> None:
         """The draw that is shown was kept, or left."""
         if not self._draw:
             return
-        last, score = self._draw[-1], self._trace[-1][1] if self._trace else None
+        last = self._draw[-1]
+        place = last.chunk.index, last.draw
+        # What is restored is made without a look, and scores what it has scored.
+        score = self._scores[place] = self._trace[-1][1] if self._trace else self._scores.get(place)
         item = ItemVerdict(accepted, score, last.step + 1, "look", tuple(self._trace))
-        details = {"chunk": last.chunk.index, "draw": last.draw}
-        name, steps = f"{last.chunk.index}.{last.draw}", len(self._draw)
-        record = TrialRecord(name, "chunk", (item,), accepted, nfe_video=steps, steps=steps, details=details)
+        details, steps = {"chunk": last.chunk.index, "draw": last.draw}, len(self._draw)
+        seconds = {"sampling": time.perf_counter() - self._began}
+        record = TrialRecord(
+            _name(last), "chunk", (item,), accepted, nfe_video=steps, steps=steps, seconds=seconds, details=details
+        )
+        if accepted and score is not None:
+            self._kept[last.chunk.index] = score
         self._draw, self._trace = [], []
         self.records.append(record)
         self.observer.conclude(record)
@@ -165,12 +175,18 @@ class ChunkWatcher:
         self._note(failure.message or warning)
         return not (warning and self.gate.settings.stop)
 
+    def take_back(self, chunks: list[Chunk]) -> None:
+        self.drift.take_back(len(chunks))
+        for chunk in chunks:
+            self._kept.pop(chunk.index, None)
+
     def report(self) -> dict[str, Any]:
         settings = self.gate.settings
         return {
             "plan": settings.plan, "floor": settings.floor, "budget": settings.budget, "draws": self.draws,
             "redraws": sum(line.get("draw", 0) > 0 and "step" not in line for line in self.draws),
             "taken_back": sum(line.get("taken_back", 0) for line in self.draws),
+            "below": sorted(chunk for chunk, score in self._kept.items() if score < settings.floor),
             "chunks": self.drift.rows, "notes": self.notes,
         }  # fmt: skip
 
@@ -184,6 +200,10 @@ class ChunkWatcher:
         before = min(MEMORY, clip.shape[2] - seen)
         chosen = self.gate.gate.scorer.looks_at(seen) if scored else range(seen)
         return self.gate.gate.decode(clip[:, :, clip.shape[2] - seen - before :], [before + at for at in chosen])
+
+
+def _name(step: Step) -> str:
+    return f"chunk {step.chunk.index}, draw {step.draw}"
 
 
 def measures(frames: torch.Tensor) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,17 +12,17 @@ from typing import Any
 import comfy.samplers
 import torch
 
+from ..trials.foreign import logger
 from ..trials.plan import drive
 from ..trials.stream import REUSE, Chunk, StreamSettings
 from ..trials.stream_plans import Work, plain
-from .candidates import Tape
+from .line import recorded
 from .noise_space import NoiseSpace
 from .stream_cache import KVCache
 from .stream_engine import Recent, StreamEngine
 from .stream_model import CausalHooks, bytes_of, make_room, require_streamable, tokens_of
 from .stream_noise import drawn
 
-logger = logging.getLogger("foresight")
 NAME = "Streaming Sampler"
 CORES_START = "ar_config"  # where core's ARVideoI2V leaves the latent that a stream starts from
 
@@ -63,7 +62,7 @@ class StreamSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        if isinstance(model_wrap, Tape):
+        if recorded(model_wrap):
             raise ValueError(
                 f"{NAME} cannot be raced: a candidate that is put aside would lose its cache. Connect a Chunk Gate to "
                 "it, which draws chunks again, and sample with SamplerCustomAdvanced or the Monitored Sampler."

@@ -15,7 +15,7 @@ from tiny_wan import CancellingScorer, ScriptedScorer
 from foresight.l2r.model import L2R
 from foresight.sampling.stream_gate import MEMORY, ChunkGate, measures
 from foresight.trials.observer import Decision, Observer
-from foresight.trials.report import finite, run_report
+from foresight.trials.report import Report, run_report
 from foresight.trials.stream_plans import BEST, PATH, GateSettings
 
 
@@ -69,6 +69,7 @@ def test_what_was_taken_back_leaves_no_trace(patcher, kv, settings):
     watched, sampler = streamed(patcher, 9, gate=made, settings={**settings, "kv": kv})
     told = sampler.result
     assert torch.equal(watched, plain) and told["nfe"] > 3 * told["nfe_plain"]
+    assert told["below"] == [row["chunk"] for row in told["chunks"]]
     assert told["taken_back"] > 10 and any(line.get("restored") for line in told["draws"])
 
 
@@ -115,7 +116,7 @@ def test_a_scorer_that_breaks_leaves_the_plain_stream(patcher, score):
     clip, sampler = streamed(patcher, 5, gate=gate(score))
     assert torch.equal(clip, plain) and sampler.result["nfe"] == sampler.result["nfe_plain"]
     assert len(sampler.result["notes"]) == (0 if score != score else 10)
-    json.dumps(finite(sampler.result), allow_nan=False)
+    json.dumps(Report(sampler.result), allow_nan=False)
 
 
 @pytest.mark.parametrize("at", [1, 3, 8])
@@ -182,7 +183,7 @@ def test_measures_of_frames():
 class Watching(Observer):
     """Keeps what it is told, and decides at these steps of these draws."""
 
-    id, to_picture = "run", staticmethod(lambda frames: frames.shape[0])
+    id = "run"
 
     def __init__(self, decisions=()):
         self.told, self.decisions, self.at = [], dict(decisions), None
@@ -192,8 +193,8 @@ class Watching(Observer):
         self.at = trial
         self.told.append(("begin", trial, about["steps"]))
 
-    def step(self, step, score, picture=None):
-        self.told.append(("step", self.at, step, score, picture))
+    def step(self, step, score, frames=None):
+        self.told.append(("step", self.at, step, score, None if frames is None else len(frames)))
 
     def conclude(self, record):
         assert record.trial == self.at
@@ -215,23 +216,26 @@ def test_whoever_watches_sees_chunks_come_and_go(patcher):
     observer = Watching()
     _, sampler = watched(patcher, observer, 0.9, 0.8, 0.1, 0.9, 0.7, 0.9, 0.6, budget=2.0)
     assert [line for line in observer.told if line[0] != "step"] == [
-        ("begin", "0.0", 4), ("end", "0.0", True, 4), ("begin", "1.0", 4), ("end", "1.0", False, 2),
-        ("begin", "1.1", 4), ("end", "1.1", True, 4), ("begin", "2.0", 4), ("end", "2.0", True, 4),
+        ("begin", "chunk 0, draw 0", 4), ("end", "chunk 0, draw 0", True, 4),
+        ("begin", "chunk 1, draw 0", 4), ("end", "chunk 1, draw 0", False, 2),
+        ("begin", "chunk 1, draw 1", 4), ("end", "chunk 1, draw 1", True, 4),
+        ("begin", "chunk 2, draw 0", 4), ("end", "chunk 2, draw 0", True, 4),
     ]  # fmt: skip
-    first = [line[2:] for line in observer.told if line[:2] == ("step", "0.0")]
+    first = [line[2:] for line in observer.told if line[:2] == ("step", "chunk 0, draw 0")]
     assert first == [(1, None, None), (2, 0.9, 1), (3, None, None), (4, 0.8, 1)]
     report = run_report(observer.verdict)
-    assert report["nfe"] == 14 and [part["trial"] for part in report["trials"]] == ["0.0", "1.0", "1.1", "2.0"]
+    assert report["nfe"] == 14
+    assert [part["trial"][6:] for part in report["trials"]] == ["0, draw 0", "1, draw 0", "1, draw 1", "2, draw 0"]
     json.dumps(report, allow_nan=False)
 
 
 def test_a_person_decides_instead_of_the_score(patcher):
     plain, _ = streamed(patcher, 3)
-    observer = Watching({("1.0", 1): Decision.REJECT}.items())
+    observer = Watching({("chunk 1, draw 0", 1): Decision.REJECT}.items())
     clip, sampler = watched(patcher, observer, 0.9, budget=2.0)
     assert sampler.result["redraws"] == 1 and sampler.result["nfe"] == sampler.result["nfe_plain"] + 1
     assert not torch.equal(clip[:, :, 1], plain[:, :, 1])
-    observer = Watching({("1.0", 4): Decision.ACCEPT, ("2.0", 2): Decision.ACCEPT}.items())
+    observer = Watching({("chunk 1, draw 0", 4): Decision.ACCEPT, ("chunk 2, draw 0", 2): Decision.ACCEPT}.items())
     clip, sampler = watched(patcher, observer, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
     assert torch.equal(clip, plain) and sampler.result["redraws"] == 0
 
@@ -239,10 +243,10 @@ def test_a_person_decides_instead_of_the_score(patcher):
 def test_a_person_stops_a_stream(patcher):
     import comfy.model_management
 
-    observer = Watching({("1.0", 3): Decision.STOP}.items())
+    observer = Watching({("chunk 1, draw 0", 3): Decision.STOP}.items())
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         watched(patcher, observer, 0.9)
-    assert observer.told[-1] == ("end", "1.0", False, 3)
+    assert observer.told[-1] == ("end", "chunk 1, draw 0", False, 3)
 
 
 def test_a_watcher_that_breaks_leaves_the_plain_stream(patcher):

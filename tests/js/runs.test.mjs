@@ -80,12 +80,13 @@ test("a stream is told by its chunks and their draws", () => {
   const draw = (chunk, number, more) => trial({ trial: `${chunk}.${number}`, kind: "chunk", steps: 4, details: { chunk, draw: number }, ...more })
   const trials = [
     draw(0, 0, { verdict: { accepted: true, predicted_score: 0.25 } }), draw(1, 0, { verdict: { accepted: false, predicted_score: 0.1 } }),
-    draw(1, 1, { step: 2, trace: [[2, 0.21]] }),
+    draw(1, 1, { step: 2, trace: [[2, 0.21]] }), draw(1, 0, { verdict: { accepted: true, predicted_score: 0.1 } }),
   ]
   assert.equal(streams(state({ trials })), true)
   assert.equal(streams(state({ trials: [trial({})] })), false)
   assert.deepEqual(trials.map((each) => story(each, 0.22)), [
     "Chunk 0, draw 0: kept, score 0.250", "Chunk 1, draw 0: taken back, score 0.100", "Chunk 1, draw 1: step 2 of 4, score 0.210",
+    "Chunk 1, draw 0: kept, score 0.100, still below 0.220",
   ])
 })
 
