@@ -81,7 +81,7 @@ def test_the_nodes_are_designs(info):
 
 def test_every_node_stands_in_a_sub_category_and_is_found_by_what_it_is_for(info):
     ours = [node for node in info.values() if node["python_module"] == "custom_nodes.foresight"]
-    rooms = {"sampling", "inspection", "paper", "enhancers", "models", "demo"}
+    rooms = {"sampling", "inspection", "paper", "enhancers", "models", "demo", "streaming"}
     assert {node["category"] for node in ours} == {f"Foresight/{room}" for room in rooms}
     if "search_aliases" in info["KSampler"]:  # 0.3.75 looks for names only
         for word in ("retry", "preview", "best of", "cancel", "score", "seeds"):
