@@ -16,6 +16,8 @@ PASSED_BY = {
     "ForesightTrialSwitch": "on_accept", "ForesightSelfRefineSampler": "sampler", "ForesightEnhancerReport": "latent",
     "ForesightLatentSearchSampler": "sampler", "ForesightWatch": "model",
 }  # fmt: skip
+# In a plain run these are core's nodes, whose place they take.
+DROP_INS = {"ForesightKSampler": "KSampler", "ForesightSamplerCustomAdvanced": "SamplerCustomAdvanced"}
 EXPORT = "open it in ComfyUI, choose Workflow > Export (API), and name that file"
 
 
@@ -92,7 +94,7 @@ class Graph:
         return [id for id in self.nodes if id in found]
 
     def plain(self) -> Graph:
-        """Without what is passed by."""
+        """Without what is passed by, and with core's own nodes."""
 
         def source(link: Link) -> Link:
             for _ in self.nodes:  # as many as there can be in a row
@@ -103,10 +105,12 @@ class Graph:
                 link = inner
             return link
 
-        nodes = {
-            id: {**each, "inputs": {n: source(v) if is_link(v) else v for n, v in each["inputs"].items()}}
-            for id, each in self.nodes.items()
-        }
+        def own(class_type: str, inputs: dict[str, Any]) -> dict[str, Any]:
+            core = DROP_INS.get(class_type, class_type)
+            names = inputs if core == class_type else [each.name for each in inputs_of(self.info[core])]
+            return node(core, **{n: source(v) if is_link(v) else v for n, v in inputs.items() if n in names})
+
+        nodes = {id: {**each, **own(each["class_type"], each["inputs"])} for id, each in self.nodes.items()}
         return Graph(nodes, self.info)
 
     def samplers(self, among: Iterable[str]) -> list[str]:

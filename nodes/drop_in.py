@@ -102,7 +102,11 @@ class DropIn(io.ComfyNode):
         text, source = (prompt, "this node") if prompt.strip() else (gate.prompt, "the gate") if gate else cls.words()
         if gate is not None:
             return replace(gate, prompt=text), source
-        l2r = load_converter(AUTO, model) if l2r is None else l2r
+        if l2r is None:
+            try:
+                l2r = load_converter(AUTO, model)
+            except ValueError as error:
+                raise ValueError(f"{error} Then connect it to l2r.") from None
         return build_gate(l2r, own_scorer() if scorer is None else scorer, text, **gate_defaults()), source
 
     @classmethod

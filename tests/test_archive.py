@@ -159,7 +159,9 @@ def missing(folder: Path, name: str, text: str) -> list[str]:
         file, _, heading = link.partition("#")
         if "://" in link:
             continue
-        here = Path(name).parent / file if file else Path(name)
+        # A node's help page is read from web/docs, whatever its language.
+        start = Path("web/docs") if name.startswith("web/docs/") else Path(name).parent
+        here = start / file if file else Path(name)
         target = next((place / here for place in places if (place / here).exists()), None)
         if target is None or (heading and heading not in headings(target)):
             lines.append(f"link {link}")

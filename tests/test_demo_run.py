@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from foresight.demo import preset
 from foresight.demo.captions import prompt
 from foresight.demo.world import Scene, render
 from foresight.evaluation import demo_command as run
 from foresight.evaluation import media
-from foresight.evaluation.graphs import api_form, node_of
+from foresight.evaluation.api_graph import Graph
+from foresight.evaluation.graphs import api_form, node_of, one_node_file
 from foresight.evaluation.server import ComfyServer
+from foresight.lab.release.pictures import CHROMIUM, FLAGS, READY
 
 KEYS = {
     "prompt", "seed", "accepted", "predicted_score", "stop_step", "rule", "trial", "final_score", "judge_base",
@@ -140,6 +144,35 @@ def test_the_demo_writes_what_it_promises(comfy_server: ComfyServer, tmp_path, c
     assert {path.name for path in tmp_path.iterdir()} == names | {"report.json"}
     said = capsys.readouterr().out
     assert "2 runs" in said and written["runs"][0]["prompt"][:40] in said
+
+
+DROP = """async ([name, type, data]) => {
+    app.graph.clear()
+    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0))
+    await app.handleFile(new File([bytes], name, { type }))
+}"""
+HAS = """([type, seed]) => app.graph._nodes.some(
+    node => node.type === type && node.widgets.some(widget => widget.name === 'seed' && widget.value === seed))"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+def test_a_clip_that_is_dropped_into_comfyui_opens_its_graph(comfy_server: ComfyServer, tmp_path):
+    info = comfy_server.object_info()
+    graph = run.demo_graph(info, "a red ring", 7)
+    plain = {id: graph[id] for id in Graph(graph, info).upstream(run.PLAIN)}
+    frames = np.zeros((5, 16, 16, 3), np.uint8)
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page()
+        page.goto(comfy_server.url)
+        page.wait_for_function(READY)
+        for node, graphs in (("KSampler", {"prompt": plain}),
+                             ("ForesightSampler", {"workflow": one_node_file("demo", seed=7)})):  # fmt: skip
+            media.write_clip(frames, tmp_path / node, graphs)
+            for suffix, type in ((".mp4", "video/mp4"), (".webp", "image/webp")):
+                file = (tmp_path / node).with_suffix(suffix)
+                page.evaluate(DROP, [file.name, type, base64.b64encode(file.read_bytes()).decode()])
+                page.wait_for_function(HAS, arg=[node, 7])
+        page.context.browser.close()
 
 
 @pytest.mark.parametrize(

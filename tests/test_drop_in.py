@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import comfy.model_base
+import comfy.model_patcher
 import comfy.samplers
+import comfy.supported_models
 import pytest
 import tiny_wan
 import torch
@@ -226,3 +229,39 @@ def test_the_drop_ins_have_cores_sockets_and_few_widgets():
                    and each.io_type in ("INT", "FLOAT", "COMBO", "STRING", "BOOLEAN")]  # fmt: skip
         assert len(widgets) + 1 <= 12  # and what becomes of the seed
         assert kind.RETURN_TYPES[0] == "LATENT"
+
+
+class Still(torch.nn.Module):
+    """An image model's network: what it sees, a little smaller."""
+
+    dtype = torch.float32
+
+    def forward(self, x, timesteps, context=None, **_):
+        return 0.1 * x + context.mean()
+
+
+def image_model():
+    config = comfy.supported_models.SD15({"image_model": "still", "disable_unet_model_creation": True})
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS)
+    model.diffusion_model = Still()
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def test_an_image_model_is_raced_by_its_stills():
+    given = ksampler(model=image_model(), latent_image={"samples": torch.zeros(1, 4, 8, 8)})
+    latent, verdict = ForesightKSampler.execute(
+        **given, scorer=tiny_wan.ScriptedScorer(0.1, 0.3, 0.2), prompt="a fox", budget=2.0, self_refine="off"
+    ).args
+    report = run_report(verdict)
+    assert len(report["candidates"]) > 2 and report["candidates"][1]["state"] == "delivered"
+    assert not report["notes"] and {len(each.preview) for each in verdict.history if each.preview is not None} == {1}
+    assert latent["samples"].shape == (1, 4, 8, 8)
+    assert same_latent(latent, cores(given | {"seed": report["final_seed"]}))
+
+
+def test_a_model_of_which_nothing_can_be_seen_says_what_to_connect(monkeypatch):
+    model = image_model()
+    monkeypatch.setattr(model.model.latent_format, "latent_rgb_factors", None)
+    given = ksampler(model=model, latent_image={"samples": torch.zeros(1, 4, 8, 8)})
+    with pytest.raises(ValueError, match="no preview for SD15 yet.*L2R Calibrate makes one.*connect it to l2r"):
+        ForesightKSampler.execute(**given, scorer=tiny_wan.ScriptedScorer(0.3), prompt="a fox")

@@ -260,6 +260,12 @@ def test_a_sampler_with_steps_of_its_own_is_found_wherever_it_is_held(patcher):
         assert len(report["candidates"]) == 1 and "chooses its own steps" in report["notes"][0]
         watched = monitored_sample(given(patcher, refining), gate(0.3)).verdict.record
         assert watched.details["nfe_plain"] == (10 if name == "dpm_fast" else None)
+        result = run_hierarchy(
+            given(patcher, refining), gate(0.1), Conditioned(patcher), negative="", reworder=Rewriter(), injection=None
+        )
+        report = run_report(result.verdict)
+        told = [report[key] for key in ("nfe_plain", "nfe_worst_case")]
+        assert told == [None, None] if name == "dpm_adaptive" else told[0] == 10 and report["nfe"] <= told[1]
 
 
 def test_a_sampler_whose_steps_depend_on_the_model_cannot_spend_more_than_the_budget_on_candidates(patcher):

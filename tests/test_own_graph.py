@@ -90,13 +90,18 @@ def test_every_example_graph_becomes_a_plain_run(info, name):
     nodes = fill_defaults(api_form(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))), info)
     own = OwnGraph.of(nodes, info, scorer=SCORER)
     graph = queued(own, info)
-    assert not {each["class_type"] for each in graph.nodes.values()} & REPAIRS
     (sampler,) = graph.samplers(graph.nodes)
     inputs = graph.inputs(sampler)
+    watched = {"ForesightWatch"} if graph.nodes[sampler]["class_type"] == "KSampler" else set()
+    assert {each["class_type"] for each in graph.nodes.values()} & REPAIRS == watched
     if graph.nodes[sampler]["class_type"] == "ForesightSampler":
         assert (inputs["plan"], inputs["inject"], inputs["refiner"]) == ("paper", False, "off")
         assert (inputs["start"], inputs["end"], inputs["every"], inputs["seed"]) == (1.0, 1.0, 1, SEED)
         assert inputs["prompt"] == WORDS != inputs["negative"] and "sampler" not in inputs
+    elif graph.nodes[sampler]["class_type"] == "KSampler":
+        (watched,) = of_class(graph, "ForesightWatch")
+        assert inputs["model"] != watched["model"] and inputs["seed"] == SEED and "budget" not in inputs
+        assert graph.inputs(inputs["positive"][0])["text"] == WORDS != graph.inputs(inputs["negative"][0])["text"]
     else:
         assert set(inputs) - {"keep_steps", "schedule_steps"} == {
             "noise", "guider", "sampler", "sigmas", "latent_image", "gate", "on_reject"}  # fmt: skip
@@ -120,6 +125,15 @@ def test_a_sampler_with_a_model_is_watched_and_stays_as_it_is(info):
         assert graph.inputs("5")["text"] == WORDS and graph.inputs("6")["text"] == "blurred"
         (report,) = of_class(graph, "ForesightRunReport")
         assert report["images"] == ["9", 0] and report["save"] is False and "10" not in graph.nodes
+
+
+@pytest.mark.parametrize("make", [core, advanced])
+def test_a_drop_in_is_run_as_the_node_whose_place_it_takes(info, make):
+    graph = make() | {"20": node("ForesightViCLIPScore", weights=SCORER, precision="fp32")}
+    own = changed(graph, n8={"budget": 0.5, "prompt": "another", "scorer": ["20", 0]})
+    own["8"]["class_type"] = "Foresight" + own["8"]["class_type"]
+    for light in (False, True):
+        assert queued(of(own, info), info, light).nodes == queued(of(graph, info), info, light).nodes
 
 
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)

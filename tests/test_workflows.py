@@ -39,6 +39,7 @@ TINY = {"model": WAN.model, "vae": WAN.vae, "scorer": WAN.scorer, "converter": "
 # Native CogVideoX came after 0.3.75. The demo's encoder and a Wan VAE, of 16 channels as well, stand in for its own.
 NEWER = ["cogvideox"] if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM") else []
 PASS, FAIL = {"tau": -0.99}, {"tau": 1.0}
+TEXT = "a fox in the snow"
 NEVER_BETTER, AS_GOOD = {"delta": 1.0}, {"delta": 0.0}
 
 
@@ -241,6 +242,19 @@ def test_the_one_node_graphs_race_and_decide_the_same_again(server, info, family
     again = run(server, info, FORMS[family][0], budget | {"injection_strength": 0.5, "refiner": "off"}, **settings)
     assert "ForesightSampler" in again.executed and again.decisions == first.decisions
     assert again.report["candidates"] == tried and torch.equal(again.latent, first.latent)
+
+
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith("_drop_in")])
+def test_the_graphs_of_the_drop_in_run(server, info, name):
+    settings = FAMILIES[GRAPHS[name][1]]
+    family = {} if name.startswith("demo") else {"model": settings.model, "converter": settings.converter}
+    prompt = api_graph(name, info, **TINY | family | {"prompt": TEXT})
+    sampler = prompt[node_of(prompt, "ForesightKSampler")]
+    assert ("scorer" in sampler["inputs"]) == name.startswith("demo")
+    sampler["inputs"]["budget"] = 2.0
+    (report,) = server.queue(prompt)["outputs"][node_of(prompt, "ForesightRunReport")]["foresight_report"]
+    assert len(report["candidates"]) > 2 and report["prompt"] == TEXT
+    assert report["settings"]["prompt_from"] == f"node {sampler['inputs']['positive'][0]} (CLIPTextEncode)"
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name.endswith(("_self_refine", "_latent_search"))])

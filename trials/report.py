@@ -68,9 +68,10 @@ def run_report(verdict: Verdict) -> Report:
     other_seed = settings.pop("final_seed", other_seed)
     steps = settings.get("steps")
     per_step = _evaluations_per_step(records)
-    nfe_plain = next((record.details["nfe_plain"] for record in records if "nfe_plain" in record.details), None)
-    nfe_plain = settings.pop("nfe_plain", nfe_plain)
-    enhanced = nfe_plain is not None  # self-refinement or search: evaluations are no longer in step with the steps
+    known = [record.details["nfe_plain"] for record in records if "nfe_plain" in record.details]
+    nfe_plain = settings.pop("nfe_plain", known[0] if known else None)
+    # With self-refinement or search, evaluations are no longer in step with the steps.
+    enhanced = bool(known) or nfe_plain is not None
     nfe_video = sum(record.nfe_video for record in records)
     nfe_single_frame = sum(record.nfe_single_frame for record in records)
     return Report(

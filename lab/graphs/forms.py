@@ -13,7 +13,7 @@ from ...evaluation.graph_settings import CALIBRATE, DEMO, FAMILIES, Settings
 from ...evaluation.graphs import ObjectInfo, fill_defaults
 from ...evaluation.server import Prompt
 from .graph import WIDTH, Graph, Link, Node
-from .notes import REFINE_NOTE, SEARCH_NOTE, STREAM_NOTE, note, paper_note, race_note
+from .notes import DROP_IN_NOTE, REFINE_NOTE, SEARCH_NOTE, STREAM_NOTE, note, paper_note, race_note
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,15 @@ def _clip_size(graph: Graph, s: Settings, vae: Link, column: int) -> Link:
     return graph.add("EmptyHunyuanLatentVideo", **size, batch_size=1)[0]
 
 
-def _result(graph: Graph, s: Settings, column: int, latent: Link, verdict: Link, vae: Link, scorer: Link) -> None:
+def _result(
+    graph: Graph, s: Settings, column: int, latent: Link, verdict: Link, vae: Link, scorer: Link | None
+) -> None:  # fmt: skip
     graph.group("Result", column)
     frames = graph.add("VAEDecode", samples=latent, vae=vae)[0]
     graph.add("SaveAnimatedWEBP", images=frames, filename_prefix="foresight", fps=s.fps, lossless=False, quality=90,
               method="default", size=(WIDTH, 400))  # fmt: skip
-    report = graph.add("ForesightRunReport", verdict=verdict, images=frames, scorer=scorer)
+    judge = {"scorer": scorer} if scorer else {}
+    report = graph.add("ForesightRunReport", verdict=verdict, images=frames, **judge)
     graph.group("Report", column + 1)
     graph.add("SaveImage", images=report[0], filename_prefix="foresight_report", size=(620, 480))
     graph.add("PreviewAny", source=report[1], size=(620, 330))
@@ -116,6 +119,22 @@ def one_node(graph: Graph, s: Settings) -> None:
         **family.experts, plan=s.plan, size=(420, None),
     )  # fmt: skip
     _result(graph, s, 4, sampler[0], sampler[1], family.vae, scorer)
+
+
+def drop_in(graph: Graph, s: Settings) -> None:
+    """A plain graph, in which one node takes KSampler's place: scorer and converter load themselves, but the demo's."""
+    graph.note += f"\n\n{DROP_IN_NOTE}"
+    family = _family(graph, s)
+    own = {} if s.converter == "auto" else dict(zip(("l2r", "scorer"), _inspector(graph, s, family, 2), strict=True))
+    latent = _clip_size(graph, s, family.vae, column=2)
+    graph.group("Prompt", column=2)
+    texts = _texts(graph, family.clip, s.prompt, s.negative)
+    graph.group("In KSampler's place", column=3)
+    sampler = graph.add(
+        "ForesightKSampler", model=family.model, seed=s.seed, steps=s.steps, cfg=s.cfg, sampler_name=s.sampler,
+        scheduler=s.scheduler, **texts, latent_image=latent, denoise=1.0, **own,
+    )  # fmt: skip
+    _result(graph, s, 4, sampler[0], sampler[1], family.vae, own.get("scorer"))
 
 
 def hierarchy(
@@ -258,6 +277,7 @@ FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     visual_hierarchy: tuple(FAMILIES),
     self_refine: ("demo", "wan2.1_t2v_1.3b", "wan2.2_t2v_14b"),
     latent_search: ("demo", "wan2.1_t2v_1.3b"),
+    drop_in: ("demo", "wan2.1_t2v_1.3b"),
     streaming: ("demo",),
 }
 GRAPHS = {f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families}

@@ -41,6 +41,14 @@ Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, 
 "a red circle moves left on a white background", "a green square under a blue ring, both standing still".
 
 **Run Report** tells what was seen, what was done and what it cost."""
+DROP_IN_NOTE = (
+    "**What to look at.** This is a plain graph, in which one node was exchanged: *KSampler (Foresight)* stands where "
+    "KSampler stood, with the same sockets and widgets. In a graph of yours, add it beside KSampler, draw the same "
+    "links, copy the values, and delete KSampler. *Run Report* is only there to look at.\n\n"
+    "The clip is looked at early. Where it falls short, other seeds are begun, and the best goes on; **budget** is "
+    "what that may cost beyond a plain clip. It is scored against the positive prompt, which the node finds in the "
+    "graph; **prompt** takes another text."
+)
 REFINE_NOTE = (
     "**Self-Refine Sampler** predicts the clip at some early steps, adds fresh noise and predicts again, and keeps "
     "what both agree on: half as many evaluations again as a plain clip. *Enhancer Report* shows where it refined "
