@@ -10,10 +10,12 @@ import comfy.sd
 import pytest
 import tiny_wan
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from streams import SIGMAS, causal, sampled, streamed
 
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.stream_sampler import StreamSampler
+from foresight.sampling.watch import Watch
 from foresight.trials.stream import StreamSettings
 
 
@@ -102,3 +104,21 @@ def test_the_monitored_sampler_over_ours(patcher, score, accepted):
     result = monitored_sample(given, tiny_wan.gate(score))
     assert result.verdict.accepted is accepted
     assert result.verdict.record.nfe_video == (34 if accepted else 32)
+
+
+@pytest.mark.parametrize("shift, levels", [(5.0, (1, 0.9375, 0.8333, 0.625)), (1.0, (1, 0.75, 0.5, 0.25))])
+def test_levels_follow_the_shift_that_core_sets(patcher, shift, levels):
+    shifted, asked = ModelSamplingSD3().patch(patcher, shift)[0], []
+    shifted.model_options["model_function_wrapper"] = lambda apply, args: (
+        asked.append(float(args["timestep"][0])), apply(args["input"], args["timestep"], **args["c"])
+    )[1]  # fmt: skip
+    streamed(shifted, 3, settings={"preset": "Self-Forcing", "chunk": 3})
+    assert asked == [pytest.approx(level, abs=1e-4) for level in levels]
+
+
+def test_foresight_watch_over_a_stream(patcher):
+    plain, _ = streamed(patcher, 5)
+    watch = Watch(tiny_wan.gate(0.1))
+    watched, sampler = streamed(watch.patch(patcher), 5)
+    assert torch.equal(watched, plain) and not watch.verdict.accepted
+    assert watch.verdict.record.nfe_video == sampler.result["nfe"]
