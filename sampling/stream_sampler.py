@@ -62,51 +62,24 @@ class StreamSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        if recorded(model_wrap):
-            raise ValueError(
-                f"{NAME} cannot be raced: a candidate that is put aside would lose its cache. Connect a Chunk Gate to "
-                "it, which draws chunks again, and sample with SamplerCustomAdvanced or the Monitored Sampler."
-            )
-        begin = time.perf_counter()
-        model, options = model_wrap.inner_model, extra_args.get("model_options", {})
-        require_streamable(model, options, tuple(noise.shape), NAME)
-        if denoise_mask is not None:
-            raise ValueError(
-                f"{NAME} cannot keep masked parts of a latent: what a chunk is made from is the chunks before. Remove "
-                "the noise mask, and connect what the clip starts from as start."
-            )
-        guided = getattr(model_wrap, "cfg", 1.0) != 1.0
-        if guided and not (getattr(model_wrap, "conds", None) or {}).get("negative"):
-            raise ValueError(
-                f"{NAME}: CFG is {model_wrap.cfg}, but no negative is connected: connect one, or set CFG to 1."
-            )
+        begin, self.result = time.perf_counter(), {}
+        options = extra_args.get("model_options", {})
+        guided, model = self._require(model_wrap, options, noise, denoise_mask), model_wrap.inner_model
         given = self._given(model, options, noise)
         frames, n = noise.shape[2], 0 if given is None else given.shape[2]
-        state = self._state_before(model, noise, given)
-        self._state = None
+        state, self._state = self._state_before(model, noise, given), None
         start, first = (state.cache.position, state.chunks) if state else (n, 0)
         shift = getattr(model.model_sampling, "shift", 1.0)
         chunks = self.settings.chunks(frames - n, shift, sigmas.tolist(), start, first)
-        begins = getattr(model_wrap, "begins", [0])
-        if begins[-1] > chunks[-1].index and not self.settings.goes_on:
-            raise ValueError(
-                f"{NAME}: a prompt begins at chunk {begins[-1]}, but the last chunk of this clip is {chunks[-1].index} "
-                "(they are counted from 0): begin it earlier, or make the clip longer."
-            )
-        network, tokens = model.diffusion_model, tokens_of(model.diffusion_model, noise.shape)
-        window = self.settings.sees(frames)
-        depth = self.gate.depth if self.gate else 0
-        cache = KVCache(len(network.blocks), tokens, window, min(self.settings.sink, window), depth, self._spare)
+        self._require_prompts(model_wrap, chunks)
         expected = self.cache_bytes(model, noise.shape, guided)
         make_room(expected, model_wrap, noise.device)
+        cache = self._cache(model.diffusion_model, noise, state)
         logger.info("Foresight: the cache of %d latents takes %.1f MiB", cache.window, expected / 2**20)
-        if state is not None:
-            cache = state.cache.copy(noise.device)
-            cache.depth = depth
-        hooks = CausalHooks(network, cache, options, NAME)
         engine = StreamEngine(
-            self.settings, model_wrap, extra_args, hooks, cache, NoiseSpace.of(model.model_sampling),
-            extra_args.get("seed") or 0, self._noise(noise[:, :, n:], chunks, start, extra_args),
+            self.settings, model_wrap, extra_args, CausalHooks(model.diffusion_model, cache, options, NAME), cache,
+            NoiseSpace.of(model.model_sampling), extra_args.get("seed") or 0,
+            self._noise(noise[:, :, n:], chunks, start, extra_args),
             torch.zeros_like(noise[:, :, n:]) if latent_image is None else latent_image[:, :, n:].to(noise), start,
             lambda chunk: self.settings.cached(chunks, chunk), self.settings.context(chunks),
             frozenset(getattr(model_wrap, "recaches", ())), self.refine,
@@ -122,14 +95,52 @@ class StreamSampler(comfy.samplers.Sampler):
             with watcher.shown(work, engine.seed) if watcher else nullcontext():
                 drive(watcher.plan(work) if watcher else plain(work), engine.do)
             output = engine.output[:, :, : sum(chunk.frames for chunk in engine.kept)]
-            samples = output if given is None else torch.cat([given, output], 2)
+            if self.settings.goes_on:
+                self._put_state(engine, model, output)
             self.result = self._report(engine, work, chunks, expected, time.perf_counter() - begin)
             self.result |= watcher.report() if watcher else {}
-            if self.settings.goes_on:
-                self._put_state(engine, model, output, chunks)
-            return samples
+            return output if given is None else torch.cat([given, output], 2)
         finally:
             cache.free()
+
+    def _require(
+        self, guider: Any, options: dict[str, Any], noise: torch.Tensor, denoise_mask: torch.Tensor | None
+    ) -> bool:
+        """Raises ValueError for what cannot be streamed; else whether there is guidance."""
+        if recorded(guider):
+            raise ValueError(
+                f"{NAME} cannot be raced: a candidate that is put aside would lose its cache. Connect a Chunk Gate to "
+                "it, which draws chunks again, and sample with SamplerCustomAdvanced or the Monitored Sampler."
+            )
+        require_streamable(guider.inner_model, options, tuple(noise.shape), NAME)
+        if denoise_mask is not None:
+            raise ValueError(
+                f"{NAME} cannot keep masked parts of a latent: what a chunk is made from is the chunks before. Remove "
+                "the noise mask, and connect what the clip starts from as start."
+            )
+        guided = getattr(guider, "cfg", 1.0) != 1.0
+        if guided and not (getattr(guider, "conds", None) or {}).get("negative"):
+            raise ValueError(
+                f"{NAME}: CFG is {guider.cfg}, but no negative is connected: connect one, or set CFG to 1."
+            )
+        return guided
+
+    def _require_prompts(self, guider: Any, chunks: list[Chunk]) -> None:
+        begin, last = getattr(guider, "begins", [0])[-1], chunks[-1].index
+        if begin > last and not self.settings.goes_on:
+            raise ValueError(
+                f"{NAME}: a prompt begins at chunk {begin}, but the last chunk of this clip is {last} (they are "
+                "counted from 0): begin it earlier, or make the clip longer."
+            )
+
+    def _cache(self, network: torch.nn.Module, noise: torch.Tensor, state: _State | None) -> KVCache:
+        depth, window = self.gate.depth if self.gate else 0, self.settings.sees(noise.shape[2])
+        if state is not None:
+            cache = state.cache.copy(noise.device)
+            cache.depth = depth
+            return cache
+        sink = min(self.settings.sink, window)
+        return KVCache(len(network.blocks), tokens_of(network, noise.shape), window, sink, depth, self._spare)
 
     def cache_bytes(self, model: Any, shape: Sequence[int], guided: bool) -> int:
         """What the cache of a run will take. shape: of the latent, [B, C, F, H, W]."""
@@ -203,11 +214,11 @@ class StreamSampler(comfy.samplers.Sampler):
         length = min(given.shape[2], state.shown.shape[2])
         return state if torch.equal(given[:, :, -length:].cpu(), state.shown[:, :, -length:]) else None
 
-    def _put_state(self, engine: StreamEngine, model: Any, output: torch.Tensor, chunks: list[Chunk]) -> None:
+    def _put_state(self, engine: StreamEngine, model: Any, output: torch.Tensor) -> None:
         shown = model.process_latent_in(model.process_latent_out(output.to(torch.float32)))
         self._state = _State(
-            engine.cache.copy("cpu"), engine.recent, shown[:, :, -engine.cache.window :].cpu(), chunks[-1].index + 1,
-            self._facts(model, output), weakref.ref(model),
+            engine.cache.copy("cpu"), engine.recent, shown[:, :, -engine.cache.window :].cpu(),
+            engine.kept[-1].index + 1, self._facts(model, output), weakref.ref(model),
         )  # fmt: skip
 
     def _report(

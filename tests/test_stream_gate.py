@@ -169,6 +169,18 @@ def test_a_stream_that_drifts_is_told_and_can_be_ended(patcher, monkeypatch):
     assert clip.shape[2] == sampler.result["made"] == 4
 
 
+def test_a_stream_that_was_ended_goes_on_from_there(patcher, monkeypatch):
+    import foresight.sampling.stream_gate as stream_gate
+
+    settings = {"goes_on": True, "window": 4}
+    rows = iter([0.2, 0.2, 0.9])
+    monkeypatch.setattr(stream_gate, "measures", lambda _: {"saturation": next(rows), "contrast": 0.1, "motion": 0.1})
+    clip, sampler = streamed(patcher, 6, gate=gate(0.9, stop=True), settings=settings)
+    more, _ = streamed(patcher, 6, start=clip, previous=sampler, settings=settings)
+    whole, _ = streamed(patcher, 6, settings=settings)
+    assert clip.shape[2] == 3 and torch.equal(more[:, :, 3:], whole[:, :, 3:])
+
+
 def test_measures_of_frames():
     still = torch.zeros(3, 4, 4, 3)
     assert measures(still) == {"saturation": 0.0, "contrast": 0.0, "motion": 0.0}
