@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import tiny_weights
+from playwright.sync_api import expect, sync_playwright
 
 from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer, ExecutionFailed
 from foresight.lab.graphs.forms import api_graph
+from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS, READY
 
 TINY = {"model": "stream_wan.safetensors", "vae": "stream_vae.safetensors", "scorer": "stream_viclip.safetensors",
         "converter": "stream_l2r.safetensors", "width": 32, "height": 32, "length": 17}  # fmt: skip
@@ -54,3 +57,24 @@ def test_a_model_of_another_kind_is_named(server):
     prompt[stream]["inputs"] |= {"preset": "Self-Forcing", "chunk": 3, "window": 2}
     with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightStreamingSampler\).*window is 2 latents"):
         server.queue(prompt)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+def test_the_panel_shows_chunks_come_and_go(server):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page()
+        page.request.post(f"{server.url}/settings", data=NO_DIALOGS)
+        page.goto(server.url)
+        page.wait_for_function(READY)
+        page.keyboard.press("Escape")
+        page.click(".foresight-tab-button")
+        client = page.evaluate("() => app.api?.clientId ?? window.comfyAPI.api.api.clientId")
+        prompt = api_graph("demo_streaming", server.object_info(), **TINY, tau=1.0, seed=21)
+        server.wait(server.submit(prompt, [node_of(prompt, "ForesightStreamingReport")], client))
+        panel = page.locator(".foresight-panel")
+        expect(panel).to_contain_text(re.compile(r"Chunk 4, draw \d: kept"))
+        told = panel.inner_text()
+        browser.close()
+    assert "Chunk 0, draw 0: taken back, score" in told and ", still below 1.000" in told
+    assert "Trial" not in told
