@@ -224,6 +224,8 @@ def _scorer(graph: Graph, sampler: str, file: str | None) -> dict[str, Any]:
             "the server has no scorer for your model: put ViClip-InternVid-10M-FLT.pth or ViCLIP-L-14's "
             f"model.safetensors into its models/foresight (there: {', '.join(there) or 'nothing'})."
         )
+    if len(usable) > 1:
+        raise GraphError(f"the server has several scorers: say with --scorer which one judges ({', '.join(usable)}).")
     return node(loader, weights=usable[0])
 
 

@@ -122,15 +122,26 @@ def bootstrap_auc(
 
 
 def bootstrap_within(
-    scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], seed: int = 0, draws: int = 2000
+    scores: Sequence[float], right: Sequence[bool], groups: Sequence[int], rival: Sequence[float] | None = None,
+    seed: int = 0, draws: int = 2000,
 ) -> dict[str, float]:
-    """`auc_within` with its interval, of the rows whose score is finite."""
+    """`auc_within` with its interval, of the rows whose score is finite, or with a `rival` score the difference of the
+    two (paired)."""
     known = np.isfinite(np.asarray(scores, float))
-    scores, right, groups = (np.asarray(each)[known] for each in (scores, right, groups))
-    parts = [(scores[groups == group], right[groups == group].astype(bool)) for group in np.unique(groups)]
-    pairs = np.asarray([good.sum() * (~good).sum() for _, good in parts], float)
-    won = np.asarray([_concordance([part]) if some else 0.0 for part, some in zip(parts, pairs, strict=True)]) * pairs
-    return ratio(won, pairs, np.arange(len(parts)), seed, draws) | {"value": auc_within(scores, right, groups)}
+    right, groups = np.asarray(right, bool)[known], np.asarray(groups)[known]
+    names = np.unique(groups)
+    pairs = np.asarray([right[groups == name].sum() * (~right[groups == name]).sum() for name in names], float)
+
+    def won(values: Sequence[float]) -> np.ndarray:
+        values = np.asarray(values, float)[known]
+        parts = [(values[groups == name], right[groups == name]) for name in names]
+        shares = [_concordance([part]) if some else 0.0 for part, some in zip(parts, pairs, strict=True)]
+        return np.asarray(shares) * pairs
+
+    wins = won(scores) - (0 if rival is None else won(rival))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = wins.sum() / pairs.sum()
+    return ratio(wins, pairs, np.arange(len(names)), seed, draws) | {"value": float(value)}
 
 
 def _interval(value: float, draws: Sequence[float]) -> dict[str, float]:

@@ -176,7 +176,7 @@ class Store:
             else:
                 way_out = "run the same command again, or give another --out."
             raise StoreError(f"{self.path}: {text}: {way_out}") from None
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # sqlite3 cannot decode what SQLite says of a broken schema
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # sqlite3 fails to decode what is said of a broken schema
             problem = printable(str(error))
             raise StoreError(f"{self.path}: {problem}: it is damaged or no SQLite file; give another --out.") from None
 

@@ -16,7 +16,7 @@ LONGEST = 20_000
 # Of the demo world: results are told on test prompts, settings chosen on validation prompts that no training looked at.
 DEMO = {"demo": ("test", 0), "demo_validation": ("validation", 200)}
 SHOWN = 60  # characters of a prompt in a message
-VICLIP_WORDS = 32  # its context: what comes later in a prompt is not scored
+VICLIP_WORDS = 32  # its context: longer prompts are scored in pieces, which VBench does not do
 
 
 class SuiteError(Exception):
@@ -115,7 +115,7 @@ def _file(path: Path) -> Suite:
         if (words := len(prompt.split())) > VICLIP_WORDS:
             notes.append(
                 f"line {number} has {len(prompt):,} characters, {words:,} words: the model gets all of them, the "
-                f"scorer reads about the first {VICLIP_WORDS} words ({prompt[:SHOWN]!r}...)"
+                f"scorer reads them in pieces of about {VICLIP_WORDS} words ({prompt[:SHOWN]!r}...)"
             )
     foreign = [number for prompt, number in prompts.items() if any(c.isalpha() and c > "\u024f" for c in prompt)]
     if foreign:

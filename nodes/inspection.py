@@ -9,7 +9,7 @@ from ..l2r.decode import decode
 from ..scoring.detector import DetectorSettings
 from ..scoring.inspector import Gate
 from ..scoring.preset import load_preset
-from ..trials.foreign import check_choice
+from ..trials.foreign import check_choice, logger
 from . import types
 from .compat import advanced, searchable
 from .folders import L2R, PRESETS, VICLIP, files, path_of, state
@@ -92,6 +92,8 @@ class ViCLIPScore(io.ComfyNode):
         scorer = load_scorer(weights, precision)
         if images is None:
             return io.NodeOutput(scorer, ExecutionBlocker("ViCLIP Score gives a score only when images are connected."))
+        for note in scorer.reading(prompt).notes:
+            logger.warning("Foresight: %s", note)
         return io.NodeOutput(scorer, score_images(scorer, images, prompt))
 
 

@@ -94,6 +94,9 @@ class Run(Observer):
     def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None, details=None):
         with self.store.lock:
             self.trials.append(Trial(trial, kind, steps, window, decidable, details or {}))
+            if "text_notes" not in self.settings:  # once a run
+                for note in (settings or {}).get("text_notes", ()):
+                    logger.warning("Foresight: %s", note)
             self.settings.update(settings or {})
             self._decision = None
             self._send("trial", index=len(self.trials) - 1, trial=self.trials[-1].state(), settings=self.settings)

@@ -11,11 +11,10 @@ from ..scoring.inspector import Gate, Inspector
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord
 from .candidates import Call
-from .guard import harmless
 from .guided import attached, guided_sample
 from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
-from .records import trial_record
+from .records import trial_record, with_finals
 
 
 @dataclass(eq=False)
@@ -60,27 +59,24 @@ class Contender:
             calls=self.calls if self.resumes else None,
         )  # fmt: skip
         observer.begin(self.trial, kind, steps=inputs.steps, settings=settings, details=self.details, **shown)
-        begin, unscored = time.perf_counter(), None
+        begin = time.perf_counter()
         try:
             latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate.scorer), gate)
         finally:
             self.evaluations = monitor.evaluations
-        sampled = time.perf_counter()
+        seconds = time.perf_counter() - begin
         if monitor.beside:  # what was asked past the guider's call cannot be replayed
             self.resumes = False
             self.calls.clear()
         if not monitor.stopped:
             self.calls.clear()
             self.latent, self.x0 = latent, x0
-            with harmless("the finished clip was not scored") as failure:
-                self.final = gate.score(monitor.x0)
-            unscored = failure.message or (None if math.isfinite(self.final) else "the final score is not finite")
-        last_look = time.perf_counter() - sampled
         record = trial_record(
-            self.trial, kind, inspector, monitor.evaluations, monitor.steps, sampled - begin,
-            notes=(*monitor.notes, unscored),
-        )  # fmt: skip
-        seconds = record.seconds | {"inspection": record.seconds["inspection"] + last_look}
-        record = replace(record, details=self.details, seconds=seconds)
+            self.trial, kind, inspector, monitor.evaluations, monitor.steps, seconds, notes=monitor.notes
+        )
+        if not monitor.stopped:
+            record = with_finals(record, gate, monitor.x0, inputs.steps, observer)
+            self.final = record.final
+        record = replace(record, details=self.details)
         observer.conclude(record)
         return record

@@ -67,6 +67,13 @@ def _unreworded(verdict: Verdict) -> Verdict:
     return replace(verdict, history=tuple(history))
 
 
+def _ahead(base: Verdict, later: Verdict) -> bool:
+    """Whether the first run is predicted to be better than the last one that was judged after it."""
+    judged = [record.best.predicted_score for record in later.history if record.kind == "sample" and record.best]
+    first, last = base.predicted_score, judged[-1]
+    return None not in (first, last) and first > last
+
+
 def _no_injection(inputs: Inputs, settings: InjectionSettings) -> str | None:
     """Why Trial 1 could not be carried out, known before anything is sampled."""
     try:
@@ -133,12 +140,16 @@ def run_hierarchy(
                 verdict, reworded = reword(request, reworder, verdict, inputs_for, observer)
                 inputs = reworded or inputs
             case Action.INJECT:
-                result = monitored_sample(inputs, injection=Injection(anchor, injection), observer=observer)
+                result = monitored_sample(inputs, None, Injection(anchor, injection), observer=observer, scored_by=gate)
                 verdict = result.verdict
             case Action.SAMPLE | Action.PLAIN:
                 judge = gate if step.action is Action.SAMPLE else None
+                if judge is None and verdict.reworded and _ahead(base.verdict, verdict):
+                    inputs, verdict = own, _unreworded(verdict).noting("the first run came closer: it is finished")
                 stop_by = left(verdict.history)
-                result = monitored_sample(inputs, judge, previous=verdict, observer=observer, stop_by=stop_by)
+                result = monitored_sample(
+                    inputs, judge, previous=verdict, observer=observer, stop_by=stop_by, scored_by=gate
+                )
                 verdict = result.verdict
                 return verdict.accepted or not result.stopped
         return verdict.accepted
@@ -147,7 +158,7 @@ def run_hierarchy(
         drive(ladder(injection=injection is not None, rewording=reworder is not None), do)
     if failure.message:  # the clip that was rejected could have been finished, and no repair may lose it (promise 2)
         failure.error = None  # its frames hold what the trial had on the device
-        result = monitored_sample(own, previous=_unreworded(verdict), observer=observer)
+        result = monitored_sample(own, previous=_unreworded(verdict), observer=observer, scored_by=gate)
         verdict = result.verdict.noting(failure.message)
     if details := base.verdict.record.details:
         known = details["nfe_plain"] is not None

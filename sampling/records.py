@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import comfy.samplers
 import torch
 
 from ..scoring.inspector import Gate, Inspector
+from ..scoring.scorer import reading_of
 from ..scoring.words import plain
+from ..trials.observer import Observer
 from ..trials.verdict import TrialRecord
 from .enhanced import self_refinement
 from .guard import harmless
@@ -38,21 +43,41 @@ def trial_record(
     return replace(record, message=message, seconds={"sampling": sampling, "inspection": inspector.seconds})
 
 
+def with_finals(record: TrialRecord, gate: Gate, x0: torch.Tensor, steps: int, observer: Observer) -> TrialRecord:
+    """The record of a clip that is finished, judged by its last x0 prediction, which is shown as that of the last of
+    its `steps`."""
+    begin, finals, clips = time.perf_counter(), (), ()
+    with harmless("the finished clip was not scored") as failure:
+        finals, clips = gate.judge(x0)
+    unscored = failure.message or (None if all(map(math.isfinite, finals)) else "the final score is not finite")
+    record = replace(record, finals=finals, clips=clips, message=joined_notes((record.message, unscored)))
+    observer.step(steps, None, clips[finals.index(record.final)] if record.final in finals else None)
+    inspection = record.seconds["inspection"] + time.perf_counter() - begin
+    return replace(record, seconds=record.seconds | {"inspection": inspection})
+
+
 def joined_notes(notes: Iterable[str | None]) -> str | None:
     return "; ".join(filter(None, notes)) or None
+
+
+def additions(sampler: comfy.samplers.Sampler) -> dict[str, Any]:
+    """What self-refinement and search have done in a sampler; empty where it has neither."""
+    refining = self_refinement(sampler)
+    search = dict(sampler.result) if isinstance(sampler, SearchSampler) else None
+    return {"search": search, "self_refine": refining and refining.result.report()} if refining or search is not None else {}
 
 
 def enhancement(inputs: Inputs, nfe_plain: int | None) -> dict[str, Any]:
     """What self-refinement and search add to a record: what they did, and in evaluations what the plain sampler takes
     and what a run of one candidate, and of the whole search, takes at most; None where that cannot be told."""
     refining = self_refinement(inputs.sampler)
-    search = dict(inputs.sampler.result) if isinstance(inputs.sampler, SearchSampler) else None
+    search = inputs.sampler.result if isinstance(inputs.sampler, SearchSampler) else None
     extra = refining.settings.evaluations(inputs.steps) - inputs.steps if refining else 0
     candidate = None if nfe_plain is None else nfe_plain + extra
     return {
         "nfe_plain": nfe_plain, "nfe_candidate_most": candidate,
         "nfe_most": search["nfe_most"] if search else candidate,
-        "search": search, "self_refine": refining and refining.result.report(),
+        **additions(inputs.sampler),
     }  # fmt: skip
 
 
@@ -62,11 +87,17 @@ def model_family(patcher) -> str:
 
 
 def gate_settings(gate: Gate | None, steps: int) -> dict[str, Any]:
-    """What the report says of the gate, in a schedule of `steps` steps."""
+    """What the report says of the gate, in a schedule of `steps` steps. scored_pieces and text_notes: see Reading, of a
+    prompt that is not simply read whole."""
     if gate is None:
         return {}
+    read: dict[str, Any] = {}
+    with harmless("how the prompt is read cannot be told"):
+        reading = reading_of(gate.scorer, gate.prompt)
+        read |= {"scored_pieces": list(reading.pieces)} if len(reading.pieces) > 1 else {}
+        read |= {"text_notes": list(reading.notes)} if reading.notes else {}
     return {
-        "prompt": gate.prompt, "scored_text": plain(gate.prompt),
+        "prompt": gate.prompt, "scored_text": plain(gate.prompt), **read,
         "tau": gate.video.tau, "delta": gate.delta, "scale": gate.video.scale,
         "scorer": gate.scorer.name, "l2r": gate.l2r.name, "every": gate.every,
         "video_window": list(gate.video.window(steps)),

@@ -17,7 +17,7 @@ from .guided import attached, guided_sample
 from .injection import Injection
 from .inputs import Inputs, Latent
 from .monitor import MonitorSampler
-from .records import enhancement, gate_settings, model_family, partial_schedule, trial_record
+from .records import enhancement, gate_settings, model_family, partial_schedule, trial_record, with_finals
 from .segments import adaptive
 
 
@@ -38,17 +38,18 @@ class Result:
 def monitored_sample(
     inputs: Inputs, gate: Gate | None = None, injection: Injection | None = None, *, previous: Verdict | None = None,
     stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None,
-    observer: Observer = SILENT, stop_by: int | None = None, notes: Iterable[str] = (),
+    observer: Observer = SILENT, stop_by: int | None = None, notes: Iterable[str] = (), scored_by: Gate | None = None,
 ) -> Result:
     """Samples, inspected by `gate` where there is one, from `injection` where there is one.
 
     previous: the verdict this run answers, whose history goes into the report. A run that follows a failed rewording
     is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report;
-    `observer` sees each step. stop_by: the last step at which the run may be stopped. notes: for its record.
+    `observer` sees each step. stop_by: the last step at which the run may be stopped. notes: for its record. scored_by:
+    scores the finished clip where `gate` does not judge it; an injection's gate does unasked.
     """
-    shown_by = gate
+    shown_by = gate or scored_by
     if injection is not None:
-        previous, shown_by = injection.anchor.verdict or previous, gate or injection.anchor.gate
+        previous, shown_by = injection.anchor.verdict or previous, shown_by or injection.anchor.gate
     if previous is not None and previous.rewording_failed:
         gate = None
     reworded = previous is not None and previous.reworded
@@ -75,7 +76,7 @@ def monitored_sample(
         on_step=(lambda _, x0: steps.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
-    guider = attached(inputs.guider, gate and gate.scorer, getattr(inputs.sampler, "reward", None))
+    guider = attached(inputs.guider, shown_by and shown_by.scorer, getattr(inputs.sampler, "reward", None))
     latent, x0 = guided_sample(inputs, monitor, guider, shown_by)
     seconds = time.perf_counter() - begin
     partial = inspector and partial_schedule(inputs.guider.model_patcher, inputs.sigmas)
@@ -85,6 +86,8 @@ def monitored_sample(
     )
     if simple is not inputs.sampler:
         record = replace(record, details=enhancement(inputs, monitor.compared))
+    if shown_by is not None and not monitor.stopped:
+        record = with_finals(record, shown_by, monitor.x0, inputs.steps, observer)
     observer.conclude(record)
     verdict = Verdict((*(previous.history if previous else ()), record), settings, observer.id)
     steps_x0 = None

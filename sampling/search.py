@@ -182,6 +182,8 @@ class _Search:
 
     def run(self, noise: torch.Tensor, seed: int) -> _Contender:
         """The winner, ready to be finished."""
+        with harmless("how the prompt is read cannot be told"):
+            self.notes += getattr(self.reward, "notes", ())
         settings = self.settings
         checks = settings.checks(len(self.engine.sigmas) - 1)
         self.costs = self.engine.costs(noise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import comfy.patcher_extension
@@ -17,7 +18,7 @@ from .guard import harmless
 from .guided import accompanied
 from .line import Line, Steps, video_latent
 from .monitor import attend, unjudged
-from .records import gate_settings, model_family, partial_schedule, trial_record
+from .records import gate_settings, model_family, additions, partial_schedule, trial_record, with_finals
 
 KEY = "foresight_watch"
 OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
@@ -66,15 +67,16 @@ class Watch:
             inspector = self.gate.inspector(whole, steps)
             observer.begin("0", "sample", steps=steps, window=self.gate.video.window(whole), settings=settings)
             line, places, done = Line(len(noise)), Steps(sigmas, noise.shape), 0
+            finished, last = False, None
 
             def watch(index: int, x0, x, total_steps: int) -> None:
-                nonlocal done
+                nonlocal done, last
                 if callback is not None:
                     callback(index, x0, x, total_steps)
                 if step := places.place(index, x0, line.level):
                     done += 1
-                    video = video_latent(x0, kwargs.get("latent_shapes"))
-                    attend(observer, inspector, step, places.levels[step - 1], video, self.gate.look)
+                    last = video_latent(x0, kwargs.get("latent_shapes"))
+                    attend(observer, inspector, step, places.levels[step - 1], last, self.gate.look)
 
             begin, notes = time.perf_counter(), [partial_schedule(executor.class_obj.model_patcher, sigmas)]
             try:
@@ -83,12 +85,15 @@ class Watch:
                         executor, noise, latent_image, sampler, sigmas, denoise_mask, line.told(watch), disable_pbar,
                         seed, **kwargs,
                     )  # fmt: skip
-                done = steps
+                done, finished = steps, True
                 notes.append(unjudged(inspector, places))
                 return samples
             finally:
                 seconds = time.perf_counter() - begin
                 record = trial_record("0", "sample", inspector, line.evaluations, done, seconds, notes=notes)
+                record = replace(record, details=additions(sampler))
+                if finished and last is not None:
+                    record = with_finals(record, self.gate, last, steps, observer)
                 self._conclude(record, settings, observer)
 
     def _conclude(self, record: TrialRecord, settings: dict[str, Any], observer: Observer) -> None:

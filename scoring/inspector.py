@@ -89,13 +89,17 @@ class Gate:
         latent = video(x0)[:1]
         return self.decode(latent, self.scorer.looks_at(latent.shape[2]))
 
-    def score(self, x0: torch.Tensor) -> float:
-        """Of an x0 prediction's best item; NaN where it is not finite."""
+    def judge(self, x0: torch.Tensor) -> tuple[tuple[float, ...], tuple[torch.Tensor, ...]]:
+        """Of a finished clip's last x0 prediction, item by item: its score, NaN where it is not finite, and the frames
+        that were scored, [F, sH, sW, 3] in 0..1 on the CPU."""
         latent = video(x0)
-        if not torch.isfinite(latent).all():
-            return math.nan
-        text, frames = self.scorer.encode_text(self.prompt), self.scorer.looks_at(latent.shape[2])
-        return max(float(self.scorer.score(self.decode(item, frames), text)) for item in latent.split(1))
+        text, indices = self.scorer.encode_text(self.prompt), self.scorer.looks_at(latent.shape[2])
+        scores, clips = [], []
+        for item in latent.split(1):
+            frames = self.decode(item, indices)
+            clips.append(frames.cpu())
+            scores.append(float(self.scorer.score(frames, text)) if torch.isfinite(item).all() else math.nan)
+        return tuple(scores), tuple(clips)
 
     def still(self, x0: torch.Tensor) -> torch.Tensor:
         """The middle frame of an x0 prediction's first item, [sH, sW, 3]."""

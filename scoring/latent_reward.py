@@ -24,7 +24,8 @@ from ..files.fields import Fields, FileError
 from ..files.weights import open_weights, write_weights
 from ..trials.foreign import printable, quoted
 from .inspector import video
-from .scorer import Scorer
+from .pieces import aligned
+from .scorer import Scorer, reading_of
 from .viclip import ViCLIPConfig, VisionEncoder
 
 KEY = "foresight.reward"
@@ -92,9 +93,13 @@ class RewardModel(nn.Module):
 
     def read(self, features: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """Features [B, text_dim] of latents at noise levels [B], and of their texts -> rewards [B, HEADS]."""
+        return self.rewards(features, sigma, (features * text).sum(-1))
+
+    def rewards(self, features: Tensor, sigma: Tensor, cosines: Tensor) -> Tensor:
+        """`read` of features whose cosines [B] with their texts are known."""
         low, high = self.config.sigmas
         clean = ((high - sigma) / (high - low)).clamp(0, 1)[:, None]
-        alignment = (features * text).sum(-1, keepdim=True) * self.alignment
+        alignment = cosines[:, None] * self.alignment
         return torch.cat([self.quality(features), alignment], 1) * (clean * self.sharpness).exp()
 
     def forward(self, x0: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
@@ -134,14 +139,19 @@ class LatentReward:
         """The text encoder's; the model itself is small, and goes where the latent is."""
         return getattr(self.scorer, "patcher", None)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return reading_of(self.scorer, self.prompt).notes
+
     @torch.no_grad()
     def score(self, x0: Tensor, sigma: float, step: int) -> Tensor:
         """[B], float32, NaN for items that are not finite. Raises ValueError for latents of another model."""
         latent = video(x0).float()
         if self._text is None:
             self._text = self.scorer.encode_text(self.prompt)
-        text = self._text.to(latent.device).expand(len(latent), -1)
-        rewards = self.model.to(latent.device)(latent, latent.new_full((len(latent),), float(sigma)), text)
+        text, features = self._text.to(latent.device), self.model.to(latent.device).look(latent)
+        cosines = (features * text).sum(-1) if text.ndim == 1 else aligned(features, text, self.scorer.scale)
+        rewards = self.model.rewards(features, latent.new_full((len(latent),), float(sigma)), cosines)
         total = rewards @ rewards.new_tensor(self.weights)
         return total.where(torch.isfinite(latent).flatten(1).all(1), torch.nan).cpu()
 

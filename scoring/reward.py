@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from .inspector import Gate, video
+from .scorer import reading_of
 
 
 class Reward(Protocol):
     """Judges the x0 predictions of candidates that are half sampled. Values are compared between the candidates of one
     search only, all of one prompt, so a reward brings its prompt along and needs no scale across prompts.
 
-    patcher: ComfyUI's ModelPatcher where the reward has weights that ComfyUI should budget memory for, else None.
+    patcher: ComfyUI's ModelPatcher where the reward has weights that ComfyUI should budget memory for, else None. It
+    may have `notes` for the search's report: how it reads the prompt.
     """
 
     name: str
@@ -44,6 +46,10 @@ class AlignmentReward:
     @property
     def patcher(self):
         return getattr(self.gate.scorer, "patcher", None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return reading_of(self.gate.scorer, self.gate.prompt).notes
 
     def score(self, x0: Tensor, sigma: float, step: int) -> Tensor:
         if self._text is None:

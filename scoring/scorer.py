@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .pieces import Reading
+
 
 class Scorer(Protocol):
     """Says how well frames fit a text. tau and delta only mean something for the scorer that carries them."""
@@ -16,12 +18,17 @@ class Scorer(Protocol):
     device: torch.device
 
     def encode_text(self, prompt: str) -> Tensor:
-        """The L2-normalised text feature [D] of the prompt's words alone (words.plain): callers give it as it is
-        written, with weights, LoRA tags and all that is meant for the video model's encoder. ValueError without words.
-        """
+        """The text feature of the prompt's words alone (words.plain), however many they are: callers give it as it is
+        written, with weights, LoRA tags and all that is meant for the video model's encoder, and hand on what they get:
+        [D], L2-normalised, or [P, D] of a prompt in pieces (pieces.together). ValueError without words."""
 
     def looks_at(self, count: int) -> list[int]:
         """Which of a clip's `count` frames it scores: those alone give the same score, and only they are decoded."""
 
     def score(self, frames: Tensor, text: Tensor) -> float:
-        """Cosine of frames [F, H, W, 3] in 0..1 and a text feature [D]."""
+        """Cosine of frames [F, H, W, 3] in 0..1 and a text feature of encode_text."""
+
+
+def reading_of(scorer: Scorer, prompt: str) -> Reading:
+    """What a scorer's `reading(prompt)` tells of how it reads a prompt; nothing where it has no such method."""
+    return scorer.reading(prompt) if hasattr(scorer, "reading") else Reading()

@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 START, END = 49406, 49407
-_MOST = 10_000  # characters that are read: 32 tokens of the longest words with room for ten times as much around them
+MOST = 10_000  # characters that are read: prompts are shorter, what a node has put there by mistake may be a book
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _ENTITY = re.compile(r"&(#?)[0-9A-Za-z]{1,24};")
 _TERMINAL = re.compile("\x1b\\[[\\d;]*[a-zA-Z]")
@@ -44,7 +44,7 @@ def clean_text(text: str) -> str:
     """What CLIP's tokenizer does before it splits words: ftfy's repairs, no HTML entities, single spaces, lower case.
     ftfy also repairs text that was decoded wrongly (as "cafÃ©"), which is left as it is here. Of very long texts the
     beginning."""
-    text = text[:_MOST].encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no half characters
+    text = text[:MOST].encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no half characters
     for _ in range(2):  # an entity may stand for one of an entity, or for a curly quote
         if "<" not in text:
             text = _ENTITY.sub(_character, text)

@@ -61,7 +61,8 @@ PLACEHOLDER = re.compile(r"NODE|FAMILY")
 MODULE = re.compile(r"python3? -m (foresight(?:\.\w+)+)(?: (\w+))?")
 DEV = re.compile(r"dev\.py (\w+)")
 WORDS = {"foresight.evaluation": COMMANDS, "foresight.lab.training": TASKS}  # module -> what may follow it
-DEV_COMMANDS = {False: {"demo", "serve"}, True: {"demo", "serve", "test", "lint", "train"}}  # in an archive, in a clone
+# In an archive, in a clone.
+DEV_COMMANDS = {False: {"demo", "serve"}, True: {"demo", "serve", "test", "lint", "train", "mutate"}}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

@@ -75,9 +75,10 @@ GOOD = {"budget": 0.2, "most": 0.5, "candidates": 3, "looks": (Look(0.12, 0.1, 0
 
 
 @pytest.mark.parametrize("change, said", [
-    ({"looks": (Look(0, 0.1, 0.1),)}, "looks are at .0."), ({"candidates": 0}, "candidates is 0"), ({"candidates": 2.5}, "candidates is 2.5"),
+    ({"looks": (Look(0, 0.1, 0.1),)}, "looks are at .0."), ({"candidates": 0}, "candidates is 0"),
+    ({"candidates": 2.5}, "candidates is 2.5"), ({"budget": 0.9}, "budget is 0.9 and most 0.5"),
     ({"looks": (Look(0.12, float("nan"), 0.1),)}, "floor is nan"), ({"looks": ()}, "looks are at"),
-    ({"looks": (Look(0.2, 0.1, 0.1), Look(0.1, 0.1, 0.1))}, "the earliest first"), ({"budget": 0.9}, "budget is 0.9 and most 0.5"),
+    ({"looks": (Look(0.2, 0.1, 0.1), Look(0.1, 0.1, 0.1))}, "the earliest first"),
     ({"looks": (Look(0.12, "high", 0.1),)}, "floor is 'high'"), ({"most": True}, "most is True"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_named(change, said):

@@ -193,6 +193,15 @@ def test_what_is_scored_is_told(patcher):
         assert set(gate.scorer.prompts) == {said}
 
 
+def test_what_is_scored_stands_on_the_node_from_the_start(patcher, monkeypatch):
+    shown = []
+    monkeypatch.setattr("foresight.nodes.drop_in.show_on_node", lambda node, text: shown.append(text))
+    ours(ksampler(model=patcher), prompt="a fox\nin the \ud83d snow")
+    taken = "Scored against the text of this node: a fox\\nin the \\ud83d snow"
+    assert shown[0] == taken and shown[1].endswith(f"\n{taken}")
+    assert shown[1].startswith("Passed: the run was not touched")
+
+
 @pytest.mark.parametrize("name, value", [("sampler_name", "\ud83d"), ("scheduler", "none"), ("self_refine", "maybe")])
 def test_a_choice_that_there_is_not(patcher, name, value):
     with pytest.raises(ValueError, match=f"{name} is "):

@@ -185,10 +185,10 @@ def test_an_audition_is_one_seed_in_a_plain_run(info):
     assert noise["noise_seed"] == SEED and of_class(found, "ForesightMonitoredSampler")
 
 
-def without(info: dict, weights: str) -> dict:
+def without(info: dict, *weights: str) -> dict:
     found = deepcopy(info)
     options = found["ForesightViCLIPScore"]["input"]["required"]["weights"]
-    (options[0] if isinstance(options[0], list) else options[1]["options"])[:] = [weights]
+    (options[0] if isinstance(options[0], list) else options[1]["options"])[:] = weights
     return found
 
 
@@ -230,7 +230,9 @@ def test_a_file_that_the_server_lacks_is_named_with_those_that_it_has(info):
             of(core(), info, **{option: "none.bin"})
     with pytest.raises(GraphError, match="no scorer for your model: put .*foresight_demo_viclip"):
         OwnGraph.of(core(), without(info, SCORER))
-    assert OwnGraph.of(core(), without(info, "mine.pth")).scorer["inputs"]["weights"] == "mine.pth"
+    assert OwnGraph.of(core(), without(info, "mine.pth", SCORER)).scorer["inputs"]["weights"] == "mine.pth"
+    with pytest.raises(GraphError, match="several scorers: say with --scorer which one judges .mine.pth, other.pth."):
+        OwnGraph.of(core(), without(info, "mine.pth", "other.pth"))
     with pytest.raises(GraphError, match="--light refines the clips of KSampler"):
         stepwise = {name: value for name, value in core()["8"]["inputs"].items() if name not in ("seed", "denoise")}
         stepwise |= {"noise_seed": 1, "add_noise": "enable", "start_at_step": 0, "end_at_step": 99,

@@ -1,16 +1,18 @@
 """The run report as a picture, drawn without a display."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from foresight.trials.picture import report_figure
+from foresight.trials.picture import cards, report_figure
 from foresight.trials.report import run_report, with_final_score
-from foresight.trials.summary import report_text, rows
+from foresight.trials.summary import KINDS, RULES, report_text, rows
 from foresight.trials.verdict import ItemVerdict, TrialRecord, Verdict
 
 SETTINGS = {
@@ -42,7 +44,7 @@ FULL = (
     TrialRecord("2", "refine", prompt="(a blue square:1.3), a red circle", negative="", seconds={"refinement": 2.0}),
     sample("2", False, 0.2, 14, "budget", nfe=14),
     probe("2->1", True, 0.26),
-    TrialRecord("2->1", "inject", nfe_video=49, steps=49, seconds={"sampling": 70.0}),
+    TrialRecord("2->1", "inject", nfe_video=49, steps=49, seconds={"sampling": 70.0}, finals=(0.25,)),
 )
 UNSEEN = (
     sample("0", True, None, None, "not_inspected", 50, trace=[(1, float("nan")), (2, 0.1)], message="out of memory"),
@@ -76,14 +78,29 @@ def test_text_tells_the_whole_hierarchy():
         "Rejected twice, then redone by Trial 2->1 with a refined prompt, from a single frame",
         "Prompt: a red circle above a blue square",
         "Refined: (a blue square:1.3), a red circle",
-        "Trial 0, video: rejected, predicted 0.180 at step 11 (it stays below tau); 11 NFE, 10.5 s",
-        "Trial 1, single frame: not used, predicted 0.190 at step 24 (the score has settled); 24 NFE, 10.5 s",
-        "Trial 2, prompt refinement; 0 NFE, 2.0 s",
-        "Trial 2, video: rejected, predicted 0.200 at step 14 (best of the window); 14 NFE, 10.5 s",
-        "Trial 2->1, single frame: used, predicted 0.260 at step 24 (the score has settled); 24 NFE, 10.5 s",
-        "Trial 2->1, video from the anchor; 49 NFE, 70.0 s",
+        "Trial 0, clip: rejected at step 11, stays below the threshold, predicted score 0.180; 11 evaluations, 10.5 s",
+        "Trial 1, single frame: not used at step 24, the score has settled, predicted score 0.190; 24 evaluations, "
+        "10.5 s",
+        "Trial 2, better prompt; 0 evaluations, 2.0 s",
+        "Trial 2, clip: rejected at step 14, the window's best score, predicted score 0.200; 14 evaluations, 10.5 s",
+        "Trial 2->1, single frame: used at step 24, the score has settled, predicted score 0.260; 24 evaluations, "
+        "10.5 s",
+        "Trial 2->1, clip from the frame; 49 evaluations, 70.0 s",
+        "Final score: 0.250 by its preview (tau 0.220)",
         "122 model evaluations (NFE; plain 50, at most 138), 114.0 s (plain about 60.8 s)",
     ]
+
+
+UNKNOWN = "; it was not scored, so whether it matches its prompt is not known"
+
+
+def ended(*finals):
+    return (*INJECTED[:2], TrialRecord("1", "inject", finals=finals))
+
+
+def done(trial, rule, final, **details):
+    """A finished run that was judged on its way."""
+    return (sample(trial, rule != "early_reject", 0.15, 10, rule, nfe=50, finals=(final,), details=details),)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +113,63 @@ def test_text_tells_the_whole_hierarchy():
         (FULL[:2], "Trial 1: the single frame is not better than the video by delta"),
         (FULL[:3], "Trial 2: the prompt was refined"),
         ((*FULL[:2], REFUSED), "Trial 2: the prompt could not be refined"),
-        ((*FULL[:2], *PLAIN), "Rejected, then sampled plainly: no trial could help"),
-        (INJECTED, "Rejected, then redone by Trial 1 from a single frame"),
+        ((*FULL[:2], *PLAIN), f"Rejected, then sampled plainly: no trial could help{UNKNOWN}"),
+        (INJECTED, f"Rejected, then redone by Trial 1 from a single frame{UNKNOWN}"),
+        (ended(0.3), "Rejected, then redone by Trial 1 from a single frame"),
+        (ended(0.2),
+         "Rejected, then redone by Trial 1 from a single frame, its final score 0.200 still below tau 0.220"),
+        (ended(0.1),
+         "Rejected, then redone by Trial 1 from a single frame, its final score 0.100 still below tau 0.220, and below "
+         "the 0.180 of Trial 0, which was left"),
+        (ended(0.1, 0.3),
+         "Rejected, then redone by Trial 1 from a single frame, item 1 of the batch still below tau 0.220"),
+        (done("0", "early_accept", 0.3), "Passed: the run was not touched"),
+        (done("0", "early_accept", 0.3, search={"winner": 1}, self_refine={"nfe": 9}),
+         "Passed: the run was searched for and self-refined"),
+        (done("0", "user_accept", 0.1, self_refine={"nfe": 9}),
+         "Accepted by hand: the run was self-refined, its final score 0.100 still below tau 0.220"),
+        (done("0", "early_reject", 0.3), "Trial 0 was rejected, and sampled to its end all the same"),
     ],
 )
 def test_the_headline_says_what_became_of_the_run(records, expected):
     assert report_text(report(records)).splitlines()[0] == expected
+
+
+@pytest.mark.parametrize("finals, accepted", [((0.25,), True), ((0.1,), False), ((0.1, 0.3), True), ((), None)])
+def test_after_a_rejection_the_end_is_what_counts(finals, accepted):
+    """The base run was rejected; whether what is delivered matches is what its final score says."""
+    assert report(ended(*finals))["accepted"] is accepted
+    assert report(ended(*finals))["final_scores"] == list(finals)
+
+
+def test_each_item_of_a_batch_has_its_own_scores():
+    items = (ItemVerdict(False, 0.1, 11, "early_reject"), ItemVerdict(True, 0.3, 10, "early_accept"))
+    text = report_text(report((TrialRecord("0", "sample", items, nfe_video=50, steps=50, finals=(0.15, 0.31)),)))
+    assert text.splitlines()[0] == "Passed: the run was not touched, item 1 of the batch still below tau 0.220"
+    for line in (
+        "  Item 1: rejected, stays below the threshold, predicted score 0.100",
+        "  Item 2: accepted, stays above the threshold, predicted score 0.300",
+        "Item 1: final score 0.150, still below tau 0.220", "Item 2: final score 0.310",
+    ):  # fmt: skip
+        assert line in text.splitlines()
+
+
+def test_the_finished_clip_stands_beside_what_was_left():
+    red, green, blue = (np.eye(3)[i] * np.ones((5, 8, 8, 1)) for i in range(3))
+    raced_too = raced(ASIDE, tried(2, "delivered", 0.3))
+    for document, names in ((raced_too, ("candidate 1", "candidate 2")), (report(ended(0.3)), ("0", "1"))):
+        previews = dict(zip(names, (red, green), strict=True))
+        shown = cards(document, previews, [blue, blue])
+        assert [each.name for each in shown[:2]] == ["the finished clip, item 1", "the finished clip, item 2"]
+        assert len(shown) == 4 and shown[0].finished and not shown[2].finished
+        picture = report_figure(document, previews, blue)
+        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)):
+            assert (picture == colour).all(-1).mean() > 0.01
+
+
+def test_the_reports_words_are_the_panels():
+    panel = json.loads((Path(__file__).parent.parent / "locales/en/main.json").read_text(encoding="utf-8"))["foresight"]
+    assert {*KINDS.values(), *RULES.values()} <= panel.keys()
 
 
 RACE = {
@@ -174,8 +242,8 @@ def test_text_tells_a_race():
         "Prompt: a red circle above a blue square",
         "After step 6 of 50 the preview of each candidate is scored against the prompt; below its floor (0.200, "
         "self-refined 0.250; from mine.json) it is put aside and the next seed is tried.",
-        "Candidate 1, seed 7: 0.100, floor 0.200: put aside; 6 NFE, 10.5 s",
-        "Candidate 2, seed 8, self-refined: 0.300, floor 0.250: delivered; 10 NFE, 10.5 s",
+        "Candidate 1, seed 7: 0.100, floor 0.200: put aside; 6 evaluations, 10.5 s",
+        "Candidate 2, seed 8, self-refined: 0.300, floor 0.250: delivered; 10 evaluations, 10.5 s",
         "Final score: 0.300 by its preview (tau 0.220)",
         "16 model evaluations (NFE; plain 50, at most 75), 21.0 s (plain about 62.5 s)",
     ]

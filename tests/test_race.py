@@ -163,7 +163,8 @@ def test_a_candidate_is_held_against_the_floor_of_each_look_and_still_goes_on_ex
     assert [(row["look_step"], row["score"], row["floor"]) for row in report["candidates"]] == [
         (3, 0.05, 0.1), (5, 0.19, 0.2), (5, 0.2, 0.2)]  # fmt: skip
     alone = monitored_sample(replace(own, noise=SeededNoise(Candidate(2).seed(7))))
-    assert torch.equal(passing.latent["samples"], alone.latent["samples"]) and report["final_seed"] == Candidate(2).seed(7)
+    assert torch.equal(passing.latent["samples"], alone.latent["samples"])
+    assert report["final_seed"] == Candidate(2).seed(7)
     none = run_race(own, gate(0.09, 0.12, 0.13, 0.08), Rules(RaceSettings(3, "off"), two))
     assert report_of(none)["final_seed"] == Candidate(1).seed(7)  # further from its floor, but it had passed a look
     alone = monitored_sample(replace(own, noise=SeededNoise(Candidate(1).seed(7))))
@@ -222,7 +223,8 @@ def test_ranks_alone_spend_what_the_budget_allows(patcher):
     report = report_of(run_race(start(patcher), gate(scorer=scorer), ranks))
     assert len(report["candidates"]) == 3 and report["final_seed"] == Candidate(1).seed(7)
     assert report["nfe"] == report["nfe_worst_case"] == 16 == 10 * 1.6
-    dearer = report_of(run_race(start(patcher, steps=25), gate(0.1), Rules(RaceSettings(9, "all"), (Look(0.3),), budget=0.01)))
+    narrow = Rules(RaceSettings(9, "all"), (Look(0.3),), budget=0.01)
+    dearer = report_of(run_race(start(patcher, steps=25), gate(0.1), narrow))
     assert len(dearer["candidates"]) == 1 and dearer["nfe"] == dearer["nfe_worst_case"] == 27
     lonely = report_of(run_race(start(patcher), gate(0.1), replace(ranks, budget=0.2)))
     assert len(lonely["candidates"]) == 1 and lonely["nfe"] == 10

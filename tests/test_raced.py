@@ -17,7 +17,8 @@ from foresight.trials.report import run_report
 
 STEPS = 20
 RULES = ("look=3,candidates=4,floor=0.14", "look=4,candidates=3,self_refine=all,floor=0.2",
-         "look=3,candidates=3,self_refine=off", "look=3+6,candidates=4,floor=0.1+0.17", "budget=0.5,preset=none.json")  # fmt: skip
+         "look=3,candidates=3,self_refine=off", "look=3+6,candidates=4,floor=0.1+0.17",
+         "budget=0.5,preset=none.json")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,8 @@ def test_rows_of_other_presets_are_outdated_and_no_others(bench, monkeypatch, tm
 
 @pytest.mark.parametrize("name, said", [
     ("race@look=2.5", "'look=2.5' is no option"), ("race@self_refine=some", "self_refine is one of"),
-    ("race@look=3+6,floor=0.2", "as many floors as looks"), ("race@floor=0.2", "own rules need a look"), ("race@colour=red", "options are budget"),
+    ("race@look=3+6,floor=0.2", "as many floors as looks"), ("race@floor=0.2", "own rules need a look"),
+    ("race@colour=red", "options are budget"),
 ])  # fmt: skip
 def test_a_wrong_name_is_told(name, said):
     with pytest.raises(MethodError, match=said):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .foreign import logger, printable
-from .summary import columns, final_score, headline, race_rules, rows, score, totals
+from .summary import RULES, columns, end, final_score, headline, race_rules, rows, score, totals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
 
     report: what trials.report.run_report gives. previews: trial -> [F, H, W, 3], uint8 or float in 0..1, an array or a
     CPU tensor; trials without one, or with what is no clip, are left out. clip: the finished one's frames, where
-    they are known. Without matplotlib it is an empty page that says so.
+    they are known, or a list of each item's. Without matplotlib it is an empty page that says so.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,13 +49,12 @@ def report_figure(report: dict[str, Any], previews: Mapping[str, Any], clip: Any
     canvas = FigureCanvasAgg(figure)
     bottom = _table(figure, report)
     top = _header(figure, report)
-    previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
+    shown = cards(report, previews, clip)
     if report["candidates"]:
-        _candidates(figure, report, previews, clip, bottom + 0.03, top)
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if previews else 0.91, top - bottom - 0.11)), report)
-    _filmstrips(figure, report, previews, bottom + 0.03, top)
+        _row(figure, shown, bottom + 0.03, top)
+    else:
+        _curves(figure.add_axes((0.06, bottom + 0.085, 0.53 if shown else 0.91, top - bottom - 0.11)), report)
+        _filmstrips(figure, shown, bottom + 0.03, top)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -142,29 +142,76 @@ def _curves(axes, report: dict[str, Any]) -> None:
 
 def _curve_label(trial: dict[str, Any]) -> str:
     verdict = trial["verdict"]
-    return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {verdict['rule'].replace('_', ' ')}"
+    return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {RULES[verdict['rule']]}"
 
 
-def _candidates(figure: Figure, report, previews: Mapping[str, Any], clip: Any, bottom: float, top: float) -> None:
-    """The looks side by side, the delivered one framed; the finished clip below them."""
-    cards = [row for row in report["candidates"] if f"candidate {row['candidate']}" in previews]
-    delivered = [row for row in cards if row["state"] == "delivered"]
-    best = sorted(cards, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
-    cards = [row for row in cards if row in (delivered + [row for row in best if row not in delivered])[:_CARDS]]
-    middle = bottom
-    if _is_clip(clip):
-        middle = bottom + (0.45 * (top - bottom) if cards else top - bottom - 0.03)
-        _text(figure, 0.025, middle - 0.005, "the finished clip", fontsize=9, color=_DELIVERED, fontweight="bold")
-        _strip(figure, clip, (0.025, bottom, 0.95, middle - 0.03 - bottom))
-    width = 0.95 / max(2, len(cards))
-    for place, row in enumerate(cards):
-        x, won = 0.025 + place * width, row["state"] == "delivered"
-        name, colour = f"candidate {row['candidate']}", _DELIVERED if won else _INK
+@dataclass(frozen=True)
+class Card:
+    """A clip beside the others: its name, what is said of it, its frames [F, H, W, 3] and its colour."""
+
+    name: str
+    about: str
+    frames: Any
+    colour: str = _INK
+
+    @property
+    def finished(self) -> bool:
+        return self.colour == _DELIVERED
+
+
+def cards(report: dict[str, Any], previews: Mapping[str, Any], clip: Any = None) -> list[Card]:
+    """The finished clip, item by item, and beside it what was left for it: the looks of a race's best candidates, or
+    the previews of the trials. Arguments: as report_figure's."""
+    clips = list(clip) if isinstance(clip, (list, tuple)) else [clip]
+    finals, of = report["final_scores"] or [report["final_score"]], report["final_score_of"]
+    finished = []
+    for i, frames in enumerate(clips):
+        name = "the finished clip" + (f", item {i + 1}" if len(clips) > 1 else "")
+        final = finals[i] if i < len(finals) else None
+        about = "" if final is None else f"final score {end(report, final)} (by its {of})"
+        if _is_clip(frames):
+            finished.append(Card(name, about, frames, _DELIVERED))
+    previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
+    return finished + (_looks if report["candidates"] else _previews)(report, previews, bool(finished))
+
+
+def _looks(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) -> list[Card]:
+    known = [row for row in report["candidates"] if f"candidate {row['candidate']}" in previews]
+    first = [row for row in known if row["state"] == "delivered"]
+    best = sorted(known, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
+    made = []
+    for row in sorted((first + [row for row in best if row not in first])[:_CARDS], key=lambda row: row["candidate"]):
+        name, won = f"candidate {row['candidate']}", row["state"] == "delivered"
         floor = "" if row["floor"] is None else f", floor {score(row['floor'])}"
-        _text(figure, x, top, f"{name}{', delivered' if won else ''}", color=colour, fontweight="bold")
-        _text(figure, x, top - 0.023, f"{score(row['score'])}{floor}", color=colour)
-        axes = _strip(figure, previews[name], (x, middle + 0.01, width - 0.015, top - middle - 0.062))
-        if won:
+        colour = _DELIVERED if won and not finished else _INK
+        about = f"{score(row['score'])}{floor}"
+        made.append(Card(f"{name}{', delivered' if won else ''}", about, previews[name], colour))
+    return made
+
+
+def _previews(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) -> list[Card]:
+    sources = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
+    made = []
+    for trial, frames in previews.items():
+        source, about = sources.get(trial), ""
+        name = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
+        if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
+            about = f"preview at step {source['verdict']['stop_step']}"
+        made.append(Card(name, about, frames, _COLOURS.get(trial, _INK)))
+    return made
+
+
+def _row(figure: Figure, shown: list[Card], bottom: float, top: float) -> None:
+    """Side by side, what is delivered framed."""
+    width = 0.95 / max(2, len(shown))
+    for place, card in enumerate(shown):
+        x = 0.025 + place * width
+        chars = int(150 * width)  # as many as fit beside the next card
+        about = textwrap.wrap(card.about, chars, max_lines=2, placeholder=" ...")
+        _text(figure, x, top, textwrap.shorten(card.name, chars), color=card.colour, fontweight="bold")
+        _text(figure, x, top - 0.023, "\n".join(about), color=card.colour)
+        axes = _strip(figure, card.frames, (x, bottom, width - 0.015, top - bottom - 0.075))
+        if card.finished:
             axes.set_axis_on()
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
@@ -179,17 +226,13 @@ def _strip(figure: Figure, frames: Any, box: tuple[float, float, float, float]):
     return axes
 
 
-def _filmstrips(figure: Figure, report, previews: Mapping[str, Any], bottom: float, top: float) -> None:
-    height = (top - bottom) / max(2, len(previews))
-    sources = {trial["trial"]: trial for trial in report["trials"] if trial["kind"] in ("sample", "probe")}
-    for row, (trial, preview) in enumerate(previews.items()):
-        y = top - row * height
-        source = sources.get(trial)
-        title = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
-        if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
-            title += f", preview at step {source['verdict']['stop_step']}"
-        _text(figure, 0.625, y, title, fontsize=9, color=_COLOURS.get(trial, _INK), fontweight="bold")
-        _strip(figure, preview, (0.625, y - height + 0.012, 0.35, height - 0.038))
+def _filmstrips(figure: Figure, shown: list[Card], bottom: float, top: float) -> None:
+    height = (top - bottom) / max(2, len(shown))
+    for place, card in enumerate(shown):
+        y = top - place * height
+        title = ", ".join(filter(None, (card.name, card.about)))
+        _text(figure, 0.625, y, title, fontsize=9, color=card.colour, fontweight="bold")
+        _strip(figure, card.frames, (0.625, y - height + 0.012, 0.35, height - 0.038))
 
 
 def _filmstrip(preview: Any, aspect: float) -> np.ndarray:

@@ -44,24 +44,29 @@ def run_report(verdict: Verdict) -> Report:
     """The report of everything that led to `verdict`.
 
     Keys: schema, version, prompt, negative, refined_prompt, refined_negative, seed, final_seed, settings, trials,
-    trial, accepted, decided_by, predicted_score, final_score, nfe, nfe_video, nfe_single_frame, nfe_plain,
-    nfe_worst_case, seconds, seconds_plain_estimate, notes. `accepted` is the last verdict that was passed: an injected
-    run is not judged again (paper, section 3.2), so after it `accepted` still tells of the run that it replaced.
-    `decided_by` says what it rests on: "detector", "floor" (of a race's look), "final score" (against tau, in a race
-    without floors), "hand", "nothing" (nothing could be scored, which passes), or "ranks": such a race whose clip was
-    not scored, which was the best of its candidates and no more; `accepted` is None then. `final_seed`: of the finished
-    clip's noise, which Trial 2 or a race may have drawn anew. `candidates`: of a race, in the order in which they were
-    tried, with what became of each; empty for the paper's plan. `final_score`: of the finished clip's L2R preview after
-    a race, and of its frames once Run Report has them; `final_score_of` says which.
+    trial, accepted, decided_by, predicted_score, final_score, final_scores, closer, nfe, nfe_video, nfe_single_frame,
+    nfe_plain, nfe_worst_case, seconds, seconds_plain_estimate, notes. `accepted` is of what is delivered, and
+    `decided_by` says what it rests on: "detector", "floor" (of a race's look), "final score" (against tau, where
+    nothing else has judged the finished clip: in a race without floors, and of the paper's plan after a rejection),
+    "hand", "nothing" (nothing could be scored, which passes), or "ranks": what came out of a race without floors, or of
+    trials after a rejection, and was not scored; `accepted` is None then. `final_seed`: of the finished clip's noise,
+    which Trial 2 or a race may have drawn anew. `candidates`: of a race, in the order in which they were tried, with
+    what became of each; empty for the paper's plan. `final_score`: of the finished clip, the best of `final_scores`,
+    which has one for each item of the batch; by its L2R preview, or by its frames once Run Report has them;
+    `final_score_of` says which. None and empty where nothing was finished. `closer`: the trial and score of the best
+    clip that was left, where that is above the final score; else None.
     """
     records, settings = verdict.history, dict(verdict.settings)
     worst_case, raced = settings.pop("worst_case", None), settings.pop("raced", [])
-    delivered, final = _delivered(raced), safe(settings.pop("final_score", None))
+    delivered = _delivered(raced)
+    last = _last(records, delivered)
+    finals = [safe(score) for score in last.finals]
+    final = safe(settings.pop("final_score", last.final))
     judgements = [
         record for record in records if record.best
         and (record.kind == "sample" or (delivered and record.trial == f"candidate {delivered['candidate']}"))
     ]  # fmt: skip
-    accepted, decided_by = _race_decision(delivered, settings.get("tau"), final) if delivered else _decision(judgements)
+    accepted, decided_by = _decided(delivered, judgements, last, settings.get("tau"), final)
     rewordings = [record for record in records if record.kind == "refine" and record.accepted]
     reworded = rewordings[-1] if rewordings else None
     seed, other_seed = settings.pop("seed", None), reworded and reworded.details.get("seed")
@@ -86,6 +91,8 @@ def run_report(verdict: Verdict) -> Report:
             "final_seed": seed if other_seed is None else other_seed,
             "final_score": final,
             "final_score_of": "preview",
+            "final_scores": finals,
+            "closer": _closer(records, last, final),
             "settings": settings,
             "trials": [_trial(record) for record in records],
             "trial": records[-1].trial,
@@ -100,19 +107,23 @@ def run_report(verdict: Verdict) -> Report:
             "nfe_worst_case": worst_case if enhanced else worst_case and math.ceil(worst_case * per_step),
             "seconds": sum(sum(record.seconds.values()) for record in records),
             "seconds_plain_estimate": _plain_seconds(records, steps, nfe_plain),
-            "notes": [f"{_name(record)}: {record.message}" for record in records if record.message],
+            "notes": [
+                *(settings.get("text_notes") or ()),
+                *(f"{_name(record)}: {record.message}" for record in records if record.message),
+            ],
         }
     )
 
 
-def with_final_score(report: Report, final: float) -> Report:
-    """The report once the finished clip's frames are scored. Where no floor has judged a race, its final score does."""
-    final = safe(final)
-    report = report | {"final_score": final, "final_score_of": "frames"}
-    if final is None:
+def with_final_score(report: Report, *finals: float) -> Report:
+    """The report once the finished clip's frames are scored, item by item. Where only the final score judges, it does
+    so anew."""
+    final = safe(max(filter(math.isfinite, finals), default=math.nan))
+    report = report | {"final_score": final, "final_score_of": "frames", "final_scores": list(finals)}
+    if not all(map(math.isfinite, finals)):
         report = with_note(report, "the finished clip's score is not a number")
-    if row := _delivered(report["candidates"]):
-        accepted, decided_by = _race_decision(row, report["settings"].get("tau"), final)
+    if report["decided_by"] in ("ranks", "final score"):
+        accepted, decided_by = _by_final_score(report["settings"].get("tau"), final)
         report = report | {"accepted": accepted, "decided_by": decided_by}
     return report
 
@@ -125,21 +136,45 @@ def _delivered(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next((row for row in rows if row["state"] == "delivered"), None)
 
 
-def _race_decision(row: dict[str, Any], tau: float | None, final: float | None) -> tuple[bool | None, str]:
-    """`accepted` and `decided_by` of a race that delivers the candidate of this row."""
-    if row["by_hand"]:
-        return row["by_hand"] == "accepted", "hand"
-    if row["floor"] is not None:
-        return (True, "nothing") if row["score"] is None else (row["score"] >= row["floor"], "floor")
-    return (None, "ranks") if None in (final, tau) else (final >= tau, "final score")
+def _last(records: tuple[TrialRecord, ...], delivered: dict[str, Any] | None) -> TrialRecord:
+    """Of what is delivered: the last record, of a race that of the candidate's finish."""
+    name = delivered and f"candidate {delivered['candidate']}"
+    return next((record for record in reversed(records) if record.trial == name), records[-1])
 
 
-def _decision(judgements: list[TrialRecord]) -> tuple[bool, str]:
-    """The same of the paper's plan."""
+def _closer(records: tuple[TrialRecord, ...], last: TrialRecord, final: float | None) -> dict[str, Any] | None:
+    """The best of the clips that were begun and left, if it was ahead of the one that was finished."""
+    others = {}
+    for record in records:
+        score = record.final if record.finals else record.best and record.best.predicted_score
+        if record.trial != last.trial and record.kind != "probe" and score is not None and math.isfinite(score):
+            others[record.trial] = score
+    best = max(others, key=others.__getitem__, default=None)
+    ahead = None not in (best, final) and others[best] > final
+    return {"trial": best, "score": others[best]} if ahead else None
+
+
+def _decided(
+    delivered: dict[str, Any] | None, judgements: list[TrialRecord], last: TrialRecord, tau: float | None,
+    final: float | None,
+) -> tuple[bool | None, str]:
+    """`accepted` and `decided_by`."""
+    if row := delivered:
+        if row["by_hand"]:
+            return row["by_hand"] == "accepted", "hand"
+        if row["floor"] is not None:
+            return (True, "nothing") if row["score"] is None else (row["score"] >= row["floor"], "floor")
+        return _by_final_score(tau, final)
+    if last.kind in ("inject", "plain") and judgements:  # after a rejection, and not judged on its way
+        return _by_final_score(tau, final)
     if not judgements or judgements[-1].best.rule == "not_inspected":
         return True, "nothing"
     by_hand = judgements[-1].best.rule.startswith("user_")
     return judgements[-1].accepted, "hand" if by_hand else "detector"
+
+
+def _by_final_score(tau: float | None, final: float | None) -> tuple[bool | None, str]:
+    return (None, "ranks") if None in (final, tau) else (final >= tau, "final score")
 
 
 def _name(record: TrialRecord) -> str:

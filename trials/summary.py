@@ -13,30 +13,37 @@ _OUTCOMES = {
     ("0", "plain"): "Rejected, then sampled plainly: no trial could help",
     ("2", "plain"): "Rejected twice, then sampled plainly with the refined prompt",
 }
-_KINDS = {
-    "sample": "video",
-    "probe": "single frame",
-    "refine": "prompt refinement",
-    "inject": "video from the anchor",
-    "plain": "video, not inspected",
-}
-# The detector's rules, in what they saw.
-_RULES = {
-    "early_reject": "it stays below tau", "give_up": "it falls below tau", "early_accept": "it stays above tau",
-    "stable_stop": "the score has settled", "budget": "best of the window", "below_floor": "below its floor",
-    "not_inspected": "no score", "user_accept": "accepted by hand", "user_reject": "rejected by hand",
+# Kinds of trials and rules of the detector, in the panel's words (web/runs.js).
+KINDS = {
+    "sample": "clip", "probe": "single frame", "refine": "better prompt", "inject": "clip from the frame",
+    "plain": "clip, not judged",
 }  # fmt: skip
-COLUMNS = ("Trial", "What", "Verdict", "Predicted", "Stop step", "Why", "NFE", "Seconds")
-RACE_COLUMNS = ("Candidate", "Seed", "Self-refined", "Score at its look", "Floor", "State", "NFE", "Seconds")
+RULES = {
+    "early_reject": "stays below the threshold", "give_up": "falls below the threshold",
+    "early_accept": "stays above the threshold", "stable_stop": "the score has settled",
+    "budget": "the window's best score", "below_floor": "below the calibrated floor",
+    "not_inspected": "could not be judged", "user_accept": "you accepted it", "user_reject": "you rejected it",
+}  # fmt: skip
+_ADDITIONS = {"search": "searched for", "self_refine": "self-refined"}  # keys of a trial's details
+COLUMNS = ("Trial", "What", "Verdict", "Predicted", "Stop step", "Why", "Evaluations", "Seconds")
+RACE_COLUMNS = ("Candidate", "Seed", "Self-refined", "Score at its look", "Floor", "State", "Evaluations", "Seconds")
 
 
 def headline(report: dict[str, Any]) -> str:
-    """One line: what became of the run."""
-    if report["candidates"]:
-        return _race_headline(report)
+    """One line: what became of the run, and how it ended."""
+    if not report["candidates"]:
+        return _ladder_headline(report) + _still(report)
+    nfe, plain, most = (report[key] for key in ("nfe", "nfe_plain", "nfe_worst_case"))
+    cost = f"It took {nfe} model evaluations; a plain clip {plain}, this race at most {most}."
+    return f"{_why(report)}{_still(report)}. {cost}"
+
+
+def _ladder_headline(report: dict[str, Any]) -> str:
     last = report["trials"][-1]
     trial, kind, verdict = last["trial"], last["kind"], last["verdict"]
     if kind == "sample" and verdict and not verdict["accepted"]:
+        if report["final_scores"]:
+            return f"Trial {trial} was rejected, and sampled to its end all the same"
         return f"Trial {trial} was rejected: this video is predicted to fail"
     if kind == "probe":
         outcome = "gives an anchor" if verdict and verdict["accepted"] else "is not better than the video by delta"
@@ -49,22 +56,37 @@ def headline(report: dict[str, Any]) -> str:
         return "Sampled plainly, without inspection"
     if (trial, kind) == ("0", "sample"):
         has_score = verdict and verdict["predicted_score"] is not None
-        return "Passed: the run was not touched" if has_score else "Passed without a score: the run was not touched"
+        if verdict and verdict["rule"] == "user_accept":
+            passed = "Accepted by hand"
+        else:
+            passed = "Passed" if has_score else "Passed without a score"
+        done = [word for key, word in _ADDITIONS.items() if last["details"].get(key)]
+        return f"{passed}: the run was {' and '.join(done) or 'not touched'}"
     outcome = _OUTCOMES[trial, kind]
     if report["final_seed"] != report["seed"]:
         outcome = outcome.replace("a refined prompt", "other noise").replace("the refined prompt", "other noise")
     return outcome
 
 
-def _race_headline(report: dict[str, Any]) -> str:
-    """What is delivered, why, and what it cost."""
-    least, final = report["settings"].get("tau"), report["final_score"]
-    below = None not in (least, final) and final < least
-    still = f", its final score {final:.3f} still below tau {least:.3f}" if below else ""
+def _still(report: dict[str, Any]) -> str:
+    """What is to be said of the end beside how it came about: what is below tau, or below what was left for it."""
+    least, final, closer = report["settings"].get("tau"), report["final_score"], report["closer"]
+    said = ""
+    if None not in (least, final):
+        below = [i for i, each in enumerate(report["final_scores"], 1) if each is not None and each < least]
+        if final < least:
+            said = f", its final score {final:.3f} still below tau {least:.3f}"
+        elif below:
+            said = f", item {' and '.join(map(str, below))} of the batch still below tau {least:.3f}"
+    if closer:
+        said += f", and below the {closer['score']:.3f} of {named(closer['trial'])}, which was left"
     if report["accepted"] is None:
-        still = "; it was not scored, so whether it matches its prompt is not known"
-    nfe, plain, most = (report[key] for key in ("nfe", "nfe_plain", "nfe_worst_case"))
-    return f"{_why(report)}{still}. It took {nfe} model evaluations; a plain clip {plain}, this race at most {most}."
+        said += "; it was not scored, so whether it matches its prompt is not known"
+    return said
+
+
+def named(trial: str) -> str:
+    return trial if trial.startswith("candidate") else f"Trial {trial}"
 
 
 def _why(report: dict[str, Any]) -> str:
@@ -161,6 +183,13 @@ def final_score(report: dict[str, Any]) -> str:
     return f"{score(report['final_score'])} by its {report['final_score_of']}{wanted}"
 
 
+def end(report: dict[str, Any], final: float | None) -> str:
+    """A final score, and whether it is still below tau."""
+    tau = report["settings"].get("tau")
+    below = None not in (tau, final) and final < tau
+    return score(final) + (f", still below tau {tau:.3f}" if below else "")
+
+
 def score(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
@@ -172,7 +201,9 @@ def report_text(report: dict[str, Any]) -> str:
         source = report["settings"].get("prompt_from")
         lines.append(f"Prompt{source and f', from {source}' or ''}: {report['prompt']}")
         read = report["settings"].get("scored_text")
-        if read not in (None, " ".join(report["prompt"].split())):
+        if pieces := report["settings"].get("scored_pieces"):
+            lines.append(f"Scored against its words, in {len(pieces)} pieces: {' | '.join(pieces)}")
+        elif read not in (None, " ".join(report["prompt"].split())):
             lines.append(f"Scored against its words: {read or '(none)'}")
     if report["refined_prompt"] not in (None, report["prompt"]):
         lines.append(f"Refined: {report['refined_prompt']}")
@@ -180,29 +211,47 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"Refined negative: {report['refined_negative']}")
     if report["candidates"]:
         lines.append(race_rules(report))
-    for cells in rows(report):
-        lines.append(_race_line(*cells) if report["candidates"] else _line(*cells))
+    if report["candidates"]:
+        lines += [_race_line(*cells) for cells in rows(report)]
+    else:
+        for cells, trial in zip(rows(report), report["trials"], strict=True):
+            lines += [_line(*cells), *_items(trial)]
     if report["final_seed"] != report["seed"] and not report["candidates"]:
         lines.append(f"Seed: {report['seed']}, then {report['final_seed']}")
     if report["final_score"] is not None:
         lines.append(f"Final score: {final_score(report)}")
+    if len(report["final_scores"]) > 1:
+        lines += [f"Item {i}: final score {end(report, each)}" for i, each in enumerate(report["final_scores"], 1)]
     lines += [f"Asked: {expense(usage)}" for trial in report["trials"] if (usage := trial["details"].get("usage"))]
     lines.append(totals(report))
     lines += [f"Note: {note}" for note in report["notes"]]
     return "\n".join(lines)
 
 
+def _items(trial: dict[str, Any]) -> list[str]:
+    """A line for each item of a batch that was judged."""
+    return [
+        f"  Item {i}: {'accepted' if item['accepted'] else 'rejected'}, {RULES[item['rule']]}, predicted score "
+        f"{score(item['predicted_score'])}"
+        for i, item in enumerate(trial["items"], 1)
+    ]
+
+
 def _race_line(number, seed, self_refined, at_look, floor, state, nfe, seconds) -> str:
     refined = ", self-refined" if self_refined == "yes" else ""
     against = "" if floor == "-" else f", floor {floor}"
-    return f"Candidate {number}, seed {seed}{refined}: {at_look}{against}: {state}; {nfe} NFE, {seconds} s"
+    return f"Candidate {number}, seed {seed}{refined}: {at_look}{against}: {state}; {nfe} evaluations, {seconds} s"
 
 
 def _line(trial, what, verdict, predicted, stop, why, nfe, seconds) -> str:
-    judgement = f": {verdict}" if verdict != "-" else ""
+    judgement = "" if verdict == "-" else f": {verdict}"
+    if stop != "-":
+        judgement += f" at step {stop}"
+    if why != "-":
+        judgement += f", {why}"
     if predicted != "-":
-        judgement += f", predicted {predicted} at step {stop} ({why})"
-    return f"Trial {trial}, {what}{judgement}; {nfe} NFE, {seconds} s"
+        judgement += f", predicted score {predicted}"
+    return f"Trial {trial}, {what}{judgement}; {nfe} evaluations, {seconds} s"
 
 
 def _row(trial: dict[str, Any]) -> tuple[str, ...]:
@@ -215,10 +264,10 @@ def _row(trial: dict[str, Any]) -> tuple[str, ...]:
             accepted if verdict["accepted"] else rejected,
             score(verdict["predicted_score"]),
             "-" if step is None else str(step),
-            _RULES[verdict["rule"]],
+            RULES[verdict["rule"]],
         )
     nfe = trial["nfe_video"] + trial["nfe_single_frame"]
-    what = _KINDS[trial["kind"]]
+    what = KINDS[trial["kind"]]
     if trial["kind"] == "refine" and not trial.get("succeeded", True):
-        what = "prompt not refined"
+        what = "no better prompt"
     return trial["trial"], what, *judgement, str(nfe), f"{sum(trial['seconds'].values()):.1f}"

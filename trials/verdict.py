@@ -28,7 +28,9 @@ class TrialRecord:
 
     kind: sample, probe, refine, inject or plain. steps: executed steps of the schedule. Evaluations are counted apart
     for video and for single frames, because a single-frame step costs a fraction of a video step (paper, Table S3).
-    preview: the last one of the best item, [F, 8H, 8W, 3] float in 0..1, or None; it is not part of the report.
+    preview: the last one of the best item, [F, 8H, 8W, 3] float in 0..1, or None; it is not part of the report, nor are
+    clips: of a finished clip its preview, item by item. finals: their scores, NaN where one could not be scored; empty
+    for what was not finished.
     """
 
     trial: str
@@ -44,11 +46,18 @@ class TrialRecord:
     negative: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
     preview: Any = None
+    finals: tuple[float, ...] = ()
+    clips: tuple[Any, ...] = ()
 
     @property
     def best(self) -> ItemVerdict | None:
         """The item with the highest predicted score; None when nothing was judged."""
         return max(self.items, key=_order, default=None)
+
+    @property
+    def final(self) -> float:
+        """The best item's final score; NaN where there is none."""
+        return max(filter(math.isfinite, self.finals), default=math.nan)
 
 
 def _order(item: ItemVerdict) -> float:

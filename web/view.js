@@ -33,6 +33,7 @@ export class RunView {
     this.image.addEventListener("error", () => this.#say(say("This picture is no longer kept.")))
 
     this.heading = make("div", "foresight-prompt")
+    this.read = make("div", "foresight-hint foresight-read")
     this.canvas = make("canvas", "foresight-picture")
     this.canvas.tabIndex = 0
     this.canvas.setAttribute("role", "img")
@@ -62,7 +63,7 @@ export class RunView {
     this.offer = make("fieldset", "foresight-offer")
     this.notice = make("div", "foresight-notice")
     this.notice.setAttribute("role", "status")
-    this.element = make("section", "foresight-run", this.heading, this.rungs, this.outcome, this.canvas,
+    this.element = make("section", "foresight-run", this.heading, this.read, this.rungs, this.outcome, this.canvas,
       make("div", "foresight-controls", this.play, this.slider, this.label),
       this.chart, this.offer, this.buttons, this.notice, this.rules, this.rows.element, this.stories, this.cost, this.refined)
 
@@ -111,6 +112,9 @@ export class RunView {
     this.state = state
     const { settings, trials, live } = state
     this.heading.textContent = settings.prompt ?? say("No prompt")
+    this.read.textContent = (settings.text_notes ?? []).join("; ")
+    this.read.hidden = !this.read.textContent
+    this.read.title = (settings.scored_pieces ?? []).join("\n")
     Object.assign(this.element.dataset, { run: state.id, live })
     const raced = races(state)
     this.rules.hidden = this.rows.element.hidden = !raced

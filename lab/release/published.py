@@ -83,8 +83,8 @@ def tables(document: dict[str, Any]) -> str:
         "| method | evaluations beyond plain | time beyond plain | right clips | against plain, points | spoiled |",
         "|---|---|---|---|---|---|",
         *map(_raced, raced),
-        "\nspoiled: of the clips that plain sampling has right. Beside each rival stands the race whose cost is nearest,\n"
-        "the dearer of the two thinned out to the same mean evaluations:\n",
+        "\nspoiled: of the clips that plain sampling has right. Beside each rival stands the race whose cost is\n"
+        "nearest, the dearer of the two thinned out to the same mean evaluations:\n",
         "| rival | race | evaluations beyond plain | right clips, race minus rival, points | is it beaten? |",
         "|---|---|---|---|---|",
         *map(_rival, beside),
