@@ -88,7 +88,10 @@ def summary(report: dict) -> str:
     finals = dict(zip(report["chosen"], report["final_scores"], strict=True))
 
     def line(seed: int, score: float | None) -> str:
-        state = f"finished, final score {shown(finals[seed])}" if seed in finals else "put aside"
+        state = "put aside"
+        if seed in finals:
+            below = None not in (finals[seed], report["tau"]) and finals[seed] < report["tau"]
+            state = f"finished, final score {shown(finals[seed])}" + (f", still below tau {report['tau']:.3f}" if below else "")
         return f"Seed {seed}: {shown(score)}, {state}"
 
     count, chosen = len(report["seeds"]), ", ".join(map(str, report["chosen"]))

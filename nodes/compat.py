@@ -42,6 +42,16 @@ def prompt_server():
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
+def queued(prompt_id: str | None = None) -> tuple[dict, dict]:
+    """The graph that is being executed, by node id, and what came with it (extra_data); empty where that is not known.
+    prompt_id: of it, where several may be. 0.3.75 tells neither to fingerprint_inputs, newer ones do."""
+    running = getattr(getattr(prompt_server(), "prompt_queue", None), "currently_running", {})
+    for _, prompt, graph, extra, *_ in list(running.values()):
+        if prompt_id in (None, prompt):
+            return graph, {key: value for key, value in extra.items() if value is not None}
+    return {}, {}
+
+
 def show_on_node(node_id: str, text: str) -> None:
     """Text on a node while or after it runs; nothing where there is no server. The V3 API has no call for it."""
     if server := prompt_server():

@@ -99,7 +99,7 @@ class DropIn(io.ComfyNode):
         """And where its prompt is from. ValueError where there is none."""
         if gate is not None and (scorer is not None or l2r is not None):
             raise ValueError("a gate brings a scorer and a converter of its own: connect gate, or scorer and l2r.")
-        text, source = (prompt, "this node") if prompt.strip() else (gate.prompt, "the gate") if gate else cls.words()
+        text, source = (prompt, "the sampler's widget") if prompt.strip() else (gate.prompt, "the gate") if gate else cls.words()
         if gate is not None:
             return replace(gate, prompt=text), source
         if l2r is None:

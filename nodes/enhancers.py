@@ -8,13 +8,15 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..sampling.enhanced import self_refinement
 from ..sampling.noise import MixedNoise
-from ..sampling.search import METHODS, SCALES, SearchSampler, SearchSettings, parse_schedule
+from ..sampling.search import SearchSampler
+from ..sampling.search_rules import METHODS, SCALES, SearchSettings, parse_schedule
 from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
 from ..trials.foreign import check_choice
 from ..trials.report import Report
 from . import types
 from .compat import advanced, searchable
+from .panel import running
 from .widgets import OWN, schedule_steps_widget
 
 CUSTOM = "custom"
@@ -144,7 +146,7 @@ class LatentSearchSampler(io.ComfyNode):
         settings = SearchSettings(
             candidates, method, parse_schedule(schedule, schedule_of), beta, temperature, scale, budget, at_once, schedule_steps
         )
-        return io.NodeOutput(SearchSampler(sampler, reward, settings))
+        return io.NodeOutput(SearchSampler(sampler, reward, settings, running=running, look=gate and gate.look))
 
 
 class EnhancerReport(io.ComfyNode):

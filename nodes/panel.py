@@ -7,7 +7,8 @@ from comfy_execution.utils import get_executing_context
 
 from ..panel.routes import add_routes, addressed
 from ..panel.runs import Run, RunStore
-from .compat import prompt_server, show_on_node
+from ..sampling.guard import harmless
+from .compat import prompt_server, queued, show_on_node
 
 
 def send(event: str, data: dict, client: str | None) -> None:
@@ -22,6 +23,10 @@ def send(event: str, data: dict, client: str | None) -> None:
         trial = run.trials[data["index"]]
         name = trial.trial.capitalize() if trial.details else f"Trial {trial.trial}"
         show_on_node(run.about["node"], f"{name}, step {data['step']}/{trial.steps}: score {data['score']:.3f}")
+    if event == "foresight.wait":
+        left = data["seconds"]
+        waiting = f"Waiting for you in the Foresight tab: {left} s, then the best are taken"
+        show_on_node(STORE.run(data["run"]).about["node"], waiting if left else "Going on with the choice")
 
 
 STORE = RunStore(send, comfy.model_management.InterruptProcessingException)
@@ -30,9 +35,13 @@ STORE = RunStore(send, comfy.model_management.InterruptProcessingException)
 def running(previous=None) -> AbstractContextManager[Run]:
     """The run of the node that is being executed. previous: the verdict that it goes on from, if any."""
     context, server = get_executing_context(), prompt_server()
+    prompt = context.prompt_id if context else ""
+    graph = None
+    with harmless("the graph's own name was not found"):  # whoever queues a graph sends along what he likes
+        graph = queued(prompt)[1].get("extra_pnginfo", {}).get("workflow", {}).get("id")
     return STORE.running(
-        previous.run if previous else None, context.prompt_id if context else "", context.node_id if context else "",
-        server.client_id if server else None,
+        previous.run if previous else None, prompt, context.node_id if context else "",
+        server.client_id if server else None, graph,
     )  # fmt: skip
 
 

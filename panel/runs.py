@@ -78,10 +78,12 @@ class Trial:
 class Run(Observer):
     """One run, as its own sampling thread writes it."""
 
-    def __init__(self, store: RunStore, prompt_id: str, node: str, client: str | None):
+    def __init__(self, store: RunStore, prompt_id: str, node: str, client: str | None, graph: str | None = None):
         self.id = uuid.uuid4().hex
         self.store, self.client, self.cancelled = store, client, store.cancelled
-        self.about: dict[str, Any] = {"id": self.id, "prompt_id": prompt_id, "node": node, "created": time.time()}
+        self.about: dict[str, Any] = {
+            "id": self.id, "prompt_id": prompt_id, "node": node, "graph": graph, "created": time.time(),
+        }  # fmt: skip
         self.settings: dict[str, Any] = {}
         self.trials: list[Trial] = []
         self.live, self.message = True, None
@@ -90,6 +92,11 @@ class Run(Observer):
         self.offered: dict[str, Any] | None = None
         self._decision: Decision | None = None
         self._last_picture = self._last_event = 0.0  # when
+
+    def _open(self, name: str | None = None) -> int:
+        """The last trial (of this name) that has not ended; where there is none, the last of all."""
+        found = (i for i, each in enumerate(self.trials) if each.verdict is None and name in (None, each.trial))
+        return max(found, default=len(self.trials) - 1)
 
     def begin(self, trial, kind, *, steps=0, window=None, decidable=False, settings=None, details=None):
         with self.store.lock:
@@ -111,13 +118,21 @@ class Run(Observer):
         with self.store.lock:
             self.choice = None
             until = time.time() + seconds
-            self.offered = None if trials is None else {"trials": trials, "best": best, "until": until}
+            self.offered = None if trials is None else {"trials": trials, "best": best, "until": until, "left": None}
             self._send("start", state=self.state())
 
-    def step(self, step, score, frames=None):
+    def waits(self, seconds):
+        with self.store.lock:
+            left = math.ceil(seconds)
+            if self.offered and self.offered["left"] != left:
+                self.offered["left"] = left
+                self._send("wait", seconds=left)
+
+    def step(self, step, score, frames=None, trial=None):
         now, picture = time.monotonic(), self._picture(frames)
         with self.store.lock:
-            trial = self.trials[-1]
+            index = self._open(trial)
+            trial = self.trials[index]
             trial.step = step
             if score is not None:
                 trial.trace.append((step, score))
@@ -130,7 +145,7 @@ class Run(Observer):
             self._last_event = now
             has_picture = step in trial.pictures
             size = list(trial.pictures[step].shape[:3]) if has_picture else None
-            self._send("step", index=len(self.trials) - 1, step=step, scored=score is not None, score=score,
+            self._send("step", index=index, step=step, scored=score is not None, score=score,
                        pictured=has_picture, size=size)
 
     @for_show
@@ -157,14 +172,14 @@ class Run(Observer):
                 return
             if self._decision is not None:
                 raise Refused(f"'{self._decision}' was asked for just before, and is not done yet")
-            if decision is not Decision.STOP and not (self.trials and self.trials[-1].undecided):
+            if decision is not Decision.STOP and not (self.trials and self.trials[self._open()].undecided):
                 raise Refused("nothing is being judged in this part of the run: it can only be stopped")
             self._decision = decision
 
     def conclude(self, record):
         with self.store.lock:
-            trial = self.trials[-1]
-            best = record.best
+            index = self._open(record.trial)
+            trial, best = self.trials[index], record.best
             trial.decidable, trial.step = False, max(trial.step, record.steps)
             trial.verdict = {
                 "accepted": record.accepted, "predicted_score": best and best.predicted_score,
@@ -172,7 +187,7 @@ class Run(Observer):
                 "nfe": record.nfe_video + record.nfe_single_frame, "seconds": sum(record.seconds.values()),
                 "prompt": record.prompt, "details": record.details,
             }  # fmt: skip
-            self._send("verdict", index=len(self.trials) - 1, verdict=trial.verdict)
+            self._send("verdict", index=index, step=trial.step, verdict=trial.verdict)
 
     def finish(self, verdict):
         self.report = run_report(verdict)
@@ -201,7 +216,7 @@ class Run(Observer):
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
-        last = self.trials[-1] if self.trials else None
+        last = self.trials[self._open()] if self.trials else None
         return self.about | {
             "live": self.live, "prompt": self.settings.get("prompt"), "seed": self.settings.get("seed"),
             "trial": last and last.trial, "accepted": self.report and self.report["accepted"],
@@ -245,12 +260,15 @@ class RunStore:
             logger.debug("Foresight: %s was not sent: %s: %s", event, type(error).__name__, error)
 
     @contextmanager
-    def running(self, id: str | None, prompt_id: str, node: str, client: str | None) -> Iterator[Run]:
-        """The run that a node works on: the one with this id, which a verdict brings along, or a new one."""
+    def running(
+        self, id: str | None, prompt_id: str, node: str, client: str | None, graph: str | None = None
+    ) -> Iterator[Run]:
+        """The run that a node works on: the one with this id, which a verdict brings along, or a new one. graph: the
+        page's own name for the graph that was queued, where there is one."""
         with self.lock:
             run = self._runs.get(id or "")
             if run is None:
-                run = Run(self, prompt_id, node, client)
+                run = Run(self, prompt_id, node, client, graph)
                 self._runs[run.id] = run
                 self.fit()
             run.reopen(node, client)

@@ -95,7 +95,7 @@ def hold_audition(
     latent = joined(clips)
     report = Report({
         "seeds": list(seeds), "scores": scores, "chosen": list(chosen), "stop_step": stop,
-        "final_scores": [contenders[i].final for i in choice],
+        "tau": gate.video.tau, "final_scores": [contenders[i].final for i in choice],
         "nfe": sum(record.nfe_video for record in records), "nfe_of_all_seeds": len(seeds) * first.steps,
         "seconds": sum(sum(record.seconds.values()) for record in records),
         "notes": [f"{record.trial}: {record.message}" for record in records if record.message],
@@ -120,7 +120,9 @@ def _choice_by_hand(observer: Observer, count: int, best: list[int], wait: float
                 raise comfy.model_management.InterruptProcessingException()
             if observer.choice is not None:
                 return observer.choice
+            observer.waits(end - time.monotonic())
             time.sleep(0.1)
     finally:
+        observer.waits(0)
         observer.offer(None, [], 0)
     return best

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import comfy.samplers
+from collections.abc import Callable
 
+import comfy.samplers
+import torch
+
+from ..trials.observer import Observer
 from .injection import Injection, InjectionSampler
 from .search import SearchSampler
 from .self_refine import SelfRefine
@@ -23,6 +27,13 @@ def plain(sampler: comfy.samplers.Sampler) -> comfy.samplers.Sampler:
     """The sampler that the user began with; the same object where nothing was added to it."""
     refining = self_refinement(sampler)
     return refining.inner if refining else unsearched(sampler)
+
+
+def shown(
+    sampler: comfy.samplers.Sampler, observer: Observer, look: Callable[[torch.Tensor], torch.Tensor] | None
+) -> comfy.samplers.Sampler:
+    """The sampler, whose search shows its candidates to whoever watches the run. look: decodes x0 predictions."""
+    return sampler.shown_to(observer, look) if isinstance(sampler, SearchSampler) else sampler
 
 
 def injected(sampler: comfy.samplers.Sampler, injection: Injection) -> comfy.samplers.Sampler:

@@ -67,6 +67,16 @@ def _unreworded(verdict: Verdict) -> Verdict:
     return replace(verdict, history=tuple(history))
 
 
+def _within(verdict: Verdict) -> Verdict:
+    """With a bound that holds what a broken trial has spent for nothing: the clip that follows it is not given up."""
+    spent = sum(record.nfe_video + record.nfe_single_frame for record in verdict.history)
+    if spent <= verdict.settings["worst_case"]:
+        return verdict
+    bound = verdict.settings["worst_case"]
+    more = f"with what the broken trial had spent, the bound of {bound} evaluations did not hold"
+    return replace(verdict.noting(more), settings={**verdict.settings, "worst_case": spent})
+
+
 def _ahead(base: Verdict, later: Verdict) -> bool:
     """Whether the first run is predicted to be better than the last one that was judged after it."""
     judged = [record.best.predicted_score for record in later.history if record.kind == "sample" and record.best]
@@ -118,6 +128,7 @@ def run_hierarchy(
         stop_by=left(), notes=filter(None, (no_injection,)),
     )  # fmt: skip
     own, verdict, anchor = inputs, base.verdict, None
+    broken: list[TrialRecord] = []
 
     def inputs_for(answer: Rewording) -> Inputs:
         noise = reseeded(inputs.noise, answer.seed, inputs.latent)
@@ -140,7 +151,9 @@ def run_hierarchy(
                 verdict, reworded = reword(request, reworder, verdict, inputs_for, observer)
                 inputs = reworded or inputs
             case Action.INJECT:
-                result = monitored_sample(inputs, None, Injection(anchor, injection), observer=observer, scored_by=gate)
+                result = monitored_sample(
+                    inputs, None, Injection(anchor, injection), observer=observer, scored_by=gate, broken=broken
+                )
                 verdict = result.verdict
             case Action.SAMPLE | Action.PLAIN:
                 judge = gate if step.action is Action.SAMPLE else None
@@ -148,7 +161,7 @@ def run_hierarchy(
                     inputs, verdict = own, _unreworded(verdict).noting("the first run came closer: it is finished")
                 stop_by = left(verdict.history)
                 result = monitored_sample(
-                    inputs, judge, previous=verdict, observer=observer, stop_by=stop_by, scored_by=gate
+                    inputs, judge, previous=verdict, observer=observer, stop_by=stop_by, scored_by=gate, broken=broken
                 )
                 verdict = result.verdict
                 return verdict.accepted or not result.stopped
@@ -158,8 +171,9 @@ def run_hierarchy(
         drive(ladder(injection=injection is not None, rewording=reworder is not None), do)
     if failure.message:  # the clip that was rejected could have been finished, and no repair may lose it (promise 2)
         failure.error = None  # its frames hold what the trial had on the device
+        verdict = replace(verdict, history=(*verdict.history, *broken))
         result = monitored_sample(own, previous=_unreworded(verdict), observer=observer, scored_by=gate)
-        verdict = result.verdict.noting(failure.message)
+        verdict = _within(result.verdict.noting(failure.message))
     if details := base.verdict.record.details:
         known = details["nfe_plain"] is not None
         most = worst_case_enhanced(details["nfe_most"], details["nfe_candidate_most"]) if known else None

@@ -64,7 +64,9 @@ def additions(sampler: comfy.samplers.Sampler) -> dict[str, Any]:
     """What self-refinement and search have done in a sampler; empty where it has neither."""
     refining = self_refinement(sampler)
     search = dict(sampler.result) if isinstance(sampler, SearchSampler) else None
-    return {"search": search, "self_refine": refining and refining.result.report()} if refining or search is not None else {}
+    if search is None and refining is None:
+        return {}
+    return {"search": search, "self_refine": refining and refining.result.report()}
 
 
 def enhancement(inputs: Inputs, nfe_plain: int | None) -> dict[str, Any]:

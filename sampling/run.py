@@ -11,8 +11,8 @@ import torch
 
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
-from ..trials.verdict import Verdict
-from .enhanced import injected, plain
+from ..trials.verdict import TrialRecord, Verdict
+from .enhanced import injected, plain, shown
 from .guided import attached, guided_sample
 from .injection import Injection
 from .inputs import Inputs, Latent
@@ -39,13 +39,15 @@ def monitored_sample(
     inputs: Inputs, gate: Gate | None = None, injection: Injection | None = None, *, previous: Verdict | None = None,
     stop: str = "rejected", keep_steps: bool = False, settings: dict[str, Any] | None = None,
     observer: Observer = SILENT, stop_by: int | None = None, notes: Iterable[str] = (), scored_by: Gate | None = None,
+    broken: list[TrialRecord] | None = None,
 ) -> Result:
     """Samples, inspected by `gate` where there is one, from `injection` where there is one.
 
     previous: the verdict this run answers, whose history goes into the report. A run that follows a failed rewording
     is sampled plainly: the same prompt and noise would only be rejected again. `settings` go into the report;
     `observer` sees each step. stop_by: the last step at which the run may be stopped. notes: for its record. scored_by:
-    scores the finished clip where `gate` does not judge it; an injection's gate does unasked.
+    scores the finished clip where `gate` does not judge it; an injection's gate does unasked. broken: where the run
+    raises, what it has spent is put in here.
     """
     shown_by = gate or scored_by
     if injection is not None:
@@ -55,6 +57,7 @@ def monitored_sample(
     reworded = previous is not None and previous.reworded
     inspector = gate.inspector(inputs.whole, inputs.steps) if gate else None
     sampler = injected(inputs.sampler, injection) if injection else inputs.sampler
+    sampler = shown(sampler, observer, shown_by and shown_by.look)
     if injection:
         kind, trial = "inject", "2->1" if reworded else "1"
     else:
@@ -77,7 +80,14 @@ def monitored_sample(
     )
     begin = time.perf_counter()
     guider = attached(inputs.guider, shown_by and shown_by.scorer, getattr(inputs.sampler, "reward", None))
-    latent, x0 = guided_sample(inputs, monitor, guider, shown_by)
+    try:
+        latent, x0 = guided_sample(inputs, monitor, guider, shown_by)
+    except Exception:
+        if broken is not None:
+            seconds = {"sampling": time.perf_counter() - begin}
+            broken.append(TrialRecord(trial, kind, accepted=False, nfe_video=monitor.evaluations, seconds=seconds))
+            observer.conclude(broken[-1])
+        raise
     seconds = time.perf_counter() - begin
     partial = inspector and partial_schedule(inputs.guider.model_patcher, inputs.sigmas)
     steps_done = monitor.steps if monitor.stopped or injection else inputs.steps  # not every sampler shows them all

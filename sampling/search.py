@@ -4,85 +4,30 @@ Reward-Guided Resampling and Pruning), with beam search and best-of-N to compare
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import numpy as np
 import torch
 
 from ..scoring.reward import Reward
-from ..trials.foreign import check_choice, quoted
+from ..trials.observer import SILENT, Decision, Observer
+from ..trials.verdict import TrialRecord
 from .candidates import Candidate, CandidateEngine
 from .guard import harmless
 from .line import video_latent
 from .noise import following, mixed_noise
+from .search_rules import SearchSettings, resampled, survival_weights
 from .segments import own_steps
 from .self_refine import refuse_caches
 from .vp import require_fitting
 
-METHODS = ("resampling", "beam", "best of N")
-SCALES = ("spread", "raw")
-
-
-def parse_schedule(text: str, steps: int) -> tuple[float, ...]:
-    """Shares of the schedule from "10, 15, 20": the steps after which candidates are scored, 0-based as the authors
-    write them, on a schedule of `steps` steps. ValueError for what cannot be read or lies outside."""
-    parts = [part.strip() for part in re.split("[,;]", text) if part.strip()]
-    if not parts or not all(part.isdecimal() and len(part) < 9 and int(part) < steps for part in parts):
-        raise ValueError(f"schedule is {quoted(text)}: enter steps from 0 to {steps - 1}, for example 10, 15, 20.")
-    return tuple(sorted({(int(part) + 1) / steps for part in parts}))
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """The defaults are the authors': 6 candidates, scored after steps 10, 15 and 20 (0-based) of 50, beta 0.1.
-
-    method: "resampling" is the paper's; "beam" keeps the better half at each check; "best of N" scores finished clips.
-    beta: share of new noise in a candidate; 1: each is the clip of its own seed, seed + i. temperature: of the softmax,
-    above 0; scale: rewards are divided by their spread between the candidates of the check ("spread": cosines and
-    learned scores then mean the same to the softmax, which the paper's sum of three standardised scores does by itself)
-    or not ("raw"). budget: the most model evaluations of a run, 0 for no bound. at_once: candidates in one model call,
-    which costs memory and saves time. schedule_steps: see `inputs.Inputs`.
-    """
-
-    candidates: int = 6
-    method: str = "resampling"
-    schedule: tuple[float, ...] = parse_schedule("10, 15, 20", 50)
-    beta: float = 0.1
-    temperature: float = 1.0
-    scale: str = "spread"
-    budget: int = 0
-    at_once: int = 1
-    schedule_steps: int = 0
-
-    def __post_init__(self):
-        for name, options in (("method", METHODS), ("scale", SCALES)):
-            check_choice(name, getattr(self, name), options)
-        if self.candidates < 1 or self.at_once < 1 or self.budget < 0:
-            raise ValueError(
-                f"candidates is {self.candidates}, at_once {self.at_once} and budget {self.budget}: the first two "
-                "count from 1, and a budget of 0 is none."
-            )
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta is {self.beta}: set it between 0 (all the same) and 1 (seeds of their own).")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature is {self.temperature}: set it above 0; less trusts the reward more.")
-
-    def checks(self, available: int) -> list[int]:
-        """Steps (1-based) whose x0 predictions are scored, of the `available` first ones."""
-        if self.method == "best of N":
-            return [available]
-        whole = self.schedule_steps or available
-        checks = sorted({max(1, round(share * whole)) for share in self.schedule})
-        if checks[0] > available:
-            raise ValueError(
-                f"the search first scores after step {checks[0]}, but only {available} steps are sampled here: score "
-                "earlier."
-            )
-        return [step for step in checks if step <= available]
+PICTURED = 6  # candidates whose previews are kept: as many as a report's picture shows
 
 
 @dataclass(eq=False)
@@ -95,13 +40,20 @@ class SearchSampler(comfy.samplers.Sampler):
     a recording of its evaluations, so nothing that a sampler remembers is lost. The callback (previews, the monitor and
     its detector) sees the winner's run only, from its first step.
 
-    result: the report of the latest run, empty before the first.
+    result: the report of the latest run, empty before the first. previews: of its best candidates by number, where they
+    can be decoded, [F, H, W, 3] uint8 on the CPU. running: opens the observer of a run, who sees each
+    candidate at each check. look: decodes x0 predictions for him; the winner's finish is shown where nobody else does
+    it (`own`).
     """
 
     inner: comfy.samplers.Sampler
     reward: Reward
     settings: SearchSettings
     result: dict[str, Any] = field(default_factory=dict)
+    previews: dict[int, torch.Tensor] = field(default_factory=dict)
+    running: Callable[[], AbstractContextManager[Observer]] = lambda: nullcontext(SILENT)
+    look: Callable[[torch.Tensor], torch.Tensor] | None = None
+    own: bool = True
 
     def __post_init__(self):
         if own_steps(self.inner):
@@ -113,8 +65,12 @@ class SearchSampler(comfy.samplers.Sampler):
             raise ValueError("a Latent Search cannot search within another: connect a SAMPLER that is none.")
 
     def around(self, inner: comfy.samplers.Sampler) -> SearchSampler:
-        """The same search with another inner sampler; both report to one `result`."""
+        """The same search with another inner sampler; both report to one `result`, and keep one set of previews."""
         return replace(self, inner=inner)
+
+    def shown_to(self, observer: Observer, look: Callable[[torch.Tensor], torch.Tensor] | None) -> SearchSampler:
+        """The same search within a run that has an observer already."""
+        return replace(self, running=lambda: nullcontext(observer), look=look or self.look, own=False)
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
@@ -136,13 +92,19 @@ class SearchSampler(comfy.samplers.Sampler):
             self.inner, model_wrap, sigmas, extra_args, latent_image, denoise_mask, self.settings.at_once
         )
         shapes = getattr(model_wrap.inner_model, "latent_shapes", None)
-        search = _Search(self.settings, self.reward, engine, shapes)
         self.result.clear()
-        try:
-            winner = search.run(noise, extra_args.get("seed") or 0)
-            return engine.finish(winner, callback, disable_pbar)
-        finally:
-            self.result.update(search.report())
+        self.previews.clear()
+        with self.running() as observer:
+            search = _Search(self.settings, self.reward, engine, shapes, observer, self.look, self.previews)
+            try:
+                winner = search.run(noise, extra_args.get("seed") or 0)
+                follow, searched = search.followed(winner, callback) if self.own else callback, engine.evaluations
+                samples = engine.finish(winner, follow, disable_pbar)
+                if self.own:
+                    observer.conclude(TrialRecord(winner.name, "finish", nfe_video=engine.evaluations - searched))
+                return samples
+            finally:
+                self.result.update(search.report())
 
 
 @dataclass(eq=False)
@@ -155,6 +117,10 @@ class _Contender(Candidate):
     rewards: dict[int, float] = field(default_factory=dict)
     dropped_at: int | None = None
     why: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"candidate {self.index}"
 
     def drop(self, step: int, why: str) -> None:
         self.dropped_at, self.why, self.calls, self.x0 = step, why, [], None
@@ -175,6 +141,9 @@ class _Search:
     reward: Reward
     engine: CandidateEngine
     shapes: Any
+    observer: Observer = SILENT
+    look: Callable[[torch.Tensor], torch.Tensor] | None = None
+    previews: dict[int, torch.Tensor] = field(default_factory=dict)
     candidates: list[_Contender] = field(default_factory=list)
     population: dict[int, list[int]] = field(default_factory=dict)
     costs: list[int] | None = None
@@ -210,11 +179,65 @@ class _Search:
             if len(live) == 1:
                 break  # nothing is left to choose
             live = self._affordable(live, done, check)
-            self.engine.advance(live, check, self.costs[check])
+            self._advance(live, check, checks[-1])
             live = self._choose(live, check, check == checks[-1], seed)
+            best = sorted(self.candidates, key=lambda each: (each in live, each.weight), reverse=True)
+            for each in best[PICTURED:]:
+                self.previews.pop(each.index, None)
             self.population[check] = [each.index for each in live]
             done = check
+        self._end(live[0], True)
         return live[0]
+
+    def _advance(self, live: list[_Contender], check: int, last: int) -> None:
+        """Each candidate to the check, where it is shown as soon as it is there."""
+        ahead = list(live)
+        while ahead:
+            group, ahead = ahead[: self.engine.at_once], ahead[self.engine.at_once :]
+            for each in group:
+                if not each.rewards:
+                    details = {"candidate": each.index, "seed": each.seed, "look_step": last}
+                    self.observer.begin(each.name, "search", steps=len(self.engine.sigmas) - 1, details=details)
+            self.engine.advance(group, check, self.costs[check])
+            for each in group:
+                frames = self._show(each.x0, check, each.name)
+                if frames is not None:
+                    self.previews[each.index] = (frames * 255).round().byte().cpu()
+
+    def _show(self, x0: torch.Tensor | None, step: int, trial: str) -> torch.Tensor | None:
+        frames = None
+        if self.look is not None and x0 is not None:
+            with harmless(f"step {step} was not shown"):
+                frames = self.look(video_latent(x0, self.shapes))
+        self.observer.step(step, None, frames, trial)
+        if self.observer.take() is Decision.STOP:
+            raise comfy.model_management.InterruptProcessingException()
+        return frames
+
+    def _end(self, each: _Contender, accepted: bool) -> None:
+        if each.rewards:
+            record = TrialRecord(
+                each.name, "search", accepted=accepted, steps=each.steps, nfe_video=self.costs[each.steps]
+            )
+            self.observer.conclude(record)
+
+    def _drop(self, each: _Contender, step: int, why: str) -> None:
+        each.drop(step, why)
+        self._end(each, False)
+
+    def followed(self, winner: _Contender, callback: Callable | None) -> Callable:
+        """The callback, and the winner's way to its end for the observer."""
+        steps = len(self.engine.sigmas) - 1
+        details = {"candidate": winner.index, "seed": winner.seed}
+        self.observer.begin(winner.name, "finish", steps=steps, details=details)
+
+        def follow(index, x0, x, total_steps):
+            if callback is not None:
+                callback(index, x0, x, total_steps)
+            wanted = index + 1 == total_steps or self.observer.wants_picture()
+            self._show(x0 if wanted else None, index + 1, winner.name)
+
+        return follow
 
     @property
     def most(self) -> int:
@@ -232,13 +255,14 @@ class _Search:
         count = rest // (self.costs[check] - self.costs[done])
         ranked = sorted(live, key=lambda each: (-each.weight, each.index))
         for each in ranked[count:]:
-            each.drop(done, "budget")
+            self._drop(each, done, "budget")
         return sorted(ranked[:count], key=lambda each: each.index)
 
     def _choose(self, live: list[_Contender], check: int, last: bool, seed: int) -> list[_Contender]:
         rewards = self._rewards(live, check)
         for each, reward in zip(live, rewards.tolist(), strict=True):
             each.rewards[check] = reward
+            self.observer.step(check, reward, None, each.name)
         scored = [each for each in live if math.isfinite(each.rewards[check])]
         if not scored:
             # At the first check this is candidate 0, the plain clip.
@@ -259,7 +283,7 @@ class _Search:
                 survivors = [scored[i] for i in sorted(best[: 1 if last else -(-len(best) // 2)])]
         for each in live:
             if each not in survivors:
-                each.drop(check, "reward" if each in scored else "no reward")
+                self._drop(each, check, "reward" if each in scored else "no reward")
             each.x0 = None
         return survivors
 
@@ -297,18 +321,3 @@ class _Search:
             "nfe": self.engine.evaluations, "nfe_plain": self.costs[-1] if self.costs else None,
             "nfe_most": self.most if self.costs else None, "budget": settings.budget or None, "notes": self.notes,
         }  # fmt: skip
-
-
-def survival_weights(rewards: torch.Tensor, temperature: float, scale: str = "spread") -> torch.Tensor:
-    """[n], sum 1: softmax(rewards / temperature); scale: see SearchSettings."""
-    rewards = rewards.double()
-    if scale == "spread" and len(rewards) > 1:
-        rewards = (rewards - rewards.mean()) / rewards.std(correction=0).clamp(min=1e-12)
-    return torch.softmax(rewards / temperature, 0)
-
-
-def resampled(weights: torch.Tensor, generator: torch.Generator) -> list[int]:
-    """As many draws with replacement as there are candidates, of which each is kept once: candidate i stays with
-    probability 1 - (1 - w_i)^n, and there are never more than before (paper, resampling stage; authors' code)."""
-    draws = torch.multinomial(weights, len(weights), replacement=True, generator=generator)
-    return sorted(set(draws.tolist()))

@@ -14,11 +14,12 @@ from comfy_execution.utils import get_executing_context
 from ..scoring.inspector import Gate
 from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
+from .enhanced import shown
 from .guard import harmless
 from .guided import accompanied
 from .line import Line, Steps, video_latent
 from .monitor import attend, unjudged
-from .records import gate_settings, model_family, additions, partial_schedule, trial_record, with_finals
+from .records import additions, gate_settings, model_family, partial_schedule, trial_record, with_finals
 
 KEY = "foresight_watch"
 OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
@@ -82,8 +83,8 @@ class Watch:
             try:
                 with line.on(executor.class_obj):
                     samples = line.run(
-                        executor, noise, latent_image, sampler, sigmas, denoise_mask, line.told(watch), disable_pbar,
-                        seed, **kwargs,
+                        executor, noise, latent_image, shown(sampler, observer, self.gate.look), sigmas, denoise_mask,
+                        line.told(watch), disable_pbar, seed, **kwargs,
                     )  # fmt: skip
                 done, finished = steps, True
                 notes.append(unjudged(inspector, places))

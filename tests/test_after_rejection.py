@@ -147,6 +147,19 @@ def test_a_trial_that_breaks_leaves_the_plain_run(patcher, plain, scores, words,
     broken = breaking(patcher, [before + late], error)
     clip, report = run(broken, reworder, *scores, injection=injection)
     is_the_plain_run(plain, clip, report, f"the trials were given up: {type(error).__name__}")
+    assert report["nfe"] == before + late + STEPS  # what the broken trial had asked is counted
+    assert report["nfe"] <= report["nfe_worst_case"]
+
+
+def test_a_trial_that_breaks_late_is_counted_and_the_bound_that_it_breaks_is_told(patcher, plain):
+    settings = InjectionSettings()
+    _, report = run(patcher, None, *[FAIL] * 3, BETTER, injection=settings)
+    whole = sum(trial["nfe_video"] + trial["nfe_single_frame"] for trial in report["trials"])
+    clip, late = run(breaking(patcher, [whole], OUT_OF_MEMORY), None, *[FAIL] * 3, BETTER, injection=settings)
+    is_the_plain_run(plain, clip, late, "the trials were given up: OutOfMemoryError")
+    assert late["nfe"] == whole + STEPS <= late["nfe_worst_case"]
+    told = any("did not hold" in note for note in late["notes"])
+    assert told == (late["nfe"] > report["nfe_worst_case"])
 
 
 def test_an_injection_that_cannot_begin_leaves_the_plain_run(patcher, plain):

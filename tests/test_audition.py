@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.model_management
 import pytest
 import torch
 from tiny_wan import LATENT, ScriptedScorer, gate, inputs, model
 
+from foresight.nodes import panel
 from foresight.nodes.audition import summary
 from foresight.panel.runs import Refused, RunStore
 from foresight.sampling.audition import budget, hold_audition
@@ -134,6 +136,22 @@ def test_a_person_picks_other_seeds(patcher):
     assert person.offer["trials"] == [0, 1, 2, 3] and person.offer["best"] == [1, 3]
     with pytest.raises(Refused):
         run.decide(Decision.CHOOSE, [0])
+
+
+def test_while_it_waits_for_a_person_the_seconds_are_counted(patcher, monkeypatch):
+    """On the node, for whoever has no panel open, and in the panel."""
+    shown = []
+    monkeypatch.setattr(panel, "show_on_node", lambda node, text: shown.append((node, text)))
+    monkeypatch.setattr(panel, "prompt_server", lambda: SimpleNamespace(client_id=None, prompt_queue=None))
+    store = RunStore(panel.send)
+    monkeypatch.setattr(panel, "STORE", store)
+    person = Person(store, lambda run: (time.sleep(1.5), run.decide(Decision.CHOOSE, [0])))
+    with store.running(None, "", "12", None) as run:
+        person.start()
+        hold_audition(made(patcher), gate(*SCORES), SEEDS, keep=1, fraction=0.2, observer=run, wait=600)
+    waits = [text for node, text in shown if node == "12" and not text.startswith("Seed")]
+    assert waits[:2] == [f"Waiting for you in the Foresight tab: {n} s, then the best are taken" for n in (600, 599)]
+    assert waits[-1] == "Going on with the choice"
 
 
 def test_a_person_stops_instead_of_picking(patcher):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import comfy.model_base
 import comfy.model_patcher
+import comfy.nested_tensor
 import comfy.samplers
 import comfy.supported_models
 import pytest
@@ -16,6 +17,7 @@ from tiny_models import FAMILIES, with_mask
 
 import nodes as core
 from foresight.nodes.drop_in import ForesightKSampler, ForesightSamplerCustomAdvanced
+from foresight.sampling.noise import SeededNoise
 from foresight.scoring.race_preset import FittedRace, RacePreset, save_race_preset
 from foresight.trials.race import Candidate, Look
 from foresight.trials.report import run_report
@@ -185,7 +187,7 @@ def test_a_guider_without_guidance_is_raced(patcher):
 
 def test_what_is_scored_is_told(patcher):
     given = ksampler(model=patcher)
-    for settings, source in (({}, "the gate"), ({"prompt": "a fox"}, "this node")):
+    for settings, source in (({}, "the gate"), ({"prompt": "a fox"}, "the sampler's widget")):
         gate = tiny_wan.gate(0.3)
         report = ours(given, gate=gate, **settings)[1]
         said = settings.get("prompt", "a red circle")
@@ -197,7 +199,7 @@ def test_what_is_scored_stands_on_the_node_from_the_start(patcher, monkeypatch):
     shown = []
     monkeypatch.setattr("foresight.nodes.drop_in.show_on_node", lambda node, text: shown.append(text))
     ours(ksampler(model=patcher), prompt="a fox\nin the \ud83d snow")
-    taken = "Scored against the text of this node: a fox\\nin the \\ud83d snow"
+    taken = "Scored against the text of the sampler's widget: a fox\\nin the \\ud83d snow"
     assert shown[0] == taken and shown[1].endswith(f"\n{taken}")
     assert shown[1].startswith("Passed: the run was not touched")
 
@@ -274,3 +276,13 @@ def test_a_model_of_which_nothing_can_be_seen_says_what_to_connect(monkeypatch):
     given = ksampler(model=model, latent_image={"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="no preview for SD15 yet.*L2R Calibrate makes one.*connect it to l2r"):
         ForesightKSampler.execute(**given, scorer=tiny_wan.ScriptedScorer(0.3), prompt="a fox")
+
+
+@pytest.mark.parametrize("chosen", [None, [2, 0]])
+def test_other_candidates_of_several_latents_have_cores_noise(chosen):
+    """Video and sound are one LATENT of two tensors."""
+    count = len(chosen or [0])
+    parts = [torch.zeros(count, 4, 3, 2, 2), torch.zeros(count, 8, 5)]
+    latent = {"samples": comfy.nested_tensor.NestedTensor(parts)} | ({"batch_index": chosen} if chosen else {})
+    own, cores = (noise.generate_noise(latent) for noise in (SeededNoise(SEED), RandomNoise.execute(SEED).args[0]))
+    assert own.is_nested and all(map(torch.equal, own.unbind(), cores.unbind()))

@@ -127,7 +127,7 @@ def test_a_text_that_is_made_while_the_graph_runs_is_asked_for(server):
     with pytest.raises(ExecutionFailed, match=message):
         server.queue(replaced(own))
     report = run(server, replaced(own, budget=0.0, prompt=["15", 0]))[1]
-    assert report["prompt"] == "a red circle" and report["settings"]["prompt_from"] == "this node"
+    assert report["prompt"] == "a red circle" and report["settings"]["prompt_from"] == "the sampler's widget"
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])

@@ -19,7 +19,7 @@ from foresight.nodes.folders import path_of
 from foresight.nodes.loaders import load_converter
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.monitor import MonitorSampler
-from foresight.sampling.search import parse_schedule
+from foresight.sampling.search_rules import parse_schedule
 from foresight.scoring.detector import DetectorSettings
 from foresight.scoring.preset import DetectorPreset
 from foresight.trials.foreign import check_choice, logger, printable, quoted, writable

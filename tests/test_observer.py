@@ -56,7 +56,7 @@ class Broken(Observer):
     def _fail(self, *args, **kwargs):
         raise MemoryError("nothing can be shown")
 
-    begin = step = conclude = finish = wants_picture = somebody_looks = take = offer = _fail
+    begin = step = conclude = finish = wants_picture = somebody_looks = take = offer = waits = _fail
 
 
 def test_an_observer_that_fails_everywhere_decides_nothing(patcher):

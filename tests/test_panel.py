@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.model_management
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from panel_page import Page, record
 from tiny_wan import Rewriter, ScriptedScorer, gate, inputs, model
 
+from foresight.nodes import compat
+from foresight.nodes import panel as nodes_panel
 from foresight.panel import runs as panel_runs
 from foresight.panel.pictures import SIDE, thumbnail
 from foresight.panel.runs import Refused, RunStore
@@ -55,7 +59,9 @@ def follow(events):
                     trial["size"] = trial["size"] or data["size"]
             case "verdict":
                 trial = state["trials"][data["index"]]
-                trial |= {"verdict": data["verdict"], "decidable": False}
+                trial |= {"verdict": data["verdict"], "step": data["step"], "decidable": False}
+            case "wait":
+                state["offered"]["left"] = data["seconds"]
             case "end":
                 state |= {"live": False, "message": data["message"], "report": data["report"]}
         state["sequence"] = data["sequence"]
@@ -264,3 +270,30 @@ def test_two_decisions_at_once_are_one(page):
         for thread in threads:
             thread.join()
     assert len(refused) == 7
+
+
+def test_a_run_knows_its_graph_and_survives_what_a_graph_may_be_called(monkeypatch):
+    """Node ids are the same in many graphs: a page shows a run on a node of its own graph only."""
+    for extra, graph in (
+        ({"extra_pnginfo": {"workflow": {"id": "a-b-c"}}}, "a-b-c"), ({"extra_pnginfo": None}, None), ({}, None),
+        ({"extra_pnginfo": ["odd"]}, None), ({"extra_pnginfo": {"workflow": "odd"}}, None),
+    ):  # fmt: skip
+        queue = SimpleNamespace(currently_running={0: (1, "", {}, extra, [])})
+        monkeypatch.setattr(compat, "prompt_server", lambda queue=queue: SimpleNamespace(prompt_queue=queue))
+        with nodes_panel.running() as run:
+            assert nodes_panel.STORE.state(run.id)["graph"] == graph
+
+
+def test_a_record_ends_the_trial_of_its_name(page):
+    with page.running() as run:
+        run.begin("0", "sample", steps=10)
+        for name in ("candidate 0", "candidate 1"):
+            run.begin(name, "search", steps=10)
+        run.step(4, 0.5, None, "candidate 0")
+        run.conclude(replace(record(), trial="candidate 0", steps=4))
+        run.step(4, None, None)  # of the last that is open
+        run.conclude(replace(record(), trial="candidate 1", steps=4))
+        run.step(7, 0.25)
+    base, first, second = page.store.state(run.id)["trials"]
+    assert (base["step"], base["trace"], base["verdict"]) == (7, [[7, 0.25]], None)
+    assert (first["step"], first["trace"]) == (4, [[4, 0.5]]) and second["step"] == 4 and second["verdict"]

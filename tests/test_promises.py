@@ -81,7 +81,7 @@ def test_no_widget_takes_a_path_a_url_or_a_key(comfyui):
     import asyncio
 
     from foresight import comfy_entrypoint
-    from foresight.sampling.search import parse_schedule
+    from foresight.sampling.search_rules import parse_schedule
     from foresight.sampling.self_refine import parse_plan
     from foresight.trials.stream import parse_levels, steps_by_chunk
     from foresight.trials.stream_plans import GateSettings

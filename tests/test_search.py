@@ -17,13 +17,8 @@ from tiny_wan import inputs, model
 
 from foresight.sampling.noise import mixed_noise
 from foresight.sampling.run import monitored_sample
-from foresight.sampling.search import (
-    METHODS,
-    SearchSampler,
-    SearchSettings,
-    resampled,
-    survival_weights,
-)
+from foresight.sampling.search import SearchSampler
+from foresight.sampling.search_rules import METHODS, SearchSettings, resampled, survival_weights
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import comfy.model_management
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from panel_page import Page
 from searches import Mean, Told, candidate, searching
 from tiny_models import FAMILIES, with_mask
 from tiny_wan import Conditioned, Rewriter, gate, inputs, model
@@ -17,13 +19,12 @@ from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
 from foresight.sampling.noise import SeededNoise
 from foresight.sampling.run import monitored_sample
-from foresight.sampling.search import (
-    SearchSampler,
-    SearchSettings,
-)
+from foresight.sampling.search import SearchSampler
+from foresight.sampling.search_rules import SearchSettings
 from foresight.sampling.self_refine import SelfRefineSettings, parse_plan, self_refining
 from foresight.sampling.watch import Watch
 from foresight.scoring.reward import AlignmentReward
+from foresight.trials.observer import Decision, Observer
 from foresight.trials.report import run_report
 
 
@@ -143,3 +144,44 @@ def test_a_passing_run_under_the_gate_is_the_same_clip(patcher):
         core = SamplerCustomAdvanced.execute(setup.noise, setup.guider, sampler, setup.sigmas, setup.latent).result[0]
         watched = monitored_sample(replace(setup, sampler=sampler), gate(0.3))
         assert watched.verdict.accepted and torch.equal(watched.latent["samples"], core["samples"])
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_a_search_shows_its_candidates_while_it_searches(patcher, monitored):
+    """Under the monitor they belong to its run; else the search has one of its own, which ends with the winner."""
+    page = Page()
+    reward = AlignmentReward(gate(0.125, 0.5, 0.25))
+    sampler = SearchSampler(
+        inputs(patcher).sampler, reward, SearchSettings(3, "beam", (0.4,)), running=page.running, look=reward.gate.look
+    )
+    given = replace(inputs(patcher), sampler=sampler)
+    if monitored:
+        with page.running() as run:
+            monitored_sample(given, gate(0.9), observer=run)
+    else:
+        noise = given.noise.generate_noise(given.latent)
+        given.guider.sample(noise, given.latent["samples"], sampler, given.sigmas, seed=3)
+        run = next(iter(page.store._runs.values()))
+    trials = page.store.state(run.id)["trials"]
+    searched = {trial["trial"]: trial for trial in trials if trial["kind"] == "search"}
+    assert [searched[f"candidate {i}"]["trace"] for i in range(3)] == [[[4, 0.125]], [[4, 0.5]], [[4, 0.25]]]
+    assert all(trial["pictures"] == [4] and trial["verdict"]["nfe"] == 4 for trial in searched.values())
+    assert [searched[f"candidate {i}"]["verdict"]["accepted"] for i in range(3)] == [False, True, False]
+    pictured = [i for i, (event, data, _) in enumerate(page.events) if event == "foresight.step" and data["pictured"]]
+    begun = [i for i, (event, data, _) in enumerate(page.events) if event == "foresight.trial"]
+    assert pictured[0] < begun[-1], "the first is seen before the last is begun"
+    last = trials[0] if monitored else trials[-1]
+    assert (last["kind"], last["step"], 10 in last["pictures"]) == ("sample" if monitored else "finish", 10, True)
+    assert set(sampler.previews) == {0, 1, 2} and sampler.previews[1].dtype == torch.uint8
+
+
+def test_stop_is_heard_during_a_search(patcher):
+    class Stopping(Observer):
+        def take(self):
+            return Decision.STOP
+
+    reward = AlignmentReward(gate(0.1))
+    sampler = SearchSampler(inputs(patcher).sampler, reward, SearchSettings(3, "beam", (0.4,)))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        monitored_sample(replace(inputs(patcher), sampler=sampler), gate(0.9), observer=Stopping())
+    assert reward.gate.scorer.calls == 0

@@ -15,10 +15,7 @@ from tiny_wan import inputs, model
 from foresight.sampling.candidates import CandidateEngine
 from foresight.sampling.noise import mixed_noise
 from foresight.sampling.run import monitored_sample
-from foresight.sampling.search import (
-    SearchSettings,
-    parse_schedule,
-)
+from foresight.sampling.search_rules import SearchSettings, parse_schedule
 
 
 @pytest.fixture(scope="module")

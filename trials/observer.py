@@ -63,12 +63,13 @@ class Observer:
         what comes next (there is a gate). settings: of the run, as the report has them (prompt, tau, seed, steps).
         details: of a candidate (candidate, seed, self_refined, floor)."""
 
-    def step(self, step: int, score: float | None, frames: Any = None) -> None:
+    def step(self, step: int, score: float | None, frames: Any = None, trial: str | None = None) -> None:
         """A step (1-based) is done. score: of the best item where it was inspected; frames: the preview's, [F, H, W, 3]
-        in 0..1, where there is one."""
+        in 0..1, where there is one. trial: which one's, of several that were begun; None: the last that has not
+        ended."""
 
     def conclude(self, record: TrialRecord) -> None:
-        """A trial has ended with this record."""
+        """The trial of the record's name has ended with it."""
 
     def finish(self, verdict: Verdict) -> None:
         """The node is done; a later node of the same graph may go on with this run."""
@@ -86,6 +87,9 @@ class Observer:
     def offer(self, trials: list[int] | None, best: list[int], seconds: float) -> None:
         """Asks a person to pick of these trials, as many as `best` has or fewer; `choice` then holds the answer.
         None: the offer is over."""
+
+    def waits(self, seconds: float) -> None:
+        """An offer stays open for so long; 0: no longer."""
 
 
 SILENT = Observer()

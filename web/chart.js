@@ -1,6 +1,6 @@
 // The score curve of a run, as SVG.
 
-import { races } from "./race.js"
+import { candidate } from "./race.js"
 import { say } from "./words.js"
 
 const SVG = "http://www.w3.org/2000/svg"
@@ -10,10 +10,10 @@ export const newChart = () => draw("svg", { viewBox: `0 0 ${CHART.width} ${CHART
 
 /** Draws the scores of a run's trials by step; hides itself where candidates have one look each. */
 export function drawChart(chart, state) {
-  const { trials, settings } = state
-  const { tau } = settings
+  const trials = state.trials.filter((trial) => !candidate(trial)) // single looks are no curve
+  const { tau } = state.settings
   const scores = trials.flatMap((trial) => trial.trace.map(([, score]) => score)).filter((score) => score != null)
-  const none = !scores.length || races(state) // single looks are no curve
+  const none = !scores.length
   chart.toggleAttribute("hidden", none)
   if (none) return
   const steps = Math.max(...trials.map((trial) => trial.steps))

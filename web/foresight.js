@@ -4,7 +4,7 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { followLanguage } from "./language.js"
-import { EVENTS, Runs } from "./runs.js"
+import { EVENTS, Runs, mark } from "./runs.js"
 import { RunView } from "./view.js"
 import { say } from "./words.js"
 
@@ -57,7 +57,7 @@ class Panel {
     this.element = Object.assign(document.createElement("div"), { className: "foresight-panel" })
     this.hint = Object.assign(document.createElement("div"), {
       className: "foresight-hint",
-      textContent: say("Runs of Foresight Sampler, Monitored Sampler, Seed Audition and Foresight Watch appear here while they sample."),
+      textContent: say("Runs of Foresight's samplers, of a search and of Foresight Watch appear here while they sample."),
     })
     this.choices = Object.assign(document.createElement("div"), { className: "foresight-choices" })
     this.views = Object.assign(document.createElement("div"), { className: "foresight-views" })
@@ -113,11 +113,10 @@ class Panel {
 
 function named(state) {
   const { prompt, seed } = state.settings
-  const unknown = state.message || state.report?.accepted === null
-  const mark = state.live ? "●" : state.report?.accepted === false ? "✗" : unknown ? "–" : "✓"
   const text = prompt ?? say("No prompt")
   const noise = seed == null ? "" : `, ${say("seed {seed}", { seed })}`
-  return [state.id, `${mark} ${text.length > 48 ? `${text.slice(0, 47)}…` : text}${noise}`]
+  const begun = new Date(1000 * state.created).toLocaleTimeString() // runs of one seed have nothing else to tell them apart
+  return [state.id, `${mark(state)} ${text.length > 48 ? `${text.slice(0, 47)}…` : text}${noise}, ${begun}`]
 }
 
 /** Sets a select's options and keeps what is chosen. */
@@ -137,6 +136,9 @@ function findNode(id) {
   return graph?.getNodeById(Number(path.at(-1)))
 }
 
+/** Whether a run is of this graph and this node: ids are the same in many graphs. */
+const ofNode = (state, node) => state.graph != null && state.graph === (app.rootGraph ?? app.graph)?.id && findNode(state.node) === node
+
 function addView(node) {
   const view = new RunView(server)
   const hint = Object.assign(document.createElement("div"), {
@@ -154,14 +156,14 @@ function addView(node) {
   let shown = null
   const changed = soon((id) => {
     const state = runs.states.get(id)
-    if (!state) return
-    if (id !== shown && findNode(state.node) !== node) return
+    if (!state || (id !== shown && !ofNode(state, node))) return
     shown = id
     hint.style.display = "none"
     view.element.style.display = ""
     view.update(state)
   })
   runs.addEventListener("change", changed)
+  for (const id of runs.states.keys()) changed({ detail: id }) // a graph that is opened again shows what it did
   const removed = node.onRemoved
   node.onRemoved = function (...rest) {
     runs.removeEventListener("change", changed)

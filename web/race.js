@@ -2,24 +2,30 @@
 
 import { say } from "./words.js"
 
-const KINDS = ["candidate", "audition", "finish"]
+const KINDS = ["candidate", "audition", "search", "finish"]
 
-/** Whether a run is one of candidates; the paper's plan has a ladder of trials instead. */
-export const races = (state) => state.trials.some((trial) => KINDS.includes(trial.kind))
+/** Whether a trial is that of a candidate, and not a rung of the paper's ladder. */
+export const candidate = (trial) => KINDS.includes(trial.kind)
+
+/** Whether a run has candidates: a race, an audition or a search, which may be part of a trial of the paper's. */
+export const races = (state) => state.trials.some(candidate)
+
+const searches = (state) => state.trials.some((trial) => trial.kind === "search")
 
 /**
  * The candidates of a run in the order in which they were begun: { number, seed, selfRefined, floor, lookStep, score,
  * trials: [index], shown: [index, step] of the look's picture or null, live, step, steps, nfe, state, final }.
- * state: "looking", "passed", "finishing", "aside", "finished", "delivered" or "stopped"; byHand: accepted or rejected.
+ * state: "looking", "passed", "finishing", "aside", "chosen", "finished", "delivered" or "stopped"; byHand: accepted or
+ * rejected.
  */
 export function candidates(state) {
   const rows = new Map()
   state.trials.forEach((trial, index) => {
     if (!KINDS.includes(trial.kind)) return
-    const { candidate: number, seed, self_refined: selfRefined = false, floor = null } = trial.details
-    const lookStep = state.settings.look_step
+    const { candidate: number, seed, self_refined: selfRefined = false, floor = null, look_step: own } = trial.details
+    const lookStep = own ?? rows.get(number)?.lookStep ?? state.settings.look_step
     const row = rows.get(number) ?? { number, seed, selfRefined, floor, lookStep, score: null, trials: [], nfe: 0, byHand: null }
-    const live = state.live && index === state.trials.length - 1 && !trial.verdict
+    const live = state.live && !trial.verdict
     rows.set(number, Object.assign(row, look(trial, row), {
       trials: [...row.trials, index], live, step: trial.step, steps: trial.steps, state: stage(trial, live, lookStep),
       // A look's evaluations are not made again when it goes on; while it runs, steps stand for evaluations.
@@ -44,6 +50,7 @@ function stage(trial, live, lookStep) {
   if (trial.kind === "finish") return live ? "finishing" : trial.verdict ? "finished" : "stopped"
   if (live) return trial.kind === "candidate" && trial.step >= lookStep ? "passed" : "looking"
   if (!trial.verdict) return "stopped"
+  if (trial.kind === "search") return trial.verdict.accepted ? "chosen" : "aside"
   return trial.kind === "audition" || !trial.verdict.accepted ? "aside" : "finished"
 }
 
@@ -66,6 +73,7 @@ export function words(row) {
       : say("passed, being finished: step {step} of {steps}", { step, steps })
     case "finishing": return say("goes on to its end: step {step} of {steps}", { step, steps })
     case "aside": return say("put aside")
+    case "chosen": return say("chosen by the search")
     case "finished": return say("finished")
     case "delivered": return row.byHand === "accepted" ? say("delivered, as you decided") : say("delivered")
     default: return say("stopped")
@@ -82,10 +90,11 @@ export function measured(row) {
 
 /** One sentence: how the run decides. */
 export function rules(state) {
-  const { look_step: step, steps, floors, plan, keep } = state.settings
+  const { look_step: step, steps, looks = [], plan, keep } = state.settings
+  if (searches(state)) return say("Candidates of one clip are scored at a part of the way; those of low reward are dropped, and the best goes on.")
   if (plan === "audition")
     return say("Each seed's preview is scored after step {step} of {steps}; the best {keep} go on from there.", { step, steps, keep })
-  if (floors?.[0] == null && floors?.[1] == null)
+  if (looks.every(({ floor, floor_self_refined: refined }) => floor == null && refined == null))
     return say("Each candidate's preview is scored after step {step} of {steps}; the best one goes on from there.", { step, steps })
   return say("Each candidate's preview is scored after step {step} of {steps}. Below its floor it is put aside and the next seed is tried; if none passes, the nearest goes on.", { step, steps })
 }

@@ -3,7 +3,7 @@
 import { say } from "./words.js"
 
 /** The events that the server sends about a run (panel/runs.py). */
-export const EVENTS = ["start", "trial", "step", "verdict", "end"]
+export const EVENTS = ["start", "trial", "step", "verdict", "wait", "end"]
 
 /**
  * The state of a run after one event, or null where the event does not follow on the state: an event was missed, and
@@ -30,7 +30,9 @@ export function next(state, event, data) {
       })
     }
     case "verdict":
-      return change({ verdict: data.verdict, decidable: false })
+      return change({ verdict: data.verdict, step: data.step, decidable: false })
+    case "wait":
+      return { ...state, offered: { ...state.offered, left: data.seconds }, sequence: data.sequence }
     case "end":
       return { ...state, live: false, message: data.message, report: data.report, sequence: data.sequence }
   }
@@ -101,6 +103,18 @@ export class Runs extends EventTarget {
   #tell(id) {
     this.dispatchEvent(new CustomEvent("change", { detail: id }))
   }
+}
+
+/** The trial that is being worked on: the last that has not ended, or else the last. */
+export const current = (state) => state.trials.findLast((trial) => !trial.verdict) ?? state.trials.at(-1)
+
+/** How a run ended, in one sign: what is delivered counts, not what was rejected on the way. */
+export function mark({ live, message, report, settings: { tau } }) {
+  if (live) return "●"
+  if (message) return "–"
+  const final = report?.final_score
+  if (final != null && tau != null) return final >= tau ? "✓" : "✗"
+  return { true: "✓", false: "✗" }[report?.accepted] ?? "–"
 }
 
 /** Every picture of a run in the order it was made: { trial (index), step }. */

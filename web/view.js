@@ -2,9 +2,9 @@
 // visible.
 
 import { drawChart, newChart } from "./chart.js"
-import { candidates, outcome, races, rules } from "./race.js"
+import { candidate, candidates, outcome, races, rules } from "./race.js"
 import { Rows } from "./rows.js"
-import { difference, ladder, pictures, story, streams } from "./runs.js"
+import { current, difference, ladder, pictures, story, streams } from "./runs.js"
 import { say } from "./words.js"
 
 const FRAME_MS = 160 // latent frames are four video frames apart: about as fast as the clip
@@ -61,6 +61,7 @@ export class RunView {
       return button
     }))
     this.offer = make("fieldset", "foresight-offer")
+    this.left = make("div", "foresight-hint foresight-left")
     this.notice = make("div", "foresight-notice")
     this.notice.setAttribute("role", "status")
     this.element = make("section", "foresight-run", this.heading, this.read, this.rungs, this.outcome, this.canvas,
@@ -110,6 +111,7 @@ export class RunView {
       this.#say("")
     }
     this.state = state
+    if (this.asked && this.asked !== moment(state)) this.#say("") // it has been done
     const { settings, trials, live } = state
     this.heading.textContent = settings.prompt ?? say("No prompt")
     this.read.textContent = (settings.text_notes ?? []).join("; ")
@@ -121,16 +123,17 @@ export class RunView {
     this.rules.textContent = raced ? rules(state) : ""
     this.rows.update(state)
     this.outcome.textContent = outcome(state)
-    const rungs = ladder(state)
-    this.stories.hidden = raced
-    this.rungs.hidden = raced || streams(state)
+    const rungs = ladder({ ...state, trials: trials.filter((trial) => !candidate(trial)) })
+    const rest = trials.filter((trial) => !candidate(trial))
+    this.stories.hidden = raced && !rest.length
+    this.rungs.hidden = this.stories.hidden || streams(state)
     this.rungs.replaceChildren(...["0", "1", "2", "2->1"].map((rung) => {
       const item = make("li", `foresight-${rungs[rung]}`, rung.replace("->", "→"))
       item.title = `${say("Trial {name}", { name: rung })}: ${rungWords(rungs[rung])}`
       if (rungs[rung] === "current") item.setAttribute("aria-current", "step")
       return item
     }))
-    this.stories.replaceChildren(...(raced ? [] : trials).map((trial) => make("li", "", story(trial, settings.tau))))
+    this.stories.replaceChildren(...rest.map((trial) => make("li", "", story(trial, settings.tau))))
     this.#label(raced)
     this.buttons.hidden = !live
     this.#offered()
@@ -145,14 +148,18 @@ export class RunView {
   }
 
   #decide(decision) {
-    this.server.decide(this.state.id, decision).then(
-      () => this.#say(say("Asked for: it is done at the next step.")), (error) => this.#say(error.message))
+    const asked = moment(this.state)
+    this.server.decide(this.state.id, decision).then(() => {
+      if (asked !== moment(this.state)) return // it is done already
+      this.#say(say("Asked for: it is done at the next step."))
+      this.asked = asked
+    }, (error) => this.#say(error.message))
   }
 
   /** The buttons' words, and which of them can be pressed: a candidate that has passed its look can only be stopped. */
   #label(raced) {
-    const { live, trials } = this.state
-    const trial = trials.at(-1)
+    const { live } = this.state
+    const trial = current(this.state)
     const open = live && trial?.decidable && !(trial.kind === "candidate" && trial.step >= trial.window[1])
     const [accept, reject, stop] = this.buttons.children
     accept.textContent = say("Accept now")
@@ -169,6 +176,7 @@ export class RunView {
   #offered() {
     const { offered, trials, id } = this.state
     this.offer.hidden = !offered
+    this.left.textContent = offered?.left == null ? "" : say("Waiting for you: {left} s, then the best are taken.", offered)
     if (!offered || this.offer.dataset.until === String(offered.until)) return
     this.offer.dataset.until = offered.until
     const most = offered.best.length // what the node's `keep` pays for
@@ -194,10 +202,11 @@ export class RunView {
       this.server.decide(id, "choose", ticked).then(() => this.#say(""), (error) => this.#say(error.message))
     })
     const question = most > 1 ? say("Which seeds shall be finished? At most {most}.", { most }) : say("Which seed shall be finished?")
-    this.offer.replaceChildren(make("legend", "", question), make("div", "foresight-seeds", ...boxes), go)
+    this.offer.replaceChildren(make("legend", "", question), this.left, make("div", "foresight-seeds", ...boxes), go)
   }
 
   #say(text) {
+    this.asked = null
     this.notice.textContent = text
   }
 
@@ -230,7 +239,7 @@ export class RunView {
     const { trial, step } = this.shown
     const { trial: name, details, kind } = this.state.trials[trial]
     this.label.textContent = kind === "chunk" ? say("chunk {chunk}, draw {draw}, step {step}", { ...details, step })
-      : details?.candidate
+      : details?.candidate != null
       ? say("candidate {number}, step {step}", { number: details.candidate, step })
       : say("trial {name}, step {step}", { name: name.replace("->", "→"), step })
     this.canvas.setAttribute("aria-label", say("Preview of {what}", { what: this.label.textContent }))
@@ -278,6 +287,9 @@ const rungWords = (rung) => ({
   waiting: say("waiting"), current: say("current"), accepted: say("accepted"), rejected: say("rejected"), done: say("done"),
 })[rung]
 
+/** What changes when something asked for is done: the next step, or the next part of the run. */
+const moment = (state) => [state.live, state.trials.length, ...state.trials.map(({ step, verdict }) => step + !!verdict)].join()
+
 /** Evaluations and seconds, spent and beside a plain run; or why the run ended. */
 function costs(state) {
   const { report, trials, settings, live, message } = state
@@ -301,7 +313,19 @@ function costs(state) {
   return parts.join(" ")
 }
 
-function final({ final_score: score, final_score_of: of }, { tau }) {
+function final({ final_score: score, final_score_of: of, final_scores: items = [], closer }, { tau }) {
+  const shown = (each) => each?.toFixed(3) ?? say("not scored")
+  const parts = [overall(score, of, tau)]
+  if (items.length > 1) parts.push(...items.map((each, i) => say("Item {item}: {score}.", { item: i + 1, score: shown(each) })))
+  if (closer) {
+    const number = closer.trial.match(/^candidate (\d+)$/)?.[1]
+    const trial = number ? say("Candidate {number}", { number }) : say("Trial {name}", { name: closer.trial.replace("->", "→") })
+    parts.push(say("That is below the {score} of {trial}, which was left.", { score: shown(closer.score), trial }))
+  }
+  return parts.join(" ")
+}
+
+function overall(score, of, tau) {
   const values = { score: score.toFixed(3), of: of === "frames" ? say("by its frames") : say("by its preview"), tau: tau?.toFixed(3) }
   if (tau != null && score < tau) return say("Final score {score} ({of}), still below {tau}.", values)
   return say("Final score {score} ({of}).", values)

@@ -3,9 +3,10 @@ import assert from "node:assert/strict"
 import { readFileSync } from "node:fs"
 import { afterEach, test } from "node:test"
 import { candidates, measured, outcome, races, rules, words } from "../../web/race.js"
+import { current } from "../../web/runs.js"
 import { say, speak } from "../../web/words.js"
 
-const SETTINGS = { plan: "race", look_step: 6, steps: 50, floors: [0.2, 0.25] }
+const SETTINGS = { plan: "race", look_step: 6, steps: 50, looks: [{ step: 6, floor: 0.2, floor_self_refined: 0.25 }] }
 const details = (number) => ({ candidate: number, seed: 6 + number, self_refined: number > 1, floor: number > 1 ? 0.25 : 0.2 })
 const trial = (number, changes = {}) => ({
   trial: `candidate ${number}`, kind: "candidate", steps: 50, window: [6, 6], decidable: true, details: details(number), step: 6,
@@ -69,6 +70,24 @@ test("what is delivered, and why", () => {
   assert.match(outcome(ended([aside(1), finished(1)], told(1, "delivered", 50, "rejected"))), /^You put every candidate aside/)
 })
 
+test("a search's candidates are rows from their first check on, and the winner is chosen", () => {
+  const one = (index, changes) => ({
+    trial: `candidate ${index}`, kind: "search", steps: 50, step: 11, details: { candidate: index, seed: 7 + index, look_step: 21 },
+    trace: [[11, 0.1 + index]], pictures: [11], size: [5, 64, 64], verdict: null, ...changes })
+  const base = { trial: "0", kind: "sample", steps: 50, step: 0, trace: [], pictures: [], details: {}, verdict: null }
+  const settings = { ...SETTINGS, plan: undefined, look_step: undefined }
+  const live = run([base, one(0), one(1, { step: 0, trace: [], pictures: [] })], { settings })
+  assert.deepEqual(candidates(live).map((row) => [row.number, row.state, row.live, row.score]),
+    [[0, "looking", true, 0.1], [1, "looking", true, null]])
+  assert.equal(current(live).trial, "candidate 1")
+  const over = { accepted: false, predicted_score: null, rule: null, nfe: 11 }
+  const done = run([base, one(0, { verdict: over }), one(1, { verdict: { ...over, accepted: true, nfe: 21 } })], { settings })
+  assert.deepEqual(candidates(done).map((row) => [words(row), row.nfe, row.shown?.[0]]), [["put aside", 11, 1], ["chosen by the search", 21, 2]])
+  assert.equal(current(done).trial, "0")
+  assert.equal(outcome({ ...done, live: false }), "", "nobody says that a searched clip was not touched")
+  assert.match(rules(done), /those of low reward are dropped/)
+})
+
 test("nothing claims a self-refined or later candidate to be untouched", () => {
   const refined = finished(1, "candidate")
   refined.details.self_refined = true
@@ -77,7 +96,7 @@ test("nothing claims a self-refined or later candidate to be untouched", () => {
 
 test("how candidates are judged is said in one sentence", () => {
   assert.match(rules(run([])), /Below its floor it is put aside/)
-  assert.match(rules(run([], { settings: { ...SETTINGS, floors: [null, null] } })), /the best one goes on/)
+  assert.match(rules(run([], { settings: { ...SETTINGS, looks: [{ step: 6, floor: null, floor_self_refined: null }] } })), /the best one goes on/)
   assert.match(rules(run([], { settings: { ...SETTINGS, plan: "audition", keep: 2 } })), /the best 2 go on/)
   assert.equal(races(run([{ kind: "sample" }])), false)
 })

@@ -1,7 +1,7 @@
 // node --test tests/js
 import assert from "node:assert/strict"
 import { test } from "node:test"
-import { Runs, difference, ladder, next, pictures, story, streams } from "../../web/runs.js"
+import { Runs, difference, ladder, mark, next, pictures, story, streams } from "../../web/runs.js"
 
 const trial = (changes = {}) => ({
   trial: "0", kind: "sample", steps: 50, window: [8, 14], decidable: true, step: 0, trace: [], verdict: null, pictures: [],
@@ -17,15 +17,32 @@ test("events add up to the state", () => {
   now = next(now, "step", { sequence: 3, index: 0, step: 1, scored: true, score: 0.1, pictured: true, size: [5, 64, 64] })
   const before = now
   now = next(now, "step", { sequence: 4, index: 0, step: 2, scored: true, score: null, pictured: false, size: null })
-  now = next(now, "verdict", { sequence: 5, index: 0, verdict: { accepted: false } })
+  now = next(now, "verdict", { sequence: 5, index: 0, step: 50, verdict: { accepted: false } })
   now = next(now, "end", { sequence: 6, message: null, report: { nfe: 11 } })
   assert.deepEqual(now.trials[0].trace, [[1, 0.1], [2, null]])
   assert.deepEqual(pictures(now), [{ trial: 0, step: 1 }])
   assert.deepEqual(now.trials[0].size, [5, 64, 64])
   assert.equal(now.trials[0].decidable, false)
+  assert.equal(now.trials[0].step, 50, "progress reaches the end also where not every step was told")
   assert.equal(now.report.nfe, 11)
   assert.equal(now.live, false)
   assert.equal(before.trials[0].trace.length, 1, "states are not changed in place")
+})
+
+test("while a run waits for a person, the seconds that are left are told", () => {
+  const waiting = state({ offered: { trials: [0], best: [0], until: 9, left: null } })
+  assert.deepEqual(next(waiting, "wait", { sequence: 2, seconds: 7 }).offered, { trials: [0], best: [0], until: 9, left: 7 })
+})
+
+test("a run's sign tells of its end", () => {
+  const sign = (report, changes = {}) => mark(state({ live: false, settings: { tau: 0.2 }, report, ...changes }))
+  assert.equal(sign({ accepted: false, final_score: 0.3 }), "✓", "rejected at first, and what was delivered matches")
+  assert.equal(sign({ accepted: true, final_score: 0.1 }), "✗", "passed, and ended below")
+  assert.equal(sign({ accepted: false, final_score: null }), "✗")
+  assert.equal(sign({ accepted: null, final_score: null }), "–")
+  assert.equal(sign({ accepted: true, final_score: 0.3 }, { message: "stopped" }), "–")
+  assert.equal(sign(null, { live: true }), "●")
+  assert.equal(sign(null), "–")
 })
 
 test("a missed event is noticed", () => {
