@@ -16,6 +16,7 @@ from .report import RunReport
 from .reward import LatentRewardNode
 from .rewording import PromptRefiner
 from .sampling import LatentInjector, MonitoredSampler, SingleFrameProbe, TrialSwitch
+from .streaming import ChunkGateNode, StreamingGuiderNode, StreamingReport, StreamingSampler
 from .watch import ForesightWatch
 
 folders.register()
@@ -25,6 +26,7 @@ NODES = [
     ForesightKSampler, ForesightSamplerCustomAdvanced, ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
     LatentRewardNode, SelfRefineSampler, LatentSearchSampler, EnhancerReport, CandidateNoise,
+    StreamingSampler, StreamingGuiderNode, ChunkGateNode, StreamingReport,
 ]  # fmt: skip
 
 

@@ -172,6 +172,14 @@ class Line:
         return max(1, len(x) // self.items)
 
 
+def recorded(guider) -> bool:
+    """Whether a line is set that answers from elsewhere, so that a sampler may begin again without the model."""
+    options = getattr(guider, "model_options", {})
+    wrappers = comfy.patcher_extension.get_all_wrappers(KINDS.PREDICT_NOISE, options, is_model_options=True)
+    lines = (getattr(wrapper, "__self__", None) for wrapper in wrappers)
+    return any(isinstance(line, Line) and line.answer is not None for line in lines)
+
+
 def video_latent(x0: torch.Tensor, shapes) -> torch.Tensor:
     """The video part of a sampler's x0. Audio-video models are sampled as one flat row, of latents of these `shapes`
     (None or a single one for all others); video comes first."""

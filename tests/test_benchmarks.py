@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from foresight.lab.benchmarks import inspection
+from foresight.lab.benchmarks import inspection, streaming
 
 
 def test_the_inspection_benchmark_runs_at_a_tiny_size(comfyui, monkeypatch, tmp_path, capsys):
@@ -25,3 +25,12 @@ def test_the_inspection_benchmark_runs_at_a_tiny_size(comfyui, monkeypatch, tmp_
 def test_without_a_gpu_the_real_sizes_are_refused():
     with pytest.raises(SystemExit, match="need a GPU"):
         inspection.main([])
+
+
+def test_the_streaming_benchmark_runs_at_a_tiny_size(comfyui, monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    out = tmp_path / "results" / "streaming.json"
+    streaming.main(["--tiny", "--repeat", "2", "--out", str(out)])
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["late_chunk_against_first_of_full_window"]["ratio"] > 0
+    assert set(found["whole_clip_against_cache"]) == {"3", "5"}

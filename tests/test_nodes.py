@@ -47,6 +47,10 @@ NODES = {
     "ForesightLatentSearchSampler": "Latent Search Sampler",
     "ForesightEnhancerReport": "Enhancer Report",
     "ForesightCandidateNoise": "Candidate Noise",
+    "ForesightStreamingSampler": "Streaming Sampler",
+    "ForesightStreamingGuider": "Streaming Guider",
+    "ForesightChunkGate": "Chunk Gate",
+    "ForesightStreamingReport": "Streaming Report",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
 CORES = {"model", "high_noise_model", "low_noise_model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image",
@@ -77,7 +81,7 @@ def test_the_nodes_are_designs(info):
 
 def test_every_node_stands_in_a_sub_category_and_is_found_by_what_it_is_for(info):
     ours = [node for node in info.values() if node["python_module"] == "custom_nodes.foresight"]
-    rooms = {"sampling", "inspection", "paper", "enhancers", "models", "demo"}
+    rooms = {"sampling", "inspection", "paper", "enhancers", "models", "demo", "streaming"}
     assert {node["category"] for node in ours} == {f"Foresight/{room}" for room in rooms}
     if "search_aliases" in info["KSampler"]:  # 0.3.75 looks for names only
         for word in ("retry", "preview", "best of", "cancel", "score", "seeds"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,16 @@ def test_no_widget_takes_a_path_a_url_or_a_key(comfyui):
     from foresight import comfy_entrypoint
     from foresight.sampling.search_rules import parse_schedule
     from foresight.sampling.self_refine import parse_plan
+    from foresight.trials.stream import parse_levels, steps_by_chunk
+    from foresight.trials.stream_plans import GateSettings
 
-    numbers = {"plan": parse_plan, "schedule": parse_schedule}  # texts of digits; anything else is refused
-    for parse in numbers.values():
+    def looks(text, _):
+        return GateSettings(0.2, looks=text)
+
+    # Texts of digits; anything else is refused.
+    numbers = {"plan": [parse_plan], "schedule": [parse_schedule, steps_by_chunk], "levels": [parse_levels],
+               "looks": [looks]}  # fmt: skip
+    for parse in itertools.chain(*numbers.values()):
         for text in ("http://host/x", "/etc/passwd", "2-5:3, key", "10, $(id)", "__import__('os')"):
             with pytest.raises(ValueError):
                 parse(text, 50)
@@ -92,5 +100,5 @@ def test_no_widget_takes_a_path_a_url_or_a_key(comfyui):
     for node in asyncio.run(extension.get_node_list()):
         for given in node.GET_SCHEMA().inputs:
             if given.io_type == "STRING":
-                known = given.id in ("prompt", "negative", "manual_prompt", *numbers)
+                known = given.id in ("prompt", "prompts", "negative", "manual_prompt", *numbers)
                 assert known, f"{node.__name__}.{given.id}: free text that is no prompt"

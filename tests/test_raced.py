@@ -45,7 +45,8 @@ def test_a_replayed_race_is_the_live_one(bench, options):
 
 def test_seconds_are_of_what_was_sampled_and_of_its_looks():
     plain = {"method": BASE, "nfe": 50, "nfe_plain": 50, "seconds": 10.0, "seconds_plain": 10.0,
-             "seconds_inspection": 5.0, "inspections": 50, "trace": [[6, 0.1, 0.9]], "final_score": 0.2, "report": None}  # fmt: skip
+             "seconds_inspection": 5.0, "inspections": 50, "trace": [[6, 0.1, 0.9]], "final_score": 0.2,
+             "report": None}  # fmt: skip
     light = plain | {"method": LIGHT, "nfe": 55, "seconds": 12.0, "seconds_inspection": 1.0, "inspections": 10,
                      "trace": [[6, 0.3, 0.9]]}  # fmt: skip
     rules = Rules(RaceSettings(2, "later"), (Look(0.12, 0.2, 0.2),))

@@ -150,9 +150,23 @@ const ruleWords = (rule) => ({
   not_inspected: say("could not be judged"), user_accept: say("you accepted it"), user_reject: say("you rejected it"),
 })[rule] ?? rule
 
-/** What happened in a trial of the paper's plan, in one sentence. */
+/** Whether a run is a stream, of chunks and their draws. */
+export const streams = (state) => state.trials.some((trial) => trial.kind === "chunk")
+
+/** What happened in a draw of a stream's chunk, in one sentence. */
+function chunkStory({ details, verdict, step, steps, trace }, tau) {
+  const name = say("Chunk {chunk}, draw {draw}", details)
+  const last = verdict?.predicted_score ?? trace.at(-1)?.[1]
+  const score = last == null ? "" : say(", score {score}", { score: last.toFixed(3) })
+  if (!verdict) return say("{what}: step {step} of {steps}", { what: name, step, steps }) + score
+  const below = verdict.accepted && last != null && last < tau ? say(", still below {tau}", { tau: tau.toFixed(3) }) : ""
+  return `${name}: ${verdict.accepted ? say("kept") : say("taken back")}${score}${below}`
+}
+
+/** What happened in a trial of the paper's plan, or in a draw of a chunk, in one sentence. */
 export function story(trial, tau) {
   const { kind, verdict, step, steps } = trial
+  if (kind === "chunk") return chunkStory(trial, tau)
   const name = say("Trial {name}", { name: trial.trial.replace("->", "→") })
   if (verdict?.details?.seed != null) return say("{name}, other noise: drawn", { name })
   const what = say("{name}, {kind}", { name, kind: kindWords(kind) })

@@ -4,7 +4,7 @@
 import { drawChart, newChart } from "./chart.js"
 import { candidate, candidates, outcome, races, rules } from "./race.js"
 import { Rows } from "./rows.js"
-import { current, difference, ladder, pictures, story } from "./runs.js"
+import { current, difference, ladder, pictures, story, streams } from "./runs.js"
 import { say } from "./words.js"
 
 const FRAME_MS = 160 // latent frames are four video frames apart: about as fast as the clip
@@ -125,7 +125,8 @@ export class RunView {
     this.outcome.textContent = outcome(state)
     const rungs = ladder({ ...state, trials: trials.filter((trial) => !candidate(trial)) })
     const rest = trials.filter((trial) => !candidate(trial))
-    this.rungs.hidden = this.stories.hidden = raced && !rest.length
+    this.stories.hidden = raced && !rest.length
+    this.rungs.hidden = this.stories.hidden || streams(state)
     this.rungs.replaceChildren(...["0", "1", "2", "2->1"].map((rung) => {
       const item = make("li", `foresight-${rungs[rung]}`, rung.replace("->", "→"))
       item.title = `${say("Trial {name}", { name: rung })}: ${rungWords(rungs[rung])}`
@@ -236,8 +237,9 @@ export class RunView {
       return
     }
     const { trial, step } = this.shown
-    const { trial: name, details } = this.state.trials[trial]
-    this.label.textContent = details?.candidate != null
+    const { trial: name, details, kind } = this.state.trials[trial]
+    this.label.textContent = kind === "chunk" ? say("chunk {chunk}, draw {draw}, step {step}", { ...details, step })
+      : details?.candidate != null
       ? say("candidate {number}, step {step}", { number: details.candidate, step })
       : say("trial {name}, step {step}", { name: name.replace("->", "→"), step })
     this.canvas.setAttribute("aria-label", say("Preview of {what}", { what: this.label.textContent }))

@@ -223,6 +223,28 @@ def latent_search(graph: Graph, s: Settings) -> None:
         "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
 
+def streaming(graph: Graph, s: Settings) -> None:
+    """The clip by single latents, each over a short schedule of its own, under a Chunk Gate."""
+    family = load_models(graph, s)
+    l2r, scorer = add_inspector(graph, s, family, column=2)
+    latent = add_size(graph, s, family.vae, column=2)
+    graph.group("Prompts by chunk, and the gate", column=3)
+    guider = graph.add(
+        "ForesightStreamingGuider", model=family.model, clip=family.clip, prompts=s.prompt, negative=s.negative,
+        cfg=s.cfg)[0]
+    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, looks="4, last", tau=s.tau)[0]
+    graph.group("Chunk by chunk", column=4)
+    noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
+    sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=8, denoise=1.0)[0]
+    stream = graph.add("ForesightStreamingSampler", preset="sigmas", chunk=1, chunk_gate=gate)[0]
+    run = graph.add(
+        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=stream, sigmas=sigmas, latent_image=latent)
+    report = graph.add("ForesightStreamingReport", sampler=stream, latent=run[0])
+    graph.group("Result", column=5)
+    add_clip(graph, s, report[0], family.vae)
+    graph.add("PreviewAny", source=report[2], size=(620, 330))
+
+
 FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     one_node: tuple(FAMILIES),
     visual_hierarchy: tuple(FAMILIES),
@@ -234,6 +256,7 @@ FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     seed_audition: ("demo", "wan2.1_t2v_1.3b"),
     watch: ("demo", "wan2.1_t2v_1.3b"),
     calibrate: ("demo", "wan2.1_t2v_1.3b", "cogvideox_5b"),
+    streaming: ("demo",),
 }  # fmt: skip
 # The frontend calls a graph by its file's name and sorts by it: what a newcomer should open stands first.
 GRAPHS = {"1_start_here": (side_by_side, "demo_retried")} | {

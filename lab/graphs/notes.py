@@ -82,6 +82,13 @@ _FORMS = {
         "VAE how its latents look. The node says how good that is and where it is kept, and shows a clip that it has "
         "not learned from: as it was, as ComfyUI previews it, as it is previewed now. From then on previews use it.",
     ),
+    "streaming": (
+        "chunk by chunk, and back where one falls short",
+        "**Streaming Sampler** makes the clip latent by latent, and remembers those before in a cache. *Chunk Gate* "
+        "looks at each while it is made, and takes back what falls short; *Streaming Report* and the live view tell of "
+        "every draw. The demo's model was not trained to be streamed, so few of these clips are right: with a model "
+        "that was, choose its preset instead of *sigmas*, and CFG 1.",
+    ),
 }  # fmt: skip
 _FOUR = (
     "A 4-step LoRA for each expert, CFG 1 and shift 5, as in ComfyUI's own template. The clip is looked at after the "

@@ -238,8 +238,8 @@ def page(whole: dict[str, Any]) -> str:
 
     lines = [
         "# What the tests notice", "",
-        f"`{whole['environment']['command']}` (in a clone of the repository only) plants faults one at a time, and runs "
-        "the tests that name the module. "
+        f"`{whole['environment']['command']}` (in a clone of the repository only) plants faults one at a time, and "
+        "runs the tests that name the module. "
         f"The goal is to notice {100 * GOAL:.0f} % of what is not equivalent.", "",
         *table("room", whole["rooms"]), "", *table("module", whole["modules"]), "",
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 // node --test tests/js
 import assert from "node:assert/strict"
 import { test } from "node:test"
-import { Runs, difference, ladder, mark, next, pictures, story } from "../../web/runs.js"
+import { Runs, difference, ladder, mark, next, pictures, story, streams } from "../../web/runs.js"
 
 const trial = (changes = {}) => ({
   trial: "0", kind: "sample", steps: 50, window: [8, 14], decidable: true, step: 0, trace: [], verdict: null, pictures: [],
@@ -96,6 +96,20 @@ test("after a reload everything comes back in order", async () => {
   assert.deepEqual([...runs.states.keys()], ["a", "b"])
   assert.equal(runs.newest.id, "b")
   assert.equal(runs.ofNode("7").id, "a")
+})
+
+test("a stream is told by its chunks and their draws", () => {
+  const draw = (chunk, number, more) => trial({ trial: `${chunk}.${number}`, kind: "chunk", steps: 4, details: { chunk, draw: number }, ...more })
+  const trials = [
+    draw(0, 0, { verdict: { accepted: true, predicted_score: 0.25 } }), draw(1, 0, { verdict: { accepted: false, predicted_score: 0.1 } }),
+    draw(1, 1, { step: 2, trace: [[2, 0.21]] }), draw(1, 0, { verdict: { accepted: true, predicted_score: 0.1 } }),
+  ]
+  assert.equal(streams(state({ trials })), true)
+  assert.equal(streams(state({ trials: [trial({})] })), false)
+  assert.deepEqual(trials.map((each) => story(each, 0.22)), [
+    "Chunk 0, draw 0: kept, score 0.250", "Chunk 1, draw 0: taken back, score 0.100", "Chunk 1, draw 1: step 2 of 4, score 0.210",
+    "Chunk 1, draw 0: kept, score 0.100, still below 0.220",
+  ])
 })
 
 test("the ladder shows where a run is", () => {
