@@ -180,8 +180,9 @@ def test_a_converter_that_cannot_be_kept_is_delivered_all_the_same(places, quick
     made = L2RCalibrate.execute(*quick)
     converter, decibels, _ = made.args
     assert converter(torch.zeros(1, 16, 1, 2, 2)).shape == (1, 1, 16, 16, 3) and decibels > 10
-    (told,) = made.ui["text"]
-    assert fault.strerror in told and "foresight_l2r" in told and told in caplog.text
+    told = converter.metadata["not_kept"]
+    assert fault.strerror in told and "foresight_l2r" in told
+    assert told in made.ui["text"][0] and told in caplog.text
     assert not list((places / "foresight_l2r").iterdir())
 
 

