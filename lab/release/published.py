@@ -83,13 +83,13 @@ def tables(document: dict[str, Any]) -> str:
         "| method | evaluations beyond plain | time beyond plain | right clips | against plain, points | spoiled |",
         "|---|---|---|---|---|---|",
         *map(_raced, raced),
-        "\nspoiled: of the clips that plain sampling has right. Beside each rival stands, for each way to self-refine,\n"
-        "the race whose cost is nearest, the dearer of the two thinned out to the same mean evaluations:\n",
+        "\nspoiled: of the clips that plain sampling has right. Beside each rival stands, for each way to\n"
+        "self-refine, the race whose cost is nearest, the dearer of the two thinned out to the same mean evaluations:\n",
         "| rival | race | evaluations beyond plain | right clips, race minus rival, points | is it beaten? |",
         "|---|---|---|---|---|",
         *map(_rival, beside),
-        f"\nOf these {len(verdicts)} comparisons the race surely wins {verdicts.count('yes')}; {verdicts.count('open')} are "
-        f"open at this number of prompts, {verdicts.count('no')} are lost.\n",
+        f"\nOf these {len(verdicts)} comparisons the race surely wins {verdicts.count('yes')}; "
+        f"{verdicts.count('open')} are open at this number of prompts, {verdicts.count('no')} are lost.\n",
     ]
     return "\n".join(lines)
 
