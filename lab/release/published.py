@@ -84,7 +84,8 @@ def tables(document: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
         *map(_raced, raced),
         "\nspoiled: of the clips that plain sampling has right. Beside each rival stands, for each way to\n"
-        "self-refine, the race whose cost is nearest, the dearer of the two thinned out to the same mean evaluations:\n",
+        "self-refine, the race whose cost is nearest, the dearer of the two thinned out to the same mean\n"
+        "evaluations:\n",
         "| rival | race | evaluations beyond plain | right clips, race minus rival, points | is it beaten? |",
         "|---|---|---|---|---|",
         *map(_rival, beside),
