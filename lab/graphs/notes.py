@@ -175,9 +175,9 @@ def drop_in_note(s: Settings) -> str:
 def race_note(s: Settings) -> str:
     """What to look at where Foresight Sampler races."""
     own = s.scorer == DEMO.scorer  # its preset comes with the pack
-    when = "early, when its preset says" if own else f"after step {reached(LOOK, s.steps)} of {s.steps}"
+    when = "early, when its preset says" if own else f"once, after step {reached(LOOK, s.steps)} of {s.steps}"
     note = (
-        f"**What to look at.** *Foresight Sampler* looks at the clip once, {when}. "
+        f"**What to look at.** *Foresight Sampler* looks at the clip {when}. "
         "Where it falls short, the next seeds are tried, and the best goes on. The live view and *Run Report* show "
         "every candidate: its picture at the look, its score, what became of it. Compare **NFE** with *plain*."
         "\n\nThe node's last widgets: **plan** (*paper*: the published trials instead), **budget** (what may be spent "
