@@ -188,8 +188,8 @@ def test(arguments: list[str]) -> int:
     comfyui, python = setup()
     small_models_only()
     style = lint([])
-    # The tests are made of small models and waiting servers: two processes halve their time, each file stays in one.
-    spread = ("-n", "2", "--dist", "loadfile")
+    # The tests are made of small models and waiting servers: three processes keep two cores busy, each file stays in one.
+    spread = ("-n", "3", "--dist", "loadfile")
     tests = call(python, "-m", "pytest", *spread, *arguments, COMFYUI_PATH=str(comfyui))
     return tests or style
 
