@@ -188,7 +188,7 @@ def test(arguments: list[str]) -> int:
     comfyui, python = setup()
     small_models_only()
     style = lint([])
-    # The tests are made of small models and waiting servers: three processes keep two cores busy, each file stays in one.
+    # The tests are made of small models and waiting servers: three processes keep two cores busy. A file stays in one.
     spread = ("-n", "3", "--dist", "loadfile")
     tests = call(python, "-m", "pytest", *spread, *arguments, COMFYUI_PATH=str(comfyui))
     return tests or style
