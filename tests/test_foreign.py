@@ -95,6 +95,18 @@ def test_a_value_of_any_depth_is_quoted():
     assert len(quoted(deep)) < 30
 
 
+class Unwritable:
+    def __repr__(self):
+        raise ValueError("no")
+
+
+def test_a_value_that_python_itself_does_not_write_is_quoted():
+    huge = 10**5000
+    for value in (huge, -huge, [huge], {huge: {1: huge}}, Unwritable(), {Unwritable()}):
+        assert 0 < len(quoted(value)) < 150
+    assert quoted(huge) == "<an integer of 16610 bits>" and quoted(10**9) == "1000000000"
+
+
 @pytest.mark.parametrize("odd", [SimpleNamespace(), *(SimpleNamespace(encoding=odd) for odd in ("no such", 7)), None])
 def test_a_console_of_somebody_elses_making_breaks_nothing(monkeypatch, odd):
     monkeypatch.setattr(sys, "stdout", odd)

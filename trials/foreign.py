@@ -12,7 +12,16 @@ import reprlib
 import sys
 from collections.abc import Iterable
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    def repr_int(self, number: int, level: int) -> str:
+        try:
+            return super().repr_int(number, level)
+        except ValueError:  # Python writes no integers of thousands of digits
+            return f"<an integer of {number.bit_length()} bits>"
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = _short.maxlong = 100
 _short.maxlevel = 2  # a value may nest so deep that repr itself runs out of stack
 
