@@ -63,6 +63,8 @@ class Line:
     ignored: bool = field(default=False, init=False)
     _outer: Line | None = field(default=None, init=False)
     _asked: torch.Tensor | None = field(default=None, init=False)
+    _seen: bool = field(default=False, init=False)  # whether anything was asked, and shown
+    _shown: bool = field(default=False, init=False)
     _open: bool = field(default=False, init=False)
     _within: bool = field(default=False, init=False)  # a call of the guider
 
@@ -112,6 +114,7 @@ class Line:
         """The callback, which knows the level of what it is shown, and is not called any more once the run is ended."""
 
         def shown(*info):
+            self._shown = True
             self.level, self._asked = self._asked, None
             self._go_on()
             try:
@@ -127,6 +130,14 @@ class Line:
         self.ended = Halt()
         raise self.ended
 
+    @property
+    def unseen(self) -> str | None:
+        """A note for the report on a sampler that shows steps and was not seen to ask for them: it leaves out the model
+        options, and with them every wrapper."""
+        if self._shown and not self._seen:
+            return "the sampler asks the model past ComfyUI's wrappers: its model evaluations are not counted"
+        return None
+
     def _go_on(self) -> None:
         if self.ended is not None:
             self.ignored = True
@@ -141,7 +152,7 @@ class Line:
         if self._outer is not None:
             self._outer._see(sigma)
         self._go_on()
-        self._asked = sigma
+        self._seen, self._asked = True, sigma
 
     def _predict(self, executor, x, sigma, model_options=None, seed=None):
         request = (x, sigma, {} if model_options is None else model_options, seed)

@@ -164,5 +164,7 @@ class MonitorSampler(comfy.samplers.Sampler):
     def _conclude(self, line: Line, steps: Steps) -> None:
         if self.inspector is not None and not self.stopped and (note := unjudged(self.inspector, steps)):
             self.notes.append(note)
+        if line.unseen:
+            self.notes.append(line.unseen)
         if line.ignored:
             self.notes.append("the sampler did not end when it was stopped: what it made after that is not used")

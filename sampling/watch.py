@@ -87,7 +87,7 @@ class Watch:
                         line.told(watch), disable_pbar, seed, **kwargs,
                     )  # fmt: skip
                 done, finished = steps, True
-                notes.append(unjudged(inspector, places))
+                notes += unjudged(inspector, places), line.unseen
                 return samples
             finally:
                 seconds = time.perf_counter() - begin

@@ -74,7 +74,18 @@ GUIDERS = {
     "sets cfg": _sets_cfg, "leaves cfg set": _leaves_cfg, "sets conds": _sets_conds, "copies the guider": _copies,
     "asks what it is": _asks_what_it_is,
 }  # fmt: skip
+def _predicts_without_options(model, x, sigma, extra_args, step):
+    return model.inner_model.predict_noise(x, sigma, {}, extra_args["seed"])
+
+
+def _samples_itself(model, x, sigma, extra_args, step):
+    guider = model.inner_model
+    conds = (guider.conds.get(name) for name in ("negative", "positive"))
+    return comfy.samplers.sampling_function(guider.inner_model, x, sigma, *conds, guider.cfg)
+
+
 BESIDE = {"predicts": _predicts, "predicts with the guider's options": _predicts_with_the_guiders_options}
+UNSEEN = {"predicts without options": _predicts_without_options, "samples itself": _samples_itself}
 INDICES = {
     "from -1": lambda step, steps: [step - 1], "backwards": lambda step, steps: [steps - 1 - step],
     "twice": lambda step, steps: [step, step], "beyond the schedule": lambda step, steps: [10 * step],
@@ -85,7 +96,7 @@ UNCOUNTABLE = {"None": lambda step, steps: [None], "a word": lambda step, steps:
 
 
 def asking(name):
-    return _euler({**GUIDERS, **BESIDE}[name])
+    return _euler({**GUIDERS, **BESIDE, **UNSEEN}[name])
 
 
 def counting(name):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfy.patcher_extension import copy_nested_dicts
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-from foreign_samplers import BESIDE, DISOBEDIENT, GUIDERS, INDICES, UNCOUNTABLE, asking, counting
+from foreign_samplers import BESIDE, DISOBEDIENT, GUIDERS, INDICES, UNCOUNTABLE, UNSEEN, asking, counting
 from searches import Mean, Told, searching
 from tiny_wan import CancellingScorer, Conditioned, Rewriter, ScriptedScorer, gate, inputs, model
 
@@ -62,6 +62,21 @@ def test_a_sampler_gets_the_guider_itself_and_is_counted(patcher, name):
     watch = Watch(gate(0.3))
     assert torch.equal(core(given(watch.patch(patcher), asking(name))), plain)
     assert watch.verdict.record.nfe_video == 10
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_sampler_that_cannot_be_seen_to_ask_is_told_of(patcher, name):
+    """Without model options there is no wrapper: neither its evaluations nor its steps are known."""
+    own, plain = given(patcher, asking(name)), core(given(patcher, asking(name)))
+    watch = Watch(gate(0.1))
+    assert torch.equal(core(given(watch.patch(patcher), asking(name))), plain)
+    raced = run_race(own, gate(0.1), Rules(RaceSettings(2, "off"), (Look(0.3, 0.2, 0.2),)))
+    alone = monitored_sample(own, gate(0.1))
+    assert torch.equal(raced.latent["samples"], plain) and torch.equal(alone.latent["samples"], plain)
+    for verdict in (watch.verdict, raced.verdict, alone.verdict):
+        assert any("evaluations are not counted" in note for note in run_report(verdict)["notes"])
+    seen = run_report(monitored_sample(given(patcher, asking("sets cfg")), gate(0.3)).verdict)
+    assert not any("not counted" in note for note in seen["notes"])
 
 
 @pytest.mark.parametrize("name", [*GUIDERS, *BESIDE])
