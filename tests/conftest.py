@@ -27,6 +27,7 @@ if (COMFYUI / "main.py").exists():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--compatibility", type=Path, help="write what test_compatibility ran to this JSON file")
+    parser.addoption("--interface", action="store_true", help="keep the nodes' inputs and outputs as they are now")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
