@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import folders, panel
+from . import folders, graph, panel
 from .audition import SeedAudition
 from .calibration import L2RCalibrate
 from .cogvideox import CogVideoXSampler
@@ -21,6 +21,7 @@ from .watch import ForesightWatch
 
 folders.register()
 panel.register()
+graph.register()
 
 NODES = [
     ForesightKSampler, ForesightSamplerCustomAdvanced, ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,

@@ -116,15 +116,10 @@ def asked(back_end: str | None, endpoint: str | None) -> str:
         return str(error)
 
 
-def validated(back_end: str | None, endpoint: str | None, options=BACK_ENDS) -> bool | str:
-    """What a node's validate_inputs says of the choice, so that a wrong one is refused before anything is sampled. A
-    graph from another machine may name that machine's profile, as long as it does not use it. What is linked is None
-    here, and is checked once it is known (make_reworder)."""
-    try:
-        if back_end is not None:
-            check_choice("refiner", back_end, options)
-        if back_end == ENDPOINT and endpoint is not None:
-            profile_of(endpoint)
-    except ValueError as error:
-        return str(error)
-    return True
+def check_back_end(back_end: str | None, endpoint: str | None, options=BACK_ENDS) -> None:
+    """ValueError for a wrong choice, before anything is sampled. A graph from another machine may name that machine's
+    profile, as long as it does not use it. What is linked is None here, and is checked once it is known (make_reworder)."""
+    if back_end is not None:
+        check_choice("refiner", back_end, options)
+    if back_end == ENDPOINT and endpoint is not None:
+        profile_of(endpoint)

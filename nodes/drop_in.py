@@ -5,7 +5,6 @@ from dataclasses import replace
 import comfy.samplers
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
-from comfy_execution.validation import validate_node_input
 
 from ..sampling.guard import harmless
 from ..sampling.inputs import Inputs
@@ -19,7 +18,7 @@ from ..trials.race import SELF_REFINE
 from . import types
 from .compat import kept, searchable, show_on_node
 from .folders import L2R, RACES, VICLIP, state
-from .graph import Classes, executed
+from .graph import Checked, Classes, executed
 from .inspection import build_gate
 from .loaders import AUTO, load_converter, own_scorer, own_scorer_file
 from .panel import running
@@ -58,21 +57,24 @@ def race_inputs():
     ]  # fmt: skip
 
 
-class DropIn(io.ComfyNode):
+class DropIn(Checked):
     """What the two nodes have in common."""
 
     @classmethod
     def validate_inputs(cls, input_types):
-        # ComfyUI leaves this check to a node that asks what is connected.
-        for each in cls.define_schema().inputs:
-            if each.id in input_types and not validate_node_input(input_types[each.id], each.io_type):
-                return f"{each.id} takes {each.io_type}, and {input_types[each.id]} is connected."
         if not {"scorer", "gate"} & input_types.keys():
             try:
                 own_scorer_file()
             except ValueError as error:
                 return str(error)
-        return True
+        return super().validate_inputs(input_types)
+
+    @classmethod
+    def check(cls, known, graph, id):
+        inputs = graph[id]["inputs"]
+        prompt = str(known.get("prompt", "made while it runs" if "prompt" in inputs else ""))
+        if not prompt.strip() and "gate" not in inputs and {"positive", "guider"} & inputs.keys():
+            cls.words(graph, id)
 
     @classmethod
     def fingerprint_inputs(cls, **_):
@@ -111,12 +113,12 @@ class DropIn(io.ComfyNode):
         return build_gate(l2r, own_scorer() if scorer is None else scorer, text, **gate_defaults()), source
 
     @classmethod
-    def words(cls) -> tuple[str, str]:
-        """The positive prompt, as the graph that is executed has it, and the nodes that encode it."""
-        found, graph = {}, {}
+    def words(cls, graph=None, id=None) -> tuple[str, str]:
+        """The positive prompt of a node, as its graph has it, and the nodes that encode it. None: what is executed."""
+        found = {}
         with harmless("the graph could not be read"):  # nodes of other packs say of themselves what they like
-            graph = executed(cls.hidden)
-            found = texts(graph, Classes(), cls.hidden.unique_id)
+            graph, id = (graph, id) if graph else (executed(cls.hidden), cls.hidden.unique_id)
+            found = texts(graph, Classes(), id)
         if not found:
             raise ValueError(NO_WORDS)
         return "\n".join(found), ", ".join(f"node {id} ({graph[id]['class_type']})" for id in dict.fromkeys(found.values()))

@@ -18,6 +18,7 @@ from ..trials.picture import Card, clips_figure
 from ..trials.report import Report
 from . import types
 from .compat import advanced, searchable
+from .graph import Checked
 from .panel import running
 from .shown import shown
 from .widgets import OWN, schedule_steps_widget
@@ -27,10 +28,11 @@ NOTHING = (
     "Nothing to tell: connect the SAMPLER of a Self-Refine Sampler or a Latent Search Sampler that is not bypassed, and the "
     "latent of the node that samples with it."
 )
+NO_REWARD = "Latent Search Sampler: connect a gate or a reward, by which to choose among candidates."
 PIXELS = 8  # of the mask preview for each place of the latent
 
 
-class SelfRefineSampler(io.ComfyNode):
+class SelfRefineSampler(Checked):
     @classmethod
     def define_schema(cls):
         own = PRESETS["T2V"]
@@ -72,19 +74,26 @@ class SelfRefineSampler(io.ComfyNode):
         ), "quality", "motion", "predict and perturb")  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, sampler, preset, plan, plan_steps, tau, threshold="absolute", norm=1, schedule_steps=0
-    ):
+    def check(cls, known, graph, id):
+        if known.keys() >= {"preset", "plan", "plan_steps", "tau"}:
+            cls.settings(**known)
+
+    @classmethod
+    def settings(cls, preset, plan, plan_steps, tau, threshold="absolute", norm=1, schedule_steps=0):
+        """What the widgets ask for. ValueError for what cannot be done."""
         check_choice("preset", preset, (*PRESETS, CUSTOM))
         if tau == OWN and threshold == "quantile":
             raise ValueError("Self-Refine Sampler: tau is -1, but no preset has a quantile: enter a share from 0 to 1.")
         published = PRESETS.get(preset, Preset(plan, plan_steps, PRESETS["T2V"].tau))
         own = {} if tau == OWN else {"tau": tau}
-        settings = published.settings(threshold=threshold, norm=norm, schedule_steps=schedule_steps, **own)
-        return io.NodeOutput(self_refining(sampler, settings))
+        return published.settings(threshold=threshold, norm=norm, schedule_steps=schedule_steps, **own)
+
+    @classmethod
+    def execute(cls, sampler, *widgets, **named_widgets):
+        return io.NodeOutput(self_refining(sampler, cls.settings(*widgets, **named_widgets)))
 
 
-class LatentSearchSampler(io.ComfyNode):
+class LatentSearchSampler(Checked):
     @classmethod
     def define_schema(cls):
         own = SearchSettings()
@@ -138,13 +147,20 @@ class LatentSearchSampler(io.ComfyNode):
         ), "best of", "beam search", "seeds")  # fmt: skip
 
     @classmethod
+    def check(cls, known, graph, id):
+        if known.keys() >= {"schedule", "schedule_of"}:
+            parse_schedule(str(known["schedule"]), known["schedule_of"])
+        if not {"gate", "reward"} & graph[id]["inputs"].keys():
+            raise ValueError(NO_REWARD)
+
+    @classmethod
     def execute(
         cls, sampler, candidates, method, schedule, schedule_of, beta, budget, temperature=1.0, scale="spread", at_once=1,
         schedule_steps=0, gate=None, reward=None,
     ):  # fmt: skip
         if reward is None:
             if gate is None:
-                raise ValueError("Latent Search Sampler: connect a gate or a reward, by which to choose among candidates.")
+                raise ValueError(NO_REWARD)
             reward = AlignmentReward(gate)
         settings = SearchSettings(
             candidates, method, parse_schedule(schedule, schedule_of), beta, temperature, scale, budget, at_once, schedule_steps

@@ -77,3 +77,9 @@ def path_of(folder: str, name: str) -> str:
         there = printable(", ".join(files(folder)), 2000) or "nothing"
         raise ValueError(f"{quoted(name)} is not in models/{folder}: put it there, or choose another file (there: {there}).")
     return path
+
+
+def check_file(folder: str, name: object, *others: str) -> None:
+    """ValueError where a widget names no file of the folder, nor one of its other choices. None: it names none yet."""
+    if name is not None and name not in others:
+        path_of(folder, str(name))

@@ -12,11 +12,22 @@ from ..sampling.vp import fitting
 from ..trials.foreign import check_choice
 from ..trials.race import SELF_REFINE
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, OFF, asked, back_end_widgets, make_reworder, validated
+from .back_ends import (
+    BACK_END_TIP,
+    BACK_ENDS,
+    DEFAULT,
+    NONE,
+    OFF,
+    asked,
+    back_end_widgets,
+    check_back_end,
+    make_reworder,
+)
 from .compat import searchable
 from .experts import two_experts
 from .folders import RACES, state
-from .inspection import build_gate
+from .graph import Checked
+from .inspection import build_gate, check_gate
 from .panel import running
 from .races import PAPER, RACE, race_rules, race_widgets
 from .report import told
@@ -25,7 +36,9 @@ from .sampling import preview_or_block
 from .widgets import OWN, detector_widgets, expert_widgets, injection_settings, injection_widgets, threshold_widgets
 
 
-class ForesightSampler(io.ComfyNode):
+class ForesightSampler(Checked):
+    elsewhere = ("endpoint",)
+
     @classmethod
     def define_schema(cls):
         return searchable(io.Schema(
@@ -89,8 +102,13 @@ class ForesightSampler(io.ComfyNode):
         ), "retry", "best of", "seeds", "cancel", "preview", "KSampler")  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, refiner=DEFAULT, endpoint=NONE):
-        return validated(refiner, endpoint, (*BACK_ENDS, OFF))
+    def validate_inputs(cls, input_types, endpoint=NONE):
+        return super().validate_inputs(input_types)  # what is named here, ComfyUI leaves to us
+
+    @classmethod
+    def check(cls, known, graph, id):
+        check_back_end(known.get("refiner"), known.get("endpoint"), (*BACK_ENDS, OFF))
+        check_gate(known)
 
     @classmethod
     def fingerprint_inputs(cls, refiner=None, endpoint=None, plan=RACE, **_):

@@ -7,12 +7,13 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..l2r.decode import decode
 from ..scoring.detector import DetectorSettings
-from ..scoring.inspector import Gate
+from ..scoring.inspector import Gate, check_prompt
 from ..scoring.preset import load_preset
 from ..trials.foreign import check_choice, logger
 from . import types
 from .compat import advanced, searchable
-from .folders import L2R, PRESETS, VICLIP, files, path_of, state
+from .folders import L2R, PRESETS, VICLIP, check_file, files, path_of, state
+from .graph import Checked
 from .loaders import (
     AUTO,
     LINEAR,
@@ -26,7 +27,7 @@ from .loaders import (
 from .widgets import OWN, OWN_SETTINGS, detector_widgets, preset_widget, threshold_widgets
 
 
-class L2RPreview(io.ComfyNode):
+class L2RPreview(Checked):
     @classmethod
     def define_schema(cls):
         return searchable(io.Schema(
@@ -48,6 +49,10 @@ class L2RPreview(io.ComfyNode):
         ), "preview", "latent to rgb", "taesd")  # fmt: skip
 
     @classmethod
+    def check(cls, known, graph, id):
+        check_file(L2R, known.get("converter", AUTO), AUTO, LINEAR)
+
+    @classmethod
     def fingerprint_inputs(cls, converter=None, **_):
         return "" if converter == LINEAR else state(L2R, None if converter == AUTO else converter)
 
@@ -61,7 +66,7 @@ class L2RPreview(io.ComfyNode):
         return io.NodeOutput(l2r, decode(l2r, samples.float()).flatten(0, 1))
 
 
-class ViCLIPScore(io.ComfyNode):
+class ViCLIPScore(Checked):
     @classmethod
     def define_schema(cls):
         return searchable(io.Schema(
@@ -82,6 +87,10 @@ class ViCLIPScore(io.ComfyNode):
             ],
             outputs=[types.Scorer.Output(display_name="scorer"), io.Float.Output(display_name="score")],
         ), "score", "alignment", "clip score", "quality")  # fmt: skip
+
+    @classmethod
+    def check(cls, known, graph, id):
+        check_file(VICLIP, known.get("weights"))
 
     @classmethod
     def fingerprint_inputs(cls, weights=None, **_):
@@ -115,7 +124,15 @@ def build_gate(l2r, scorer, prompt, tau, delta, start, end, single_start, single
     )  # fmt: skip
 
 
-class FailureGate(io.ComfyNode):
+def check_gate(known) -> None:
+    """ValueError for what `build_gate` would refuse of its widgets. known: as in `Checked.check`."""
+    check_prompt(str(known.get("prompt", "linked")))
+    for make, start, end in ((DetectorSettings.video, "start", "end"), (DetectorSettings.single_frame, "single_start", "single_end")):
+        if {start, end} <= known.keys():
+            make(start=known[start], end=known[end])
+
+
+class FailureGate(Checked):
     @classmethod
     def define_schema(cls):
         return searchable(io.Schema(
@@ -133,6 +150,11 @@ class FailureGate(io.ComfyNode):
             ],
             outputs=[types.Gate.Output(display_name="gate")],
         ), "cancel", "early stop", "threshold", "preview")  # fmt: skip
+
+    @classmethod
+    def check(cls, known, graph, id):
+        check_gate(known)
+        check_file(PRESETS, known.get("preset"), OWN_SETTINGS)
 
     @classmethod
     def fingerprint_inputs(cls, preset=None, **_):

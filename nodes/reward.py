@@ -2,10 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..scoring.inspector import check_prompt
 from ..scoring.latent_reward import HEADS, LatentReward, load_reward
 from . import types
 from .compat import advanced, searchable
-from .folders import REWARD, files, path_of, state
+from .folders import REWARD, check_file, files, path_of, state
+from .graph import Checked
 
 REWARD_HELP = (
     "A reward that was trained for this very model, in models/foresight_reward (foresight_demo_reward.safetensors comes with "
@@ -13,7 +15,7 @@ REWARD_HELP = (
 )
 
 
-class LatentRewardNode(io.ComfyNode):
+class LatentRewardNode(Checked):
     @classmethod
     def define_schema(cls):
         def weight(name: str, what: str):
@@ -40,6 +42,11 @@ class LatentRewardNode(io.ComfyNode):
             ],
             outputs=[types.Reward.Output(display_name="reward")],
         ), "score", "reward model")  # fmt: skip
+
+    @classmethod
+    def check(cls, known, graph, id):
+        check_prompt(str(known.get("prompt", "linked")))
+        check_file(REWARD, known.get("weights"))
 
     @classmethod
     def fingerprint_inputs(cls, weights=None, **_):

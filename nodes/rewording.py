@@ -7,8 +7,9 @@ from ..refiner.base import Rewording, RewordingRequest
 from ..sampling.hierarchy import reword
 from ..sampling.noise import reseeded
 from . import types
-from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, asked, back_end_widgets, make_reworder, validated
+from .back_ends import BACK_END_TIP, BACK_ENDS, DEFAULT, NONE, asked, back_end_widgets, check_back_end, make_reworder
 from .compat import searchable
+from .graph import Checked
 from .panel import running
 
 
@@ -19,7 +20,9 @@ def encode(clip, text: str):
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-class PromptRefiner(io.ComfyNode):
+class PromptRefiner(Checked):
+    elsewhere = ("endpoint",)
+
     @classmethod
     def define_schema(cls):
         return searchable(io.Schema(
@@ -51,8 +54,12 @@ class PromptRefiner(io.ComfyNode):
         ), "retry", "reword", "enhance prompt", "llm")
 
     @classmethod
-    def validate_inputs(cls, back_end=DEFAULT, endpoint=NONE):
-        return validated(back_end, endpoint)
+    def validate_inputs(cls, input_types, endpoint=NONE):
+        return super().validate_inputs(input_types)  # what is named here, ComfyUI leaves to us
+
+    @classmethod
+    def check(cls, known, graph, id):
+        check_back_end(known.get("back_end"), known.get("endpoint"))
 
     @classmethod
     def fingerprint_inputs(cls, back_end=None, endpoint=None, **_):

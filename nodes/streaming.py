@@ -9,13 +9,14 @@ from ..sampling.stream_gate import ChunkGate
 from ..sampling.stream_guider import StreamingGuider
 from ..sampling.stream_sampler import StreamSampler, streaming
 from ..scoring.detector import DetectorSettings
-from ..scoring.inspector import Gate
+from ..scoring.inspector import Gate, check_prompt
 from ..trials.foreign import check_choice
 from ..trials.report import Report
 from ..trials.stream import CUSTOM, KV_MODES, PRESETS, SIGMAS, StreamSettings, parse_prompts
 from ..trials.stream_plans import PLANS, GateSettings
 from . import types
 from .compat import advanced, searchable
+from .graph import Checked
 from .panel import running
 from .widgets import OWN
 
@@ -26,7 +27,7 @@ NOTHING = (
 )
 
 
-class StreamingSampler(io.ComfyNode):
+class StreamingSampler(Checked):
     @classmethod
     def define_schema(cls):
         own = StreamSettings()
@@ -86,27 +87,34 @@ class StreamingSampler(io.ComfyNode):
         ), "causal", "autoregressive", "self-forcing", "long video", "extend")  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, preset, schedule, levels, chunk, kv, window, sink, context_noise=0.1, goes_on=False, start=None, previous=None,
-        chunk_gate=None, refiner=None,
-    ):  # fmt: skip
+    def check(cls, known, graph, id):
+        if known.keys() >= {"preset", "schedule", "levels", "chunk", "kv", "window", "sink"}:
+            cls.settings(**known)
+
+    @classmethod
+    def settings(cls, preset, schedule, levels, chunk, kv, window, sink, context_noise=0.1, goes_on=False) -> StreamSettings:
+        """What the widgets ask for. ValueError for what cannot be done."""
         check_choice("preset", preset, (*PRESETS, CUSTOM, SIGMAS))
         check_choice("kv", kv, (PRESETS_OWN, *KV_MODES))
         if schedule.strip() and preset in (CUSTOM, SIGMAS):
             raise ValueError(f"Streaming Sampler: schedule is {schedule!r}, but preset '{preset}' has steps of its own: empty it.")
         if levels.strip() and preset != CUSTOM:
             raise ValueError(f"Streaming Sampler: levels is {levels!r}, but preset is '{preset}': choose '{CUSTOM}', or empty levels.")
-        if previous is not None and not isinstance(previous, StreamSampler):
-            raise ValueError("Streaming Sampler: previous is not from a Streaming Sampler.")
-        settings = StreamSettings(
+        return StreamSettings(
             preset, schedule.strip() or None, levels, chunk or None, None if kv == PRESETS_OWN else kv,
             None if window < 0 else window, None if sink < 0 else sink, context_noise, goes_on,
         )  # fmt: skip
+
+    @classmethod
+    def execute(cls, start=None, previous=None, chunk_gate=None, refiner=None, **widgets):
+        settings = cls.settings(**widgets)
+        if previous is not None and not isinstance(previous, StreamSampler):
+            raise ValueError("Streaming Sampler: previous is not from a Streaming Sampler.")
         samples = None if start is None else start["samples"]
         return io.NodeOutput(StreamSampler(settings, samples, previous, chunk_gate, refiner))
 
 
-class StreamingGuiderNode(io.ComfyNode):
+class StreamingGuiderNode(Checked):
     @classmethod
     def define_schema(cls):
         return searchable(io.Schema(
@@ -136,6 +144,11 @@ class StreamingGuiderNode(io.ComfyNode):
         ), "prompt schedule", "prompt travel", "long video")  # fmt: skip
 
     @classmethod
+    def check(cls, known, graph, id):
+        if "prompts" in known:
+            parse_prompts(str(known["prompts"]))
+
+    @classmethod
     def execute(cls, model, clip, prompts, negative, cfg, recache):
         if clip is None:
             raise ValueError("Streaming Guider: clip is empty: connect a text encoder, this checkpoint has none.")
@@ -147,7 +160,7 @@ class StreamingGuiderNode(io.ComfyNode):
         return io.NodeOutput(StreamingGuider(model, begins, None if cfg == 1.0 else encoded(negative), cfg, recache))
 
 
-class ChunkGateNode(io.ComfyNode):
+class ChunkGateNode(Checked):
     @classmethod
     def define_schema(cls):
         own = GateSettings(0.0)
@@ -191,6 +204,13 @@ class ChunkGateNode(io.ComfyNode):
             ],
             outputs=[types.ChunkGate.Output(display_name="chunk_gate")],
         ), "retry", "rollback", "causal")  # fmt: skip
+
+    @classmethod
+    def check(cls, known, graph, id):
+        if "prompt" in known:
+            check_prompt(str(known["prompt"]))
+            parse_prompts(str(known["prompt"]))
+        GateSettings(0.0, looks=str(known.get("looks", "last")))
 
     @classmethod
     def execute(cls, l2r, scorer, prompt, tau, plan, looks, tries, depth, budget, drift=1.5, stop_on_drift=False):

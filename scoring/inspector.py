@@ -36,6 +36,12 @@ def video(x0: torch.Tensor) -> torch.Tensor:
     return x0 if x0.ndim == 5 else x0.unsqueeze(2)
 
 
+def check_prompt(prompt: str) -> None:
+    """ValueError for one that nothing can be scored against."""
+    if not prompt.strip():
+        raise ValueError("prompt is empty: there is nothing to score previews against. Enter the clip's prompt.")
+
+
 @dataclass(frozen=True)
 class Gate:
     """Everything that inspection needs; makes a fresh Inspector for every run.
@@ -56,8 +62,7 @@ class Gate:
     at: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if not self.prompt.strip():
-            raise ValueError("prompt is empty: there is nothing to score previews against. Enter the clip's prompt.")
+        check_prompt(self.prompt)
         if not 0 <= self.delta <= 2:
             raise ValueError(f"delta is {self.delta}, but it is a difference of cosines: set it between 0 and 2.")
         if self.every < 1:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..files.fields import Fields, FileError
 from ..files.weights import open_weights, write_weights
 from ..trials.foreign import printable, quoted
-from .inspector import video
+from .inspector import check_prompt, video
 from .pieces import aligned
 from .scorer import Scorer, reading_of
 from .viclip import ViCLIPConfig, VisionEncoder
@@ -125,8 +125,7 @@ class LatentReward:
                 f"latent reward {quoted(self.model.name)} reads the text features of {printable(str(scorer))}, but the "
                 f"scorer is {printable(self.scorer.name)}: connect the scorer that it was trained with."
             )
-        if not self.prompt.strip():
-            raise ValueError("prompt is empty: there is nothing to compare candidates with. Enter the clip's prompt.")
+        check_prompt(self.prompt)
         if not any(self.weights):
             raise ValueError("all weights of the latent reward are 0, so no candidate beats another: raise one.")
 

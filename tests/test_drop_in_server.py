@@ -124,7 +124,7 @@ def test_a_text_that_is_made_while_the_graph_runs_is_asked_for(server):
     own = graph(n15=node("StringConcatenate", string_a="a red", string_b="circle", delimiter=" "))
     own["5"]["inputs"]["text"] = ["15", 0]
     message = r"(?s)\(ForesightKSampler\).*prompt is empty, and no text was found.*connect the text to it"
-    with pytest.raises(ExecutionFailed, match=message):
+    with pytest.raises(PromptRejected, match=message):
         server.queue(replaced(own))
     report = run(server, replaced(own, budget=0.0, prompt=["15", 0]))[1]
     assert report["prompt"] == "a red circle" and report["settings"]["prompt_from"] == "the sampler's widget"
@@ -134,7 +134,7 @@ def test_a_text_that_is_made_while_the_graph_runs_is_asked_for(server):
 def test_an_empty_text_is_asked_for(server, text):
     own = graph()
     own["5"]["inputs"]["text"] = text
-    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightKSampler\).*prompt is empty"):
+    with pytest.raises(PromptRejected, match=r"(?s)\(ForesightKSampler\).*prompt is empty"):
         server.queue(replaced(own, prompt=" "))
 
 

@@ -176,8 +176,37 @@ def test_a_gate_without_its_parts(server, info, missing):
     ],
 )
 def test_a_gate_that_makes_no_sense(server, info, graph, node, settings, message):
-    with pytest.raises(ExecutionFailed, match=rf"(?s)\({node}\).*{message}"):
+    with pytest.raises(PromptRejected, match=rf"(?s)\({node}\).*{message}"):
         server.queue(graph(info, **settings))
+
+
+@pytest.mark.parametrize(
+    "graph, node, inputs, message",
+    [
+        ("demo_self_refine", "ForesightSelfRefineSampler", {"preset": "custom", "plan": "2-x"}, "plan: '2-x' is not"),
+        ("demo_self_refine", "ForesightSelfRefineSampler", {"threshold": "quantile"}, "no preset has a quantile"),
+        ("demo_latent_search", "ForesightLatentSearchSampler", {"schedule": "10, 60"}, "schedule is '10, 60'"),
+        ("demo_streaming", "ForesightStreamingSampler", {"schedule": "4222"}, "has steps of its own: empty it"),
+        ("demo_streaming", "ForesightStreamingGuider", {"prompts": "3: it turns"}, "the first begins at 0"),
+        ("demo_streaming", "ForesightChunkGate", {"looks": "never"}, "looks is 'never'"),
+        ("demo_one_node", "ForesightViCLIPScore", {"weights": "no"}, "not in models/foresight: put it there"),
+        ("demo_one_node", "ForesightL2RPreview", {"converter": "no"}, "not in models/foresight_l2r: put it there"),
+        ("demo_visual_hierarchy", "ForesightFailureGate", {"preset": "no.json"}, "not in models/foresight_presets"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_loads(server, info, graph, node, inputs, message):
+    prompt = changed(api_graph(graph, info, **TINY), node, **inputs)
+    with pytest.raises(PromptRejected, match=rf"(?s)\({node}\).*{message}") as refused:
+        server.queue(prompt)
+    assert str(refused.value).count(message.partition(":")[0]) == 1, "said once"
+
+
+def test_what_other_nodes_make_is_looked_at_when_it_is_there(server, info):
+    prompt = visual(info)
+    prompt[node_of(prompt, "ForesightFailureGate")]["inputs"]["prompt"] = ["made", 0]
+    prompt["made"] = {"class_type": "StringTrim", "inputs": {"string": " ", "mode": "Both"}}
+    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightFailureGate\).*prompt is empty"):
+        server.queue(prompt)
 
 
 @pytest.mark.parametrize(
