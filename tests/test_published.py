@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,19 @@ def test_the_page_says_what_the_file_says(path):
 def test_a_page_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="no marks"):
         filled("nothing here", "yield", "text")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_is_one_screen_and_has_what_a_newcomer_needs():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(page.splitlines()) <= 60
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    commands = (f"git clone {address}", "python dev.py demo", "python dev.py serve")
+    told = ("docs/images/drop_in.jpg", "1_start_here", "ComfyUI-Manager", *commands)
+    assert [each for each in told if each not in page] == []
+    first = page.splitlines()[:20]
+    assert any("drop_in.jpg" in line for line in first) and any("right clips" in line for line in first)
+    picture = ROOT / "docs" / "images" / "drop_in.jpg"
+    assert picture.stat().st_size < 200_000 and (ROOT / "workflows" / "1_start_here.json").exists()

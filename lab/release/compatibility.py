@@ -1,4 +1,4 @@
-"""The README's compatibility table, from what the tests ran: ``python -m foresight.lab.release.compatibility``.
+"""The table of docs/compatibility.md, from what the tests ran: ``python -m foresight.lab.release.compatibility``.
 
 docs/results/compatibility.json is written by ``python dev.py test tests/test_compatibility.py --compatibility FILE``.
 """
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS, README = ROOT / "docs" / "results" / "compatibility.json", ROOT / "README.md"
+RESULTS, PAGE = ROOT / "docs" / "results" / "compatibility.json", ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- compatibility: begin -->\n", "<!-- compatibility: end -->\n"
 
 
@@ -38,8 +38,8 @@ def _cell(checks: dict[str, dict[str, str]] | None) -> str:
 
 
 def main() -> None:
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(before + section() + rest.split(END)[1], encoding="utf-8")
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    PAGE.write_text(before + section() + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

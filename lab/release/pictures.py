@@ -1,7 +1,7 @@
-"""Pictures that ComfyUI's own frontend draws: ``python -m foresight.lab.release.pictures [graphs|nodes]``.
+"""Pictures that ComfyUI's own frontend draws: ``python -m foresight.lab.release.pictures [drop_in|nodes]``.
 
-graphs: workflows/NAME.jpg, for the template browser. nodes: web/docs/images/NODE.png, for the help pages. From the
-ComfyUI in COMFYUI_PATH (or dev.py's). Needs Chromium.
+drop_in: docs/images/drop_in.jpg, a graph of core's before and after. nodes: web/docs/images/NODE.png, for the help
+pages. From the ComfyUI in COMFYUI_PATH (or dev.py's). Needs Chromium. What graphs make is drawn by lab.graphs.cards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
 from ...evaluation.comfyui import comfyui_path
@@ -28,15 +28,42 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 READY = "() => !!window.app?.graph && !!LiteGraph.registered_node_types.ForesightSampler"
 NO_DIALOGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
+SEEN = {"x": 700, "y": 230, "width": 800, "height": 610}  # of the page, where DROP_IN puts the graph
+GAP, TITLE = 16, 46  # pixels
 PAUSE = 700  # milliseconds: the frontend moves its view first, and draws after that
-# The whole graph, read from the left: what is wider than high is cut to a square there.
-GRAPH = """async (workflow) => {
-    const nodes = workflow.nodes.filter(node => node.type !== "MarkdownNote")
-    const left = Math.min(...nodes.map(n => n.pos[0])), top = Math.min(...nodes.map(n => n.pos[1])) - 80
-    const bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1]))
-    app.canvas.ds.scale = 960 / (bottom - top + 60)
-    app.canvas.ds.offset = [-left + 40 + 80 / app.canvas.ds.scale, -top + 20 + 140 / app.canvas.ds.scale]
+# Core's own template, or ours in KSampler's place with its links and values: where that stands on the page.
+DROP_IN = """async (ours) => {
+    const old = app.graph.nodes.find(node => node.type === "KSampler")
+    let node = old
+    for (const node of app.graph.nodes) {
+        if (node.type === "MarkdownNote") app.graph.remove(node)
+        const text = node.widgets?.find(widget => widget.name === "text")
+        // Not every machine has letters for Wan's negative prompt.
+        if (/[^\\x00-\\x7f]/.test(text?.value)) text.value = "overexposed, static, blurred details, subtitles"
+    }
+    if (ours) {
+        node = LiteGraph.createNode("ForesightKSampler")
+        app.graph.add(node)
+        node.pos = [...old.pos]
+        node.size[0] = old.size[0]
+        for (const widget of old.widgets) node.widgets.find(own => own.name === widget.name).value = widget.value
+        const origins = old.inputs.map(input => input.link == null ? null : app.graph.links.get(input.link))
+        const targets = old.outputs[0].links.map(id => app.graph.links.get(id))
+        old.inputs.forEach((input, slot) => {
+            const link = origins[slot], own = node.inputs.findIndex(each => each.name === input.name)
+            if (link) app.graph.getNodeById(link.origin_id).connect(link.origin_slot, node, own)
+        })
+        for (const link of targets) node.connect(0, app.graph.getNodeById(link.target_id), link.target_slot)
+        app.graph.remove(old)
+    }
+    const nodes = app.graph.nodes, left = Math.min(...nodes.map(n => n.pos[0]))
+    const top = Math.min(...nodes.map(n => n.pos[1]))
+    const scale = app.canvas.ds.scale = 0.95
+    app.canvas.ds.offset = [-left + 140 / scale, -top + 290 / scale]
     app.canvas.setDirty(true, true)
+    const box = app.canvas.canvas.getBoundingClientRect()
+    const [x, y] = app.canvas.convertOffsetToCanvas(node.pos)
+    return {x: box.x + x, y: box.y + y - 30 * scale, width: node.size[0] * scale, height: (node.size[1] + 30) * scale}
 }"""
 # One node in the middle of the view, at a size where its text is drawn; gives where it stands, in pixels.
 NODE = """async (id) => {
@@ -83,14 +110,27 @@ def picture(page: Page, workflow: dict, draw: str, argument: object, clip: Float
     return Image.open(io.BytesIO(page.screenshot(clip=clip or part))).convert("RGB")
 
 
-def draw_graphs(page: Page) -> None:
-    for path in sorted((ROOT / "workflows").glob("*.json")):
-        workflow = json.loads(path.read_text(encoding="utf-8"))
-        square = picture(page, workflow, GRAPH, workflow, {"x": 90, "y": 140, "width": 1000, "height": 1000})
-        square.resize((512, 512), Image.Resampling.LANCZOS).save(path.with_suffix(".jpg"), quality=85)
+def draw_drop_in(server: ComfyServer, page: Page) -> None:
+    """Core's Wan 2.1 template before and after, side by side; a frame shows which node that is."""
+    workflow = json.loads(server.get("/templates/text_to_video_wan.json"))
+    beside = Image.new("RGB", (2 * SEEN["width"] + GAP, SEEN["height"] + TITLE), "#14181f")
+    draw = ImageDraw.Draw(beside)
+    for ours, title in enumerate(("Before: ComfyUI's Wan 2.1 template", "After: one node replaced")):
+        page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+        page.wait_for_timeout(PAUSE)
+        page.keyboard.press("Escape")  # what is told of missing model files
+        node = page.evaluate(DROP_IN, bool(ours))
+        page.wait_for_timeout(PAUSE)
+        left = ours * (SEEN["width"] + GAP)
+        beside.paste(Image.open(io.BytesIO(page.screenshot(clip=SEEN))), (left, TITLE))
+        x, y = left + node["x"] - SEEN["x"], TITLE + node["y"] - SEEN["y"]
+        box = (x - 5, y - 5, x + node["width"] + 5, y + node["height"] + 5)
+        draw.rounded_rectangle(box, 10, outline="#38d39f", width=4)
+        draw.text((left + 14, 8), title, "#f2f4f7", ImageFont.load_default(26))
+    beside.save(ROOT / "docs" / "images" / "drop_in.jpg", quality=85)
 
 
-def draw_nodes(page: Page) -> None:
+def draw_nodes(_: ComfyServer, page: Page) -> None:
     for id in json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")):
         # Flat areas and text: a palette is a quarter of the size.
         flat = picture(page, EMPTY, NODE, id).quantize(64, dither=Image.Dither.NONE)
@@ -98,6 +138,6 @@ def draw_nodes(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    with frontend() as (_, page):
-        for kind in sys.argv[1:] or ("graphs", "nodes"):
-            {"graphs": draw_graphs, "nodes": draw_nodes}[kind](page)
+    with frontend(1900) as (server, page):
+        for kind in sys.argv[1:] or ("drop_in", "nodes"):
+            {"drop_in": draw_drop_in, "nodes": draw_nodes}[kind](server, page)
