@@ -50,10 +50,10 @@ class Trial:
 
     trial: str
     kind: str
-    steps: int = 0
-    window: tuple[int, int] | None = None
-    decidable: bool = False
-    details: dict[str, Any] = field(default_factory=dict)
+    steps: int
+    window: tuple[int, int] | None
+    decidable: bool
+    details: dict[str, Any]
     step: int = 0
     trace: list[tuple[int, float | None]] = field(default_factory=list)
     verdict: dict[str, Any] | None = None

@@ -241,6 +241,10 @@ def test_thumbnails_are_small_and_keep_their_colours():
     assert small.shape == (2, 185, SIDE, 3) and small.dtype == np.uint8
     assert (small == np.array([51, 128, 255])).all()
     assert thumbnail(frames[:, :64, :64]).shape == (2, 64, 64, 3)  # small ones stay as they are
+    levels = torch.arange(256) / 255
+    for given, shown in ((levels, np.arange(256)), (torch.tensor([-0.3, 1.2]), np.array([0, 255]))):
+        assert (thumbnail(given.view(1, 1, -1, 1).expand(1, 1, -1, 3))[0, 0, :, 0] == shown).all()
+    assert thumbnail(torch.zeros(1, 2, 1000, 3)).shape == (1, 1, SIDE, 3) and SIDE == 320
 
 
 def test_a_final_score_reaches_the_page_after_the_end(page):

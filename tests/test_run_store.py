@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,3 +93,53 @@ def test_nothing_that_a_run_is_told_can_spoil_the_pages_json(page):
     for each in shown:
         assert "\ud83d" not in json.dumps(each, allow_nan=False, ensure_ascii=False)
     assert page.store.state(run.id)["trials"][0]["details"] == {"seed": 3}
+
+
+def held(run, megabytes):
+    """Pictures that count so much, and take up none of it."""
+    run.begin("0", "sample", steps=1000)
+    run.trials[-1].pictures = {n: np.broadcast_to(np.uint8(0), (1, 1024, 1024, 1)) for n in range(megabytes)}
+
+
+def test_24_runs_and_192_megabytes_are_kept(page):
+    ended = []
+    for _ in range(30):
+        with page.running() as run:
+            ended.append(run.id)
+    assert [each["id"] for each in page.store.runs()] == ended[:5:-1]
+    with page.running(ended[-1]) as run, page.running(ended[-2]) as other:
+        held(run, 190)
+        held(other, 2)
+        page.store.fit()
+        assert page.store.bytes == 192 << 20 and len(page.store.runs()) == 24, "just within the bound"
+        held(other, 1)
+        page.store.fit()
+        assert [each["id"] for each in page.store.runs()] == [ended[-1], ended[-2]], "what is live stays"
+        assert sorted(run.trials[-1].pictures) == list(range(1, 190, 2)), "every other picture, but not the last"
+        assert len(other.trials[0].pictures) == len(other.trials[1].pictures) == 1
+
+
+def test_pictures_are_asked_for_once_a_second_and_ten_seconds_after_somebody_looked(page, monkeypatch):
+    now = SimpleNamespace(time=lambda: 0.0, monotonic=lambda: now.seconds, seconds=100.0)
+    monkeypatch.setattr(panel_runs, "time", now)
+    with page.running() as run:
+        run.begin("0", "sample", steps=50)
+        assert not run.wants_picture(), "nobody has looked"
+        page.store.looked_at = 100.0
+        assert run.wants_picture()
+        run.step(1, None, picture())
+        for seconds, wanted in ((100.5, False), (101.0, False), (101.1, True), (109.9, True), (110.0, False)):
+            now.seconds = seconds
+            assert run.wants_picture() is wanted
+
+
+def test_steps_without_a_score_are_told_five_times_a_second(page, monkeypatch):
+    now = SimpleNamespace(time=lambda: 0.0, monotonic=lambda: now.seconds, seconds=100.0)
+    monkeypatch.setattr(panel_runs, "time", now)
+    with page.running() as run:
+        run.begin("0", "sample", steps=9)
+        given = [(100.0, None), (100.1, None), (100.15, 0.3), (100.3, None), (100.4, None), (100.5, None)]
+        for step, (now.seconds, score) in enumerate(given, 1):
+            run.step(step, score)
+        run.step(9, None)
+    assert [data["step"] for data in page.told("step")] == [1, 3, 5, 9], "scores and the last step always"
