@@ -169,6 +169,36 @@ def test_files_of_both_layouts_come_back(tmp_path):
         torch.testing.assert_close(loaded(latent), model(latent), rtol=0, atol=2e-3)  # kept in half precision
 
 
+# Of each kind with each texture: mean, deviation, a corner at the beginning, another at the end, and how much changes.
+CLIPS = [
+    (0.4875, 0.2471, 0.4793, 0.52, 0.062),
+    (0.7268, 0.1815, 0.6078, 0.8823, 0.1468),
+    (0.3773, 0.1095, 0.2748, 0.3925, 0.0136),
+    (0.4888, 0.2512, 0.6361, 0.3741, 0.1294),
+    (0.4957, 0.2629, 0.5457, 0.4986, 0.0046),
+    (0.7704, 0.2055, 0.733, 0.9741, 0.1201),
+    (0.4946, 0.0958, 0.4756, 0.4062, 0.0367),
+    (0.3748, 0.1577, 0.3839, 0.4184, 0.0883),
+    (0.4598, 0.2901, 0.6689, 0.3457, 0.0024),
+    (0.6944, 0.2657, 0.9363, 0.7869, 0.0808),
+    (0.5473, 0.0668, 0.4684, 0.5755, 0.011),
+    (0.7047, 0.1608, 0.7574, 0.5672, 0.0663),
+    (0.4617, 0.2868, 0.4635, 0.5526, 0.1383),
+    (0.9359, 0.0927, 0.9441, 0.9786, 0.0656),
+    (0.4275, 0.1016, 0.3186, 0.4137, 0.0098),
+    (0.1029, 0.1628, 0.1198, 0.0944, 0.171),
+]
+
+
+def test_calibration_clips_are_those_that_the_published_converters_were_fitted_on():
+    """On any version of torch, to what its interpolation may differ in."""
+    clips = procedural_clips(16, 3, 32).double()
+    corners = clips[:, 0, :16, :16, 0].mean((1, 2)), clips[:, -1, 16:, 16:, 2].mean((1, 2))
+    whole = clips.mean((1, 2, 3, 4)), clips.std((1, 2, 3, 4))
+    told = torch.stack([*whole, *corners, (clips[:, 0] - clips[:, -1]).abs().mean((1, 2, 3))], 1)
+    torch.testing.assert_close(told, torch.tensor(CLIPS, dtype=torch.double), rtol=0, atol=4e-4)
+
+
 def test_calibration_clips_are_the_same_each_time_and_move():
     clips = procedural_clips(8, 5, 32)
     assert clips.shape == (8, 5, 32, 32, 3) and 0 <= clips.min() and clips.max() <= 1
