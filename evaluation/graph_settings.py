@@ -107,8 +107,8 @@ FAMILIES = {
     "demo": DEMO, "wan2.1_t2v_1.3b": WAN, "wan2.1_t2v_14b": WAN_14B, "wan2.2_t2v_14b": WAN_22,
     "wan2.2_ti2v_5b": WAN_5B, "cogvideox_5b": COGVIDEOX,
 }  # fmt: skip
-# Of the drop-in's graphs, as ComfyUI's own templates have these models. Of four steps the first shows much already, and
-# a budget of a quarter pays for one more candidate alone.
+# Of the drop-in's graphs, as ComfyUI's own templates have these models. Of four steps the look comes after the first
+# (how much that tells has not been measured), and a budget of a quarter would pay for one more candidate alone.
 START, _FEW = "example.png", {"budget": 1.0, "self_refine": "off"}  # the image is one that ComfyUI brings
 _LORA = "wan2.2_{}_lightx2v_4steps_lora_{}_{}_noise.safetensors"
 _FEW_STEPS = replace(

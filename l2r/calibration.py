@@ -1,4 +1,4 @@
-"""What L2R Calibrate does: a converter for a VAE within seconds, kept where previews find it, better with each clip."""
+"""What L2R Calibrate does: a converter for a VAE, kept where previews find it, better with each clip."""
 
 from __future__ import annotations
 

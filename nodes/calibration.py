@@ -1,4 +1,4 @@
-"""L2R Calibrate: a converter from the user's own VAE, in seconds."""
+"""L2R Calibrate: a converter from the user's own VAE."""
 
 import comfy.model_management
 import comfy.utils
@@ -20,8 +20,9 @@ class L2RCalibrate(io.ComfyNode):
             node_id="ForesightL2RCalibrate",
             display_name="L2R Calibrate",
             category="Foresight/inspection",
-            description="Makes a latent-to-RGB converter for any video VAE in seconds: it encodes pictures made on the spot, and "
-            "finds the map back to their pixels. Nothing is downloaded. It can also learn from your finished clips.",
+            description="Makes a latent-to-RGB converter for any video VAE: it encodes pictures made on the spot, and finds the map "
+            "back to their pixels. Can be queued alone; shows what previews look like before and after. Nothing is downloaded. It "
+            "can also learn from your finished clips.",
             inputs=[
                 io.Model.Input("model", tooltip="The model whose latents are to be seen: it knows their scale."),
                 io.Vae.Input("vae", optional=True, tooltip="Its VAE; only the encoder is used. Not needed with a latent."),

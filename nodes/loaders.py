@@ -51,7 +51,7 @@ def load_converter(name: str, model, vae=None) -> torch.nn.Module:
     if latent_format.latent_rgb_factors is None:
         raise ValueError(
             f"L2R Preview: there is no preview for {type(latent_format).__name__} yet: no trained converter in "
-            "models/foresight_l2r, and ComfyUI has no latent_rgb_factors for it. L2R Calibrate makes one from your VAE in seconds."
+            "models/foresight_l2r, and ComfyUI has no latent_rgb_factors for it. L2R Calibrate makes one from your VAE."
         )
     unfold = latent_format.latent_rgb_factors_reshape
     scale = getattr(latent_format, "spacial_downscale_ratio", 16 if unfold else 8)

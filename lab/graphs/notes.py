@@ -78,9 +78,10 @@ _FORMS = {
     ),
     "calibrate": (
         "previews from your VAE",
-        "**What to look at.** *L2R Calibrate* is all there is, and it can be run alone: in seconds it learns from the "
-        "VAE how its latents look. The node says how good that is and where it is kept, and shows a clip that it has "
-        "not learned from: as it was, as ComfyUI previews it, as it is previewed now. From then on previews use it.",
+        "**What to look at.** *L2R Calibrate* is all there is, and it can be run alone: nothing is sampled. It "
+        "learns from the VAE how its latents look (the demo's takes half a minute on two CPU cores). The node says how "
+        "good that is and where it is kept, and shows a clip that it has not learned from: as it was, as ComfyUI "
+        "previews it, as it is previewed now. From then on previews use it.",
     ),
     "streaming": (
         "chunk by chunk, and back where one falls short",
