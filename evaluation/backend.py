@@ -183,9 +183,14 @@ def webp(frames: np.ndarray) -> bytes:
 
 
 def read_webp(data: bytes) -> np.ndarray:
-    """What `webp` wrote: [F, H, W, 3] uint8, with its losses."""
+    """What `webp` wrote: [F, H, W, 3] uint8, with its losses. Equal neighbours are one picture there, shown
+    longer; a clip that never changes comes back as one frame."""
+    frames: list[np.ndarray] = []
     with Image.open(io.BytesIO(data)) as clip:
-        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)])
+        for picture in ImageSequence.Iterator(clip):
+            frame = np.asarray(picture.convert("RGB"))  # how long it is shown is known once it is read
+            frames += [frame] * max(1, round(picture.info.get("duration", 0) / CLIP_MILLISECONDS))
+    return np.stack(frames)
 
 
 Judge = Callable[[Item, np.ndarray], Mapping[str, Any]]

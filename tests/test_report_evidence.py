@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_1samp
 
-from foresight.evaluation.backend import webp
+from foresight.evaluation.backend import read_webp, webp
 from foresight.evaluation.evidence import load
 from foresight.evaluation.report import all_tables, main
 from foresight.evaluation.report_claims import average_precision, claims, diversity, motion, repairs, verdict
@@ -240,6 +240,14 @@ def test_the_race_stands_beside_every_rival_at_equal_cost(tmp_path):
     series = {line.split(",")[1] for line in (tmp_path / "evidence" / "yield.csv").read_text().splitlines()[1:]}
     assert {"Plain", "Best of 3"} < series
     assert not race_at_equal_cost(load(made_evidence.write(tmp_path / "other.sqlite", prompts=12))).rows
+
+
+def test_a_clip_that_stands_still_keeps_its_frames():
+    frames = np.zeros((7, 16, 16, 3), np.uint8)
+    frames[3:5] = 200
+    read = read_webp(webp(frames))
+    assert read.shape == frames.shape and np.abs(read.astype(int) - frames).max() < 12
+    assert len(read_webp(webp(frames[:3]))) == 1
 
 
 def test_diversity_is_the_difference_of_two_seeds_clips(tmp_path):
