@@ -1,47 +1,49 @@
-"""What the tests notice: faults are planted one at a time, and the tests that name the module are run.
+"""What the tests notice: faults are planted one at a time, and the tests that run the faulty function are run.
 
-    python dev.py mutate                             every room of ROOMS (days; it goes on where it was stopped)
-    python dev.py mutate scoring/detector.py trials  a module, a room
+    python dev.py mutate                             every room of ROOMS (hours; it goes on where it was stopped)
+    python dev.py mutate trials nodes                two rooms
+    python dev.py mutate scoring/detector.py         a module: shown, not published
 
-cosmic-ray plants them, in a copy of the checkout below .foresight/mutation. Of a module's faults a sample is taken, by
-a seed; its results are kept there, so a run that was stopped goes on, and one whose module, tests or settings have
-changed begins anew. After each module docs/results/mutation.json and .md are written, of all modules whose results are
-still valid. A survivor is read, then killed by a test or named in equivalent.json, with the reason: such a fault
-changes nothing that anybody could see.
+cosmic-ray plants them, in a copy of the checkout below .foresight/mutation. Of a room's faults a sample is taken by a
+seed, from each module in proportion. First every test file is run once, to see which test calls which function
+(touched.py); then for each fault those that call its function, the cheapest first, and then the others of their files,
+as many as --seconds allows. What became of a fault is kept there until its module changes; a survivor is planted again
+when its tests change. After each room docs/results/mutation.json and .md are written, of all rooms whose sample is
+whole. A survivor is read, then killed by a test or named in equivalent.json, with the reason: such a fault changes
+nothing that anybody could see.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import hashlib
 import json
-import os
-import random
 import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cosmic_ray.commands
-from cosmic_ray.mutating import mutate_and_test
+import cosmic_ray.plugins
+from cosmic_ray.mutating import use_mutation
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import TestOutcome, WorkItem
 
 from ...evaluation.results import environment, publish
+from .touched import Forks, function_name, import_once, record
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE, RESULTS = ROOT / ".foresight" / "mutation", ROOT / "docs" / "results"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 ROOMS = ("scoring", "sampling", "trials", "nodes", "panel", "l2r", "refiner")
 GOAL = 0.85
-SLOW = ("comfy_server", "playwright")  # tests that start a server or a browser for a module they do not name
-MOST_FILES = 6  # of tests for a module: those that name it most often
+Recorded = dict[str, dict[str, Any]]  # see touched.record
 # Of cosmic-ray's operators those whose faults people make, without the many that are the same fault again.
 OPERATORS = re.compile(
     r"core/(ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Lt_GtE|GtE_Lt|Gt_LtE|LtE_Gt|Is_IsNot"
@@ -54,225 +56,288 @@ OPERATORS = re.compile(
 
 @dataclass(frozen=True)
 class Fault:
-    """line: its number. outcome: killed, survived or equivalent. change: lines of the diff."""
+    """line: its number. outcome: killed, survived or equivalent. change: lines of the diff. test: the first that
+    failed, or what else told of it. tried: of a survivor, its tests as they were."""
 
     module: str
     line: int
     operator: str
-    outcome: str
-    change: str
+    occurrence: int
+    outcome: str = ""
+    change: str = ""
+    test: str = ""
+    tried: str = ""
 
 
-def modules(wanted: Iterable[str]) -> list[str]:
-    """Paths below ROOT, of rooms and modules; ValueError for one that there is not."""
-    found = []
-    for name in wanted:
-        path = ROOT / name
-        if not (path.is_file() and path.suffix == ".py") and not path.is_dir():
-            raise ValueError(f"{name} is neither a room nor a module of this checkout.")
-        found += sorted(path.glob("*.py")) if path.is_dir() else [path]
-    return [str(path.relative_to(ROOT)) for path in found if path.name != "__init__.py"]
+def modules(root: Path, name: str) -> list[str]:
+    """Paths below root, of a room or a module; ValueError where there is none."""
+    path = root / name
+    if not (path.is_file() and path.suffix == ".py") and not path.is_dir():
+        raise ValueError(f"{name} is neither a room nor a module of this checkout.")
+    found = sorted(path.glob("*.py")) if path.is_dir() else [path]
+    return [str(path.relative_to(root)) for path in found if path.name != "__init__.py"]
 
 
-def tests_of(module: str) -> list[str]:
-    """Test files below ROOT that name a module most often; where none does, those of what imports it, and so on."""
-    seen = level = [module]
-    while level and not (found := [test for each in level for test in _naming(each)]):
-        above = [each for each in modules((*ROOMS, "evaluation")) if any(_imports(each, other) for other in level)]
-        level = [each for each in above if each not in seen]
-        seen = [*seen, *level]
-    return list(dict.fromkeys(found))[:MOST_FILES]
-
-
-def _imports(module: str, other: str) -> bool:
-    path = Path(other)
-    text = (ROOT / module).read_text(encoding="utf-8")
-    return bool(re.search(rf"from \.(\.{path.parent.name}\.)?{path.stem} import", text))
-
-
-def _naming(module: str) -> list[str]:
-    room, name = Path(module).parent.as_posix().replace("/", "."), Path(module).stem
-    named = re.compile(rf"foresight\.{room}\.{name}\b|from foresight\.{room} import .*\b{name}\b")
-    mentions = {}
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
-        text = path.read_text(encoding="utf-8")
-        own = path.stem == f"test_{name}"
-        if own or (named.search(text) and not any(word in text for word in SLOW)):
-            mentions[f"tests/{path.name}"] = (own, len(re.findall(rf"\b{name}\b", text)))
-    return sorted(mentions, key=mentions.__getitem__, reverse=True)[:MOST_FILES]
-
-
-def worth_planting(items: Iterable[WorkItem], source: str) -> Iterator[WorkItem]:
+def worth_planting(root: Path, module: str) -> tuple[Fault, ...]:
     """Of the OPERATORS, without what no run could see: annotations, which are never evaluated, and classes that are no
     longer frozen, which only forbids what nobody does."""
+    return _worth_planting(module, root / module, (root / module).read_text(encoding="utf-8"))
+
+
+@cache
+def _worth_planting(module: str, path: Path, source: str) -> tuple[Fault, ...]:
+    found = []
     spans = [
         ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))
         for each in ast.walk(ast.parse(source))
         for node in (getattr(each, "annotation", None), getattr(each, "returns", None)) if node is not None
     ]  # fmt: skip
     lines = source.splitlines()
-    for item in items:
-        (fault,) = item.mutations
-        if "frozen=True" in lines[fault.start_pos[0] - 1]:
-            continue
-        noted = any(begin <= tuple(fault.start_pos) < end for begin, end in spans)
-        if OPERATORS.fullmatch(fault.operator_name) and not noted:
-            yield item
+    with use_db(":memory:", WorkDB.Mode.create) as work:
+        cosmic_ray.commands.init([path], work, {})
+        for spec in (spec for item in work.work_items for spec in item.mutations):
+            noted = any(begin <= tuple(spec.start_pos) < end for begin, end in spans)
+            line = spec.start_pos[0]
+            if OPERATORS.fullmatch(spec.operator_name) and not noted and "frozen=True" not in lines[line - 1]:
+                found.append(Fault(module, line, spec.operator_name, spec.occurrence))
+    return tuple(found)
 
 
-def sample(items: Iterable[WorkItem], module: str, most: int, seed: int) -> list[WorkItem]:
-    """The same faults for the same module and seed; most: 0 for all."""
-    ordered = sorted(items, key=lambda item: (item.mutations[0].operator_name, item.mutations[0].occurrence))
-    if most and len(ordered) > most:
-        return random.Random(f"{seed} {module}").sample(ordered, most)
-    return ordered
+def sample(faults: Iterable[Fault], most: int, seed: int) -> list[Fault]:
+    """The same faults for the same modules and seed, from each module in proportion; a smaller sample is a part of a
+    larger one. most: 0 for all."""
+    order: dict[str, list[Fault]] = {}
+    for fault in sorted(faults, key=lambda each: _digest(f"{seed} {each.module} {each.operator} {each.occurrence}")):
+        order.setdefault(fault.module, []).append(fault)
+    placed = [((n + 0.5) / len(of), module, n) for module, of in sorted(order.items()) for n in range(len(of))]
+    return [order[module][n] for _, module, n in sorted(placed)[: most or None]]
 
 
-class Copy:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def function_at(source: str, line: int) -> str:
+    """The qualified name of the function or method that holds a line; "" for what a module or a class runs itself."""
+
+    def within(body: list[ast.stmt], prefix: str) -> str:
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                if first <= line <= node.end_lineno:
+                    name = f"{prefix}{node.name}"
+                    return within(node.body, f"{name}.") if isinstance(node, ast.ClassDef) else name
+        return ""
+
+    return function_name(within(ast.parse(source).body, ""))
+
+
+def tests_for(root: Path, fault: Fault, recorded: Recorded, seconds: float) -> list[str]:
+    """Node ids: those that call the fault's function (the module's, or those of what imports it, where none does), the
+    cheapest first; then the others of their files; as many as take so long together."""
+    function = function_at((root / fault.module).read_text(encoding="utf-8"), fault.line)
+
+    def calling(begin: str, end: str = "") -> list[str]:
+        named = begin + end
+        return [
+            name for name, test in recorded.items()
+            if any(each == named if end else each.startswith(begin) for each in test["functions"])
+        ]  # fmt: skip
+
+    found = calling(f"{fault.module}:", function) if function else []
+    level = seen = [fault.module]
+    while level and not found:
+        found = [name for module in level for name in calling(f"{module}:")]
+        above = [each for room in ROOMS if (root / room).is_dir() for each in modules(root, room)]
+        level = [each for each in above if each not in seen and any(_imports(root / each, other) for other in level)]
+        seen = [*seen, *level]
+    files = {_file(name) for name in found}
+    others = [name for name in recorded if _file(name) in files]
+    cheapest = [*sorted(found, key=_cost(recorded)), *sorted(others, key=_cost(recorded))]
+    chosen, spent = [], 0.0
+    for name in dict.fromkeys(cheapest):
+        spent += recorded[name]["seconds"]
+        if spent > seconds and chosen:
+            break
+        chosen.append(name)
+    # A file's tests together, so that what they share is made once.
+    place = {file: n for n, file in enumerate(dict.fromkeys(map(_file, chosen)))}
+    calls = set(found)
+    return sorted(chosen, key=lambda name: (name not in calls, place[_file(name)]))
+
+
+def _file(test: str) -> str:
+    return test.split("::")[0]
+
+
+def _cost(recorded: Recorded) -> Callable[[str], float]:
+    return lambda name: recorded[name]["seconds"]
+
+
+def _imports(module: Path, other: str) -> bool:
+    path, text = Path(other), module.read_text(encoding="utf-8")
+    return bool(re.search(rf"from \.(\.{path.parent.name}\.)?{path.stem} import", text))
+
+
+def copy_of(folder: Path) -> Path:
     """A copy of the checkout's tracked files, as they are now, in which faults are planted."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder / "copy"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-        for name in filter(None, listed.decode().split("\0")):
-            if (ROOT / name).is_file():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, self.folder / name)
-        link = folder / "path" / "foresight"
-        link.parent.mkdir(exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(self.folder)
-        os.environ |= {"PYTHONPATH": str(link.parent), "OMP_NUM_THREADS": "1"}  # of the tests, not of this process
-
-    def command(self, tests: list[str]) -> str:
-        return f"{sys.executable} -m pytest -x -q -p no:cacheprovider {' '.join(tests)}"
-
-    def seconds(self, tests: list[str]) -> float:
-        """That the tests take without a fault; ValueError where they fail."""
-        begin = time.monotonic()
-        ran = subprocess.run(self.command(tests).split(), cwd=self.folder, stdout=subprocess.PIPE, text=True)
-        if ran.returncode:
-            raise ValueError(f"{' '.join(tests)} fail without a fault:\n{ran.stdout[-2000:]}")
-        return time.monotonic() - begin
+    copy = folder / "foresight"
+    shutil.rmtree(copy, ignore_errors=True)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+    compileall.compile_dir(copy, quiet=2)
+    return copy
 
 
-def session(module: str, most: int, seed: int) -> Path:
-    """Where the results of a module are kept; another file as soon as anything that they depend on has changed."""
-    files = [module, *tests_of(module)]
-    parts = [f"{most} {seed} {OPERATORS.pattern}", *((ROOT / file).read_text(encoding="utf-8") for file in files)]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-    return CACHE / f"{module.removesuffix('.py').replace('/', '.')}.{digest}.sqlite"
+class Kept:
+    """What became of the faults of a module, in a file for each text of it."""
+
+    def __init__(self, root: Path, module: str):
+        digest = _digest((root / module).read_text(encoding="utf-8"))
+        self.path = CACHE / "faults" / f"{module.replace('/', '.')}.{digest}.json"
+        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+        self.faults = {(each["operator"], each["occurrence"]): Fault(**each) for each in known}
+
+    def of(self, fault: Fault) -> Fault | None:
+        return self.faults.get((fault.operator, fault.occurrence))
+
+    def keep(self, fault: Fault) -> None:
+        self.faults[fault.operator, fault.occurrence] = fault
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps([asdict(each) for each in self.faults.values()], indent=1), encoding="utf-8")
 
 
-def plant(module: str, copy: Copy, most: int, seed: int) -> None:
-    """Runs what is left of a module's sample."""
-    tests, path = tests_of(module), session(module, most, seed)
-    if not tests:
-        print(f"{module}: no test names it", flush=True)
-        return
-    os.chdir(copy.folder)  # cosmic-ray writes into the module at this relative path
-    with use_db(path, WorkDB.Mode.create) as work:
-        if not work.num_work_items:
-            cosmic_ray.commands.init([Path(module)], work, {})
-            worth = worth_planting(work.work_items, Path(module).read_text(encoding="utf-8"))
-            chosen = sample(worth, module, most, seed)
-            work.clear()
-            work.add_work_items(chosen)
-        left = work.pending_work_items
-        limit = 20 + 3 * copy.seconds(tests) if left else 0
-        for done, item in enumerate(left, 1):
-            result = mutate_and_test(item.mutations, copy.command(tests), limit)
-            work.set_result(item.job_id, result)
-            print(f"{module} {done}/{len(left)}: {result.test_outcome}", flush=True)
+def plant(fault: Fault, forks: Forks, recorded: Recorded, seconds: float) -> Fault:
+    """What became of it; at once where that is known."""
+    kept = Kept(forks.copy, fault.module)
+    known = kept.of(fault)
+    if known and known.outcome == "killed":
+        return known
+    tests = tests_for(forks.copy, fault, recorded, seconds)
+    texts = [(forks.copy / file).read_text(encoding="utf-8") for file in sorted({_file(test) for test in tests})]
+    tried = _digest("\0".join([*tests, *texts]))
+    if known and known.tried == tried:
+        return known
+    usual = {name: recorded[name]["seconds"] for name in tests}
+    operator = cosmic_ray.plugins.get_operator(fault.operator)()
+    with use_mutation(forks.copy / fault.module, operator, fault.occurrence) as (before, after):
+        first = forks.run(tests, usual)["first"] if tests else ""
+    old, new = before.splitlines(), after.splitlines()
+    same = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), 0)
+    tail = next((n for n, (a, b) in enumerate(zip(old[::-1], new[::-1], strict=False)) if a != b), 0)
+    lines = [f"-{text}" for text in old[same : len(old) - tail]], [f"+{text}" for text in new[same : len(new) - tail]]
+    change = "\n".join([*lines[0], *lines[1]])
+    outcome = "killed" if first else "survived"
+    kept.keep(result := replace(fault, outcome=outcome, change=change, test=first, tried="" if first else tried))
+    return result
 
 
-def faults(module: str, path: Path, equivalent: list[dict[str, str]]) -> list[Fault]:
-    """What became of those that were planted, where all of the sample were."""
-    if not path.exists():
-        return []
-    with use_db(path, WorkDB.Mode.open) as work:
-        if work.pending_work_items:
-            return []
-        found = []
-        for item, result in work.completed_work_items:
-            (spec,) = item.mutations
-            change = "\n".join(text for text in (result.diff or "").splitlines() if re.match(r"[+-](?![+-]{2} )", text))
-            outcome = "survived" if result.test_outcome == TestOutcome.SURVIVED else "killed"
-            known = any((e["module"], e["change"]) == (module, change) for e in equivalent)
-            outcome = "equivalent" if known and outcome == "survived" else outcome
-            found.append(Fault(module, spec.start_pos[0], spec.operator_name.removeprefix("core/"), outcome, change))
-    return found
+def judged(fault: Fault, equivalent: list[dict[str, str]]) -> Fault:
+    named = any((each["module"], each["change"]) == (fault.module, fault.change) for each in equivalent)
+    return replace(fault, outcome="equivalent") if named and fault.outcome == "survived" else fault
 
 
-def document(found: list[Fault], command: str, most: int, seed: int) -> dict[str, Any]:
-    def score(of: list[Fault]) -> dict[str, Any]:
-        counts = {name: sum(fault.outcome == name for fault in of) for name in ("killed", "survived", "equivalent")}
-        judged = counts["killed"] + counts["survived"]
-        return {"planted": len(of), **counts, "score": counts["killed"] / judged if judged else None}
+def counts(faults: list[Fault]) -> dict[str, Any]:
+    of = {name: sum(fault.outcome == name for fault in faults) for name in ("killed", "survived", "equivalent")}
+    sound = of["killed"] + of["survived"]
+    return {"planted": len(faults), **of, "score": of["killed"] / sound if sound else None}
 
-    rooms = sorted({fault.module.split("/")[0] for fault in found})
+
+def document(found: dict[str, list[Fault]], of: dict[str, int], command: str, most: int, seed: int) -> dict[str, Any]:
+    """found: the sample of each room. of: how many faults there are."""
     return {
-        "schema": "foresight.mutation", "version": 1, "environment": environment(command), "seed": seed,
-        "most_of_a_module": most, "goal": GOAL,
-        "rooms": {room: score([fault for fault in found if fault.module.startswith(f"{room}/")]) for room in rooms},
+        "schema": "foresight.mutation", "version": 2, "environment": environment(command), "seed": seed,
+        "most_of_a_room": most, "goal": GOAL,
+        "rooms": {room: {"faults": of[room], **counts(faults)} for room, faults in found.items()},
         "modules": {
-            module: score([fault for fault in found if fault.module == module])
-            for module in sorted({fault.module for fault in found})
+            module: counts([fault for fault in faults if fault.module == module])
+            for faults in found.values() for module in sorted({fault.module for fault in faults})
         },
-        "survivors": [
-            {"module": fault.module, "line": fault.line, "operator": fault.operator, "change": fault.change}
-            for fault in sorted(found, key=lambda fault: (fault.module, fault.line)) if fault.outcome == "survived"
+        "faults": [
+            {key: value for key, value in asdict(fault).items() if key not in ("occurrence", "tried")}
+            for faults in found.values() for fault in sorted(faults, key=lambda fault: (fault.module, fault.line))
         ],
     }  # fmt: skip
 
 
-def page(whole: dict[str, Any]) -> str:
-    def table(name: str, scores: dict[str, Any]) -> list[str]:
-        rows = [f"| {name} | planted | killed | survived | equivalent | score |", "|---|---|---|---|---|---|"]
-        for key, each in scores.items():
+def page(whole: dict[str, Any], equivalent: list[dict[str, str]]) -> str:
+    def table(name: str, rows: dict[str, Any], more: tuple[str, ...] = ()) -> list[str]:
+        keys = (*more, "planted", "killed", "survived", "equivalent", "score")
+        lines = [f"| {' | '.join((name, *keys))} |", f"|{'---|' * (len(keys) + 1)}"]
+        for key, each in rows.items():
             share = "-" if each["score"] is None else f"{100 * each['score']:.0f} %"
-            counts = " | ".join(str(each[count]) for count in ("planted", "killed", "survived", "equivalent"))
-            rows.append(f"| {key} | {counts} | {share} |")
-        return rows
+            lines.append(f"| {' | '.join((key, *(str(each[count]) for count in keys[:-1]), share))} |")
+        return lines
 
+    where = whole["environment"]
     lines = [
         "# What the tests notice", "",
-        f"`{whole['environment']['command']}` (in a clone of the repository only) plants faults one at a time, and "
-        "runs the tests that name the module. "
-        f"The goal is to notice {100 * GOAL:.0f} % of what is not equivalent.", "",
-        *table("room", whole["rooms"]), "", *table("module", whole["modules"]), "",
+        f"`{where['command']}` (in a clone of the repository only; {where['date']}, {where['machine']}, ComfyUI "
+        f"{where['comfyui']}) plants faults one at a time, and runs the tests that call the faulty function. Of all "
+        f"faults that there are in a room a sample is planted, by the seed {whole['seed']}, from each module in "
+        f"proportion. The goal is to notice {100 * whole['goal']:.0f} % of what is not equivalent. "
+        "[mutation.json](mutation.json) names every fault, and the first test that failed.", "",
+        *table("room", whole["rooms"], ("faults",)), "", *table("module", whole["modules"]), "",
     ]  # fmt: skip
-    for each in whole["survivors"]:
-        place = f"{each['module']}, line {each['line']} ({each['operator']})"
-        lines += [f"{place}:", "", "```diff", each["change"], "```", ""]
+    reasons = {(each["module"], each["change"]): each["why"] for each in equivalent}
+    for outcome, title in (("survived", "Noticed by no test"), ("equivalent", "Equivalent")):
+        chosen = [fault for fault in whole["faults"] if fault["outcome"] == outcome]
+        lines += [f"## {title}", ""] if chosen else []
+        for fault in chosen:
+            why = reasons.get((fault["module"], fault["change"]), "") if outcome == "equivalent" else ""
+            place = f"{fault['module']}, line {fault['line']} ({fault['operator'].removeprefix('core/')})"
+            lines += [f"{place}: {why}".rstrip(), "", "```diff", fault["change"], "```", ""]
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dev.py mutate", description=__doc__.split("\n\n")[0])
     parser.add_argument("rooms", nargs="*", default=ROOMS, help="rooms and modules, as scoring or trials/cost.py")
-    parser.add_argument("--most", type=int, default=40, help="faults of a module; 0: all")
+    parser.add_argument("--most", type=int, default=40, help="faults of a room, or of a module that is named; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=40, help="that the tests of a fault may take")
     parser.add_argument("--out", type=Path, default=RESULTS)
     a = parser.parse_args(arguments)
+    copy, out = copy_of(CACHE / "tree"), a.out.resolve()
     try:
-        chosen = modules(a.rooms)
+        samples = {name: _sample(copy, name, a.most, a.seed) for name in a.rooms}
     except ValueError as error:
         parser.error(str(error))
-    CACHE.mkdir(parents=True, exist_ok=True)
-    copy, out = Copy(CACHE), a.out.resolve()
-    command = f"python dev.py mutate --most {a.most} --seed {a.seed}"
-    for module in chosen:
-        plant(module, copy, a.most, a.seed)
-        equivalent = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
-        found = [
-            fault for known in modules(room for room in ROOMS if (ROOT / room).is_dir())
-            for fault in faults(known, session(known, a.most, a.seed), equivalent)
-        ]  # fmt: skip
-        whole = document(found, command, a.most, a.seed)
-        publish(out, "mutation", whole, page(whole))
+    import_once()
+    forks = Forks(copy)
+    recorded = record(forks, copy, CACHE / "touched")
+    equivalent = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
+    for name, chosen in samples.items():
+        for done, fault in enumerate(chosen, 1):
+            result = judged(plant(fault, forks, recorded, a.seconds), equivalent)
+            where = f"{fault.module}:{fault.line} {result.test}"
+            print(f"{name} {done}/{len(chosen)}: {result.outcome}, {where}", flush=True)
+        if name in ROOMS:
+            _publish(copy, out, a.most, a.seed, equivalent)
+        else:
+            print(json.dumps(counts(_known(copy, chosen, equivalent)), indent=1))
     return 0
+
+
+def _sample(root: Path, name: str, most: int, seed: int) -> list[Fault]:
+    return sample([fault for each in modules(root, name) for fault in worth_planting(root, each)], most, seed)
+
+
+def _known(root: Path, chosen: list[Fault], equivalent: list[dict[str, str]]) -> list[Fault]:
+    return [judged(known, equivalent) for fault in chosen if (known := Kept(root, fault.module).of(fault))]
+
+
+def _publish(root: Path, out: Path, most: int, seed: int, equivalent: list[dict[str, str]]) -> None:
+    found, of = {}, {}
+    for room in ROOMS:
+        chosen = _sample(root, room, most, seed)
+        if len(known := _known(root, chosen, equivalent)) == len(chosen):
+            found[room], of[room] = known, len(_sample(root, room, 0, seed))
+    whole = document(found, of, f"python dev.py mutate --most {most} --seed {seed}", most, seed)
+    publish(out, "mutation", whole, page(whole, equivalent))
 
 
 if __name__ == "__main__":
