@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -47,6 +48,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results[ran["comfyui"]] = {"environment": ran, "models": found}
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """ComfyUI collects garbage at each load of a model whose clone is gone; half a second, where it looks through all
+    that is imported here."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
