@@ -75,6 +75,7 @@ NODE = """async (id) => {
     app.canvas.ds.offset = [0, 0]
     app.canvas.setDirty(true, true)
     await new Promise(done => setTimeout(done, 700))  // the live view makes it higher
+    app.canvas.setDirty(true, true)
     const box = app.canvas.canvas.getBoundingClientRect()
     return {x: box.x + (node.pos[0] - 10) * scale, y: box.y + (node.pos[1] - 64) * scale,
             width: (width + 20) * scale, height: (node.size[1] + 74) * scale}
