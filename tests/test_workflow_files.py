@@ -93,6 +93,8 @@ def test_every_graph_has_a_title_and_a_text_of_its_own_and_the_demo_is_first():
 def test_comfyui_offers_the_graphs_and_the_box(comfy_server):
     assert sorted(json.loads(comfy_server.get("/workflow_templates"))["foresight"]) == sorted(GRAPHS)
     assert {path.suffix for path in (ROOT / "workflows").iterdir()} <= {".json", ".jpg"}
+    pictures = {path.stem: path.stat().st_size for path in (ROOT / "workflows").glob("*.jpg")}
+    assert pictures.keys() == GRAPHS.keys() and max(pictures.values()) < 100_000
     offered = json.loads(comfy_server.get("/global_subgraphs"))
     (id,) = [id for id, entry in offered.items() if entry["name"] == BLUEPRINT]
     served = json.loads(json.loads(comfy_server.get(f"/global_subgraphs/{id}"))["data"])
