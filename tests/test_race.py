@@ -131,6 +131,17 @@ def test_no_race_spends_more_than_its_purse_or_its_stated_bound(count, mode, las
     assert unbound <= most_evaluations(race_settings, PLAIN, LIGHTLY)
 
 
+def test_the_stated_bound_is_every_look_and_what_can_be_finished():
+    """The dearest, and with a last look the next one too: here candidates 1 and 2, which are self-refined."""
+    looks, rest, dear = 6 + 3 * 10, 50 - 6, 55 - 10
+    assert most_evaluations(RaceSettings(4, "later"), PLAIN, LIGHTLY) == looks + dear
+    assert most_evaluations(RaceSettings(4, "later", 0.2), PLAIN, LIGHTLY) == looks + 2 * dear
+    assert most_evaluations(RaceSettings(2, "later", 0.2), PLAIN, LIGHTLY) == 6 + 10 + dear + rest
+    assert most_evaluations(RaceSettings(1, "off", 0.2), PLAIN, LIGHTLY) == 50
+    spent = raced(RaceSettings(4, "later", 0.2), [-0.9, -0.1, -0.2, -0.3], [0.1] * 4)[2]
+    assert spent == looks + 2 * dear, "and no more"
+
+
 # Live, on a real (tiny) Wan in ComfyUI.
 
 

@@ -138,6 +138,9 @@ def test_how_a_run_was_decided_is_told(patcher):
         assert (report["accepted"], report["decided_by"]) == (True, "nothing")
     by_hand = TrialRecord("0", "sample", (ItemVerdict(False, 0.3, 4, "user_reject"),), accepted=False)
     assert run_report(Verdict((by_hand,)))["decided_by"] == "hand"
+    judged = TrialRecord("2", "sample", (ItemVerdict(True, 0.3, 9, "early_accept"),))
+    assert run_report(Verdict((replace(by_hand, accepted=False), judged)))["decided_by"] == "detector", "the last one"
+    assert run_report(Verdict((replace(judged, accepted=False), by_hand)))["decided_by"] == "hand"
 
 
 def test_of_several_judgements_the_last_counts():

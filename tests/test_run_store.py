@@ -138,6 +138,7 @@ def test_steps_without_a_score_are_told_five_times_a_second(page, monkeypatch):
     monkeypatch.setattr(panel_runs, "time", now)
     with page.running() as run:
         run.begin("0", "sample", steps=9)
+        assert page.store.state(run.id)["trials"][0]["step"] == 0, "nothing is done yet"
         given = [(100.0, None), (100.1, None), (100.15, 0.3), (100.3, None), (100.4, None), (100.5, None)]
         for step, (now.seconds, score) in enumerate(given, 1):
             run.step(step, score)

@@ -116,6 +116,19 @@ def test_what_was_better_before_is_restored():
     assert [line["taken_back"] for line in told if line.get("restored")] == [1, 2]
 
 
+def test_the_first_chunk_can_be_taken_back_too():
+    state = {}
+
+    def score(chunk, step, draw, item):
+        state[chunk] = draw
+        return 0.9 if chunk != 1 or state[0] > 0 else 0.1
+
+    engine, told = run(score, budget=1.0, tries=2, depth=3)
+    assert engine.kept[:2] == [(1,), (2,)] and {"chunk": 1, "taken_back": 1} in told
+    _, told = run(lambda chunk, *_: 0.9 if chunk else 0.1, budget=1.0, tries=2, depth=3)
+    assert not any("taken_back" in line for line in told), "there is nothing before it"
+
+
 @pytest.mark.parametrize("barriers, backs", [((), 1), ((3,), 0), ((2,), 1), ((4,), 1)])
 def test_nothing_is_taken_back_over_a_cache_that_was_made_anew(barriers, backs):
     _, told = run(lambda chunk, *_: 0.9 if chunk != 3 else 0.1, budget=2.0, barriers=barriers)
