@@ -45,8 +45,8 @@ SHOW = """type => {
 }"""
 
 
-def report_on(page: Page, node: str) -> None:
-    """What a report shows on itself: core's picture, moving clips of which one is delivered, and lines of text."""
+def report_on(page: Page, node: str, delivered: int = 1) -> None:
+    """What a report shows on itself: core's picture, moving clips (what is delivered is framed), and lines of text."""
     page.evaluate(SHOW, node)
     page.wait_for_function(
         "type => app.graph._nodes.find(node => node.type === type).imgs?.[0]?.naturalWidth === 1200", arg=node
@@ -58,7 +58,7 @@ def report_on(page: Page, node: str) -> None:
         clip.scroll_into_view_if_needed()
         expect(clip).to_have_js_property("complete", True)
         assert clip.evaluate("image => image.naturalWidth") > 0
-    assert own.locator(".foresight-clip.foresight-delivered").count() == 1
+    assert own.locator(".foresight-clip.foresight-delivered").count() == delivered
     text = own.locator(".foresight-text")
     lines = text.evaluate("pre => pre.textContent.split('\\n').length")
     height = text.evaluate("pre => pre.getBoundingClientRect().height / parseFloat(getComputedStyle(pre).lineHeight)")
@@ -135,3 +135,34 @@ def test_a_graph_shows_its_own_runs_and_entries_tell_them_apart(page, comfy_serv
     page.evaluate(LOAD, ["demo_one_node", "11111111-1111-4111-8111-111111111111"])  # opened again
     page.evaluate(LOOK_AT_IT)
     expect(page.locator(ON_NODE)).to_have_count(1)
+
+
+# As long as people write them: 180 words and more, of which ViCLIP reads 32 tokens at a time.
+LONG = 9 * "a red circle moves left on a black background. the picture is calm and clean, with soft light from above. "
+BATCH = """size => {
+    const node = app.graph._nodes.find(node => node.widgets?.some(widget => widget.name === 'batch_size'))
+    node.widgets.find(widget => widget.name === 'batch_size').value = size
+}"""
+
+
+def test_a_long_prompt_a_batch_of_two_and_a_tau_that_nothing_reaches_are_all_told(page, comfy_server):
+    page.evaluate(BATCH, 2)
+    queue(page, prompt=LONG, seed=24, plan="race", steps=20, budget=0.5, self_refine="off", tau=1.0)
+    wait_for_end(page, timeout=120_000)
+    found = state(comfy_server)["report"]
+    pieces = found["settings"]["scored_pieces"]
+    assert len(LONG.split()) >= 180 and len(pieces) > 5 and " ".join(pieces).split() == LONG.split()
+    one, two = (f"{score:.3f}" for score in found["final_scores"])
+    best = max(found["candidates"], key=lambda row: row["score"])
+    assert best["state"] == "delivered" and found["final_score"] == max(found["final_scores"]) < 1
+    panel = page.locator(RUN).inner_text()
+    assert "still below 1.000" in panel and one in panel and two in panel
+    assert "pieces" in page.locator(f"{RUN} >> .foresight-read").inner_text()
+    report_on(page, "ForesightRunReport", delivered=2)
+    lines = page.locator(".foresight-report:visible .foresight-text").inner_text().splitlines()
+    assert "still below tau 1.000" in lines[0]
+    assert any(f"in {len(pieces)} pieces" in line for line in lines)
+    for number in (1, 2):
+        assert sum(line.startswith(f"Item {number}: final score") for line in lines) == 1
+    names = page.locator(".foresight-report:visible .foresight-clip b").all_inner_texts()
+    assert names[:2] == ["the finished clip, item 1", "the finished clip, item 2"]
