@@ -66,8 +66,10 @@ def similarity(scorer):
     """How alike two texts are to the scorer's text encoder: a cosine."""
 
     def measure(a: str, b: str) -> float:
-        encode = on_device(scorer).encode_text
-        return float(F.cosine_similarity(encode(a).float(), encode(b).float(), dim=-1))
+        features = map(on_device(scorer).encode_text, (a, b))
+        # Of a text in pieces each piece is as long as its share of the text: together they are the text's.
+        one, other = (each.float().reshape(-1, each.shape[-1]).sum(0) for each in features)
+        return float(F.cosine_similarity(one, other, dim=0))
 
     return measure
 

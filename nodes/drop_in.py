@@ -155,7 +155,7 @@ class ForesightKSampler(DropIn):
 
     @classmethod
     def execute(
-        cls, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=1.0, budget=0.25,
+        cls, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, budget=0.25,
         self_refine="later", prompt="", scorer=None, l2r=None, gate=None,
     ):  # fmt: skip
         check_choice("sampler_name", sampler_name, comfy.samplers.KSampler.SAMPLERS)
