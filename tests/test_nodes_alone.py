@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import folder_paths
 import pytest
 import torch
+from PIL import Image
 
 import foresight.nodes.cogvideox as cogvideox
 import foresight.nodes.core_vlm as core_vlm
@@ -17,8 +19,10 @@ from foresight.nodes.demo import word_clip
 from foresight.nodes.folders import WEIGHTS
 from foresight.nodes.graph import sampled_with
 from foresight.nodes.loaders import scorer_from_file
+from foresight.nodes.shown import moving
 from foresight.panel.runs import RunStore
 from foresight.refiner.base import RewordingRequest
+from foresight.trials.picture import Card
 
 
 @pytest.mark.parametrize("node", [drop_in.ForesightKSampler, drop_in.ForesightSamplerCustomAdvanced])
@@ -128,3 +132,11 @@ def test_the_page_that_queued_is_told_and_every_client_sees_scores_on_the_node(m
             run.step(6, 0.5)
     assert shown == [("12", "Trial 0, step 1/50: score 0.250"), ("12", "Candidate 2, step 6/50: score 0.500")] * 2
     assert {client for _, _, client in sent} == {"tab"} and len(sent) == len([each for each in sent if each[1]["run"]])
+
+
+@pytest.mark.parametrize("value, kind", [(0.8, torch.float32), (204, torch.uint8)])
+def test_a_moving_clip_keeps_its_colours(tmp_path, monkeypatch, value, kind):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    shown = moving(Card("one", "", torch.full((3, 16, 16, 3), value, dtype=kind)))
+    with Image.open(tmp_path / shown["filename"]) as image:
+        assert abs(torch.tensor(list(image.convert("RGB").tobytes())).float().mean() - 204) < 2
