@@ -26,13 +26,17 @@ def sinusoidal(position: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def rope_angles(grid: tuple[int, int, int], device: torch.device | None = None) -> Tensor:
-    """Rotation angles [tokens, HEAD_DIM / 2] of a (time, height, width) grid: 22 for time, 21 each for y and x."""
+def rope_angles(
+    grid: tuple[int, int, int], device: torch.device | None = None, times: Tensor | None = None
+) -> Tensor:
+    """Rotation angles [tokens, HEAD_DIM / 2] of a (time, height, width) grid: 22 for time, 21 each for y and x. times:
+    the places [grid[0]] of the latents in their clip; from 0 on where not given."""
     side = 2 * (HEAD_DIM // 6)
     parts = []
     for axis, (size, dim) in enumerate(zip(grid, (HEAD_DIM - 2 * side, side, side), strict=True)):
         omega = 1 / 10000 ** torch.linspace(0, (dim - 2) / dim, dim // 2, dtype=torch.float64, device=device)
-        angles = torch.outer(torch.arange(size, dtype=torch.float64, device=device), omega)
+        places = torch.arange(size, device=device) if axis or times is None else times
+        angles = torch.outer(places.double(), omega)
         parts.append(angles.view([-1 if i == axis else 1 for i in range(3)] + [dim // 2]).expand(*grid, -1))
     return torch.cat(parts, dim=-1).flatten(0, 2).float()
 
@@ -43,6 +47,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([cos * even - sin * odd, sin * even + cos * odd], dim=-1).flatten(-2).to(x.dtype)
 
 
+class Memory:
+    """What one layer keeps of earlier chunks of a stream: keys (rotated) and values, [B, heads, tokens, HEAD_DIM]."""
+
+    def __init__(self) -> None:
+        self.past: tuple[Tensor, Tensor] | None = None
+        self.own: tuple[Tensor, Tensor] | None = None  # of the latest forward
+
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.own = k, v
+        if self.past is None:
+            return k, v
+        return torch.cat([self.past[0], k], 2), torch.cat([self.past[1], v], 2)
+
+    def keep(self, most: int | None = None, sink: int = 0) -> None:
+        """The latest forward's keys and values are what later chunks see, without a gradient. most: tokens that are
+        kept, None: all; sink: how many of them are the first of the clip, the others being the latest."""
+        k, v = (x.detach() for x in self.seen(*self.own))
+        if most is not None and k.shape[2] > most:
+            k, v = (torch.cat([x[:, :, :sink], x[:, :, x.shape[2] - (most - sink) :]], 2) for x in (k, v))
+        self.past = k, v
+
+
 class Attention(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
@@ -50,12 +76,18 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = nn.RMSNorm(dim, eps=EPS), nn.RMSNorm(dim, eps=EPS)
 
-    def forward(self, x: Tensor, context: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, rope: tuple[Tensor, Tensor] | None = None, memory: Memory | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for y in (self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context)))
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        return self.o(F.scaled_dot_product_attention(q, k, v.to(q.dtype)).transpose(1, 2).flatten(2))
+        v = v.to(q.dtype)
+        if memory is not None:
+            k, v = memory.seen(k, v)
+        return self.o(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -69,11 +101,18 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 
-    def forward(self, x: Tensor, e: Tensor, rope: tuple[Tensor, Tensor], context: Tensor) -> Tensor:
-        e = (self.modulation + e).chunk(6, dim=1)
+    def forward(
+        self, x: Tensor, e: Tensor, rope: tuple[Tensor, Tensor], context: Tensor, memory: Memory | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, tokens, dim]; e [B, 1 or tokens, 6, dim]; context [B, words, dim], or [B, F, words, dim] by latent."""
+        e = (self.modulation.unsqueeze(1) + e).unbind(2)
         y = self.norm1(x) * (1 + e[1]) + e[0]
-        x = x + self.self_attn(y, y, rope) * e[2]
-        x = x + self.cross_attn(self.norm3(x), context)
+        x = x + self.self_attn(y, y, rope, memory, mask) * e[2]
+        y = self.norm3(x)
+        if context.ndim == 4:
+            y, context = y.unflatten(1, (context.shape[1], -1)).flatten(0, 1), context.flatten(0, 1)
+        x = x + self.cross_attn(y, context).view_as(x)
         return x + self.ffn(self.norm2(x) * (1 + e[4]) + e[3]) * e[5]
 
 
@@ -85,7 +124,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        shift, scale = (self.modulation + e.unsqueeze(1)).chunk(2, dim=1)
+        shift, scale = (self.modulation.unsqueeze(1) + e.unsqueeze(2)).unbind(2)
         return self.head(self.norm(x) * (1 + scale) + shift)
 
 
@@ -107,22 +146,34 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, ffn_dim) for _ in range(layers))
         self.head = Head(dim, channels * 4)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, hidden: list[Tensor] | None = None) -> Tensor:
-        """x [B, C, F, h, w], timestep [B] = 1000 sigma, context [B, tokens, text_dim] -> velocity like x.
+    def forward(
+        self, x: Tensor, timestep: Tensor, context: Tensor, hidden: list[Tensor] | None = None,
+        which: Tensor | None = None, times: Tensor | None = None, memory: list[Memory] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, C, F, h, w], timestep [B] or, by latent, [B, F] = 1000 sigma, context [B, words, text_dim] -> velocity
+        like x.
 
-        hidden: takes the tokens [B, F * h/2 * w/2, dim] after each block.
+        hidden: takes the tokens [B, F * h/2 * w/2, dim] after each block. The others make it causal: which [B, F]:
+        which of several prompts each latent has, context being [B, prompts, words, text_dim]; times [F]: places of the
+        latents in their clip; memory: of each layer, beside which x is seen; mask [tokens, tokens]: True where a token
+        (row) sees another.
         """
         # The patches are cut by hand: as a matrix product they are several times faster on a CPU than a strided Conv3d.
         grid = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)
         patches = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
         h = F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        e = self.time_embedding(sinusoidal(timestep))
-        e6 = self.time_projection(e).unflatten(1, (6, self.dim))
+        e = self.time_embedding(sinusoidal(timestep.flatten())).unflatten(0, (len(x), -1))  # [B, 1 or F, dim]
+        e6 = self.time_projection(e).unflatten(2, (6, self.dim))
+        if e.shape[1] > 1:
+            e, e6 = (each.repeat_interleave(grid[1] * grid[2], 1) for each in (e, e6))
         context = self.text_embedding(context)
-        angles = rope_angles(grid, x.device)
+        if which is not None:
+            context = context[torch.arange(len(x), device=x.device)[:, None], which]
+        angles = rope_angles(grid, x.device, times)
         rope = angles.cos(), angles.sin()
-        for block in self.blocks:
-            h = block(h, e6, rope, context)
+        for block, kept in zip(self.blocks, memory or [None] * len(self.blocks), strict=True):
+            h = block(h, e6, rope, context, kept, mask)
             if hidden is not None:
                 hidden.append(h)
         out = self.head(h, e).unflatten(2, (1, 2, 2, self.channels)).unflatten(1, grid)

@@ -37,7 +37,7 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 DIFFICULTIES = ("easy", "medium", "hard")
 
 _CELL = 8  # pixels, one latent
-_TRAVEL = 16.0  # pixels a moving object covers over a clip
+TRAVEL = 16.0  # pixels a moving object covers over a clip, one a frame
 _GAP = 5.0  # pixels between two objects
 _MARGIN = 1.5  # pixels between an object and the border
 # Largest offset across the relation's axis, as a share of the offset along it, in every frame.
@@ -134,18 +134,19 @@ def _draw_scene(generator: torch.Generator, difficulty: str) -> Scene:
     return Scene((first, second), choose(tuple(RELATIONS), generator), background)
 
 
-def arrange(scene: Scene, generator: torch.Generator) -> Layout:
+def arrange(scene: Scene, generator: torch.Generator, travel: float = TRAVEL) -> Layout:
     """Draws whatever the scene leaves open, and places: objects stay inside the frame, keep a gap, and hold their
-    relation in every frame. ValueError for more than two objects or when there is no room."""
+    relation in every frame, over `travel` pixels of motion. ValueError for more than two objects or when there is no
+    room."""
     if len(scene.objects) not in (1, 2):
         raise ValueError(f"a scene with {len(scene.objects)} objects cannot be drawn; this world holds one or two")
     for _ in range(1000):
-        if layout := _place(scene, generator):
+        if layout := _place(scene, generator, travel):
             return layout
     raise ValueError(f"no room for {scene}; state smaller sizes or other motions")
 
 
-def _place(scene: Scene, generator: torch.Generator) -> Layout | None:
+def _place(scene: Scene, generator: torch.Generator, travel: float = TRAVEL) -> Layout | None:
     draws = iter(torch.rand(16, generator=generator).tolist())
 
     def cell(low: float, high: float) -> float | None:
@@ -157,7 +158,7 @@ def _place(scene: Scene, generator: torch.Generator) -> Layout | None:
     sizes, moves, spans = [], [], []
     for thing in scene.objects:
         size = SIZES[thing.size or choose(tuple(SIZES), generator)]
-        move = [_TRAVEL * step for step in MOTIONS[thing.motion or choose(tuple(MOTIONS), generator)]]
+        move = [travel * step for step in MOTIONS[thing.motion or choose(tuple(MOTIONS), generator)]]
         side, up, down = (size * reach for reach in _REACH[thing.shape])
         borders = ((side, side), (up, down))
         spans.append([
@@ -237,16 +238,18 @@ def cover(thing: Placed, time: Tensor) -> Tensor:
     return (signed_distance(thing.shape, x[:, None, :], y[:, :, None], thing.size) + 0.5).clamp_(0, 1)
 
 
-def draw(layouts: Sequence[Layout], frames: int = FRAMES) -> Tensor:
-    """Renders layouts to uint8 [B, frames, 64, 64, 3]; frame f is at time f/16 of the travel."""
-    time = torch.arange(frames) / (FRAMES - 1)
+def draw(layouts: Sequence[Layout], frames: int = FRAMES, times: Tensor | None = None) -> Tensor:
+    """Renders layouts to uint8 [B, frames, 64, 64, 3]; frame f is at time f/16 of the travel, or at `times` [B, frames]
+    (0 to 1)."""
+    if times is None:
+        times = (torch.arange(frames) / (FRAMES - 1)).expand(len(layouts), -1)
     palette = torch.tensor([BACKGROUNDS[layout.background] for layout in layouts], dtype=torch.float32)
     # Channels first while drawing: long contiguous rows are several times faster than triples.
     clips = palette[:, None, :, None, None].expand(-1, frames, -1, SIZE, SIZE).clone()
     for row, layout in enumerate(layouts):
         for thing in layout.objects:
             colour = torch.tensor(COLOURS[thing.colour], dtype=torch.float32)
-            clips[row].add_((colour - palette[row])[:, None, None] * cover(thing, time)[:, None])
+            clips[row].add_((colour - palette[row])[:, None, None] * cover(thing, times[row])[:, None])
     return clips.add_(0.5).to(torch.uint8).permute(0, 1, 3, 4, 2)
 
 

@@ -1,0 +1,263 @@
+"""The streaming family's world, network and recipes, against what was written elsewhere or has a known answer."""
+
+import math
+
+import pytest
+import torch
+
+from foresight.demo.captions import prompts
+from foresight.demo.judge import judge
+from foresight.demo.script import (
+    BACK,
+    LATENTS,
+    ON,
+    STOP,
+    Script,
+    frames_of,
+    judge_script,
+    place,
+    render,
+    there_and_back,
+)
+from foresight.demo.stream import Stream, block_causal, renoised, sample_stream, teacher_forced
+from foresight.demo.wan_dit import WanTransformer
+from foresight.lab.training import causal, distil, long_clips, streams
+from foresight.lab.training.flow_matching import FlowHead, flow_matching, frame_weights
+from foresight.lab.training.loop import train
+
+SCENES = [scene for name in ("easy", "medium", "hard") for _, scene in prompts("train", name, 4)]
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WanTransformer(layers=2, ffn_dim=128, text_dim=24).eval().requires_grad_(False)
+        torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    return model
+
+
+def noise(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def prompts_of(batch=2):
+    which = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7])[:batch]
+    return noise(1, batch, 2, 5, 24), which
+
+
+@pytest.mark.parametrize("segments", [((7, ON),), ((4, ON), (3, BACK)), ((3, STOP), (4, ON)), ((4, ON), (3, STOP))])
+def test_a_rendered_script_is_right_in_every_segment_and_wrong_in_another(segments):
+    scripts = [Script(scene, segments) for scene in SCENES]
+    scripts = [s for s, layout in zip(scripts, place(scripts, torch.Generator().manual_seed(0)), strict=True) if layout]
+    layouts = [layout for layout in place(scripts, torch.Generator().manual_seed(0)) if layout]
+    clips = render(scripts[: len(layouts)], layouts)
+    assert clips.shape[1:] == (25, 64, 64, 3)
+    for clip, script in zip(clips, scripts, strict=False):
+        assert all(each.right for each in judge_script(clip, script)), script
+        moving = any(thing.motion not in (None, "still") for thing in script.scene.objects)
+        if len(segments) == 2 and moving:
+            first, second = script.spans()
+            assert not judge(clip[first], script.scenes[1]).right and not judge(clip[second], script.scenes[0]).right
+
+
+def test_long_scripts_stay_where_there_is_room_and_change_at_their_chunks():
+    script = there_and_back(SCENES[0], 56)
+    assert [latents for latents, _ in script.segments] == [7, 6, 6, 6, 6, 6, 6, 6, 6, 1]
+    assert len(script.times) == frames_of(56) and script.times.min() >= 0 and script.times.max() <= 1
+    assert script.which[6:8] == [0, 1] and len(script.which) == 56
+    assert script.times[24] == pytest.approx(1) and script.times[48] == pytest.approx(0, abs=1e-5)
+    assert there_and_back(SCENES[0], LATENTS).segments == ((7, ON),)
+
+
+@pytest.mark.parametrize(("window", "sink"), [(0, 0), (3, 0), (3, 1), (1, 0)])
+def test_a_masked_forward_is_the_stream_chunk_by_chunk(network, window, sink):
+    context, which = prompts_of()
+    clean, x = noise(2, 2, 16, 7, 8, 8), noise(3, 2, 16, 7, 8, 8)
+    sigma = torch.rand(2, 7, generator=torch.Generator().manual_seed(4)) * 0.9 + 0.1
+    whole = teacher_forced(network, clean, x, sigma, context, which, block_causal(7, window, sink))
+    stream, parts = Stream(network, context, which, window=window, sink=sink), []
+    for at in range(7):
+        x0 = stream.predict(x[:, :, at : at + 1], sigma[:, at])
+        parts.append((x[:, :, at : at + 1] - x0) / sigma[:, at].view(-1, 1, 1, 1, 1))
+        stream.predict(clean[:, :, at : at + 1], 0.0)
+        stream.keep()
+    # A windowed layer's memory holds what earlier layers saw through windows of their own, as the mask has it only for
+    # the clean latents; the first chunks are free of that.
+    assert (torch.cat(parts, 2) - whole).abs().max() < 2e-5
+
+
+def test_forwards_are_those_of_the_papers_schedules_and_the_last_needs_no_memory(network):
+    context, which = prompts_of(1)
+    runs = (("4322222", 100.0, None, 17), ("4322222", None, 0.0, 23), ("4", None, 0.0, 34))
+    for digits, last, level, forwards in runs:
+        stream = Stream(network, context, which)
+        schedule = streams.schedule_of(digits, 7, last)
+        clip = sample_stream(stream, schedule, lambda: noise(5, 1, 16, 1, 8, 8), level)
+        assert clip.shape == (1, 16, 7, 8, 8) and stream.forwards == forwards
+
+
+def test_the_last_steps_own_keys_are_what_later_chunks_see(network):
+    """Without a pass of its own a chunk is remembered as its last forward saw it."""
+    context, which = prompts_of(1)
+    stream = Stream(network, context, which)
+    x = noise(6, 1, 16, 1, 8, 8)
+    stream.predict(x, 0.5)
+    own = stream.memory[0].own[0].clone()
+    stream.keep()
+    assert torch.equal(stream.memory[0].past[0], own)
+    stream.predict(x, 0.9)
+    assert torch.equal(stream.memory[0].past[0], own), "a forward that is not kept must leave no trace"
+
+
+def test_matching_moves_one_gaussian_onto_another():
+    """Scores of N(2, 1) as the clips' own, which the critic knows, and of N(-1, 1) as the teacher's."""
+    def denoised(x, sigma, mean):  # the posterior mean of N(mean, 1) under x = (1 - s) x0 + s e
+        gain = (1 - sigma) / ((1 - sigma) ** 2 + sigma**2)
+        return mean + gain * (x - (1 - sigma) * mean)
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(256, 4, 2, generator=generator)
+    shift = torch.full((), 2.0, requires_grad=True)
+    optimiser = torch.optim.Adam([shift], 0.05)
+    for _ in range(300):
+        x = start + shift
+        sigma = torch.rand(256, 1, 1, generator=generator) * 0.9 + 0.05
+        noised = renoised(x.detach(), sigma, torch.randn(x.shape, generator=generator))
+        direction = distil.matching_direction(
+            x.detach(), denoised(noised, sigma, shift.detach()), denoised(noised, sigma, -1.0)
+        )
+        optimiser.zero_grad()
+        distil.matching_loss(x, direction).backward()
+        optimiser.step()
+    assert shift.item() == pytest.approx(-1.0, abs=0.1)
+
+
+def test_every_level_of_every_chunk_is_an_exit():
+    schedule = streams.schedule_of("4322222", 7, 100.0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [distil.draw_exits(schedule, generator) for _ in range(100)]
+    assert [{exits[chunk] for exits in drawn} for chunk in range(7)] == [set(range(4)), set(range(3)), *[{0, 1}] * 5]
+    assert [len(sigmas) for sigmas in schedule] == [4, 3, 2, 2, 2, 2, 2]
+    assert schedule[2] == pytest.approx((1.0, 0.35714), abs=1e-4)
+
+
+@pytest.mark.parametrize("history", ["clean", "last"])
+def test_the_gradient_goes_through_each_chunks_exit_alone(network, history):
+    """What a chunk's step takes from the history has none."""
+    model = WanTransformer(layers=1, ffn_dim=128, text_dim=24)
+    model.load_state_dict({k: v for k, v in network.state_dict().items() if k in model.state_dict()})
+    context, which = prompts_of(1)
+    schedule = streams.schedule_of("4322222", 7, 100.0)
+    calls = []
+    stream_predict = Stream.predict
+
+    def watched(self, x, sigma):
+        x0 = stream_predict(self, x, sigma)
+        calls.append((self.at, x.requires_grad, x0.requires_grad, any(m.past and m.past[0].requires_grad
+                                                                      for m in self.memory)))  # fmt: skip
+        return x0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stream, "predict", watched)
+        x0 = distil.rollout(model, context, which, schedule, [2, 1, 0, 1, 0, 1, 1],
+                            lambda: noise(7, 1, 16, 1, 8, 8), history, True)  # fmt: skip
+    assert [at for at, _, gradient, _ in calls if gradient] == list(range(7))
+    assert not any(enters or past for _, enters, _, past in calls)
+    x0[:, :, 3].sum().backward()
+    assert all(p.grad is not None for p in model.blocks.parameters())
+
+
+def test_motion_is_matched_on_differences_and_its_head_starts_as_nothing():
+    head = FlowHead()
+    flow = noise(8, 2, 16, 6, 8, 8)
+    assert torch.equal(head(flow), flow)
+    real = noise(9, 2, 16, 7, 8, 8)
+    same = flow_matching(real, real, real, frame_weights(real, real + 1))
+    assert same == 0, "a clip whose motion is the teacher's is left alone, whatever its latents are"
+    x0 = (real + noise(10, 2, 16, 7, 8, 8)).requires_grad_()
+    flow_matching(x0, x0.detach(), real, frame_weights(x0.detach(), real)).backward()
+    moved = (x0 - 1e-1 * x0.grad * x0.numel()).detach()
+    assert (moved.diff(dim=2) - real.diff(dim=2)).abs().mean() < (x0 - real).diff(dim=2).abs().mean()
+    weights = frame_weights(x0.detach(), real)
+    assert weights.shape == (2, 1, 6, 1, 1) and (weights.diff(dim=2) > 0).all(), "later differences count more"
+
+
+@pytest.fixture
+def tiny(network, tmp_path, monkeypatch):
+    """Recipes on a network and data of a few clips, without decoding."""
+    class Clips:
+        latents, which = noise(11, 8, 16, 7, 8, 8).half(), prompts_of()[1].repeat(4, 1)
+
+        def __init__(self, *_):
+            pass
+
+        def __len__(self):
+            return 8
+
+        def texts(self, rows):
+            return noise(12, len(rows), 2, 5, 24)
+
+    class Measure:
+        def __init__(self, *_):
+            pass
+
+        def right(self, *_, **__):
+            return 0.5
+
+    for module in (causal, distil):
+        monkeypatch.setattr(module, "LongClips", Clips)
+        monkeypatch.setattr(module, "Measure", Measure)
+        monkeypatch.setattr(module, "BATCH", 2)
+    path = tmp_path / "start.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
+    return path
+
+
+def made(kind, start, out):
+    if kind == "causal":
+        return causal.Causal(start=start, export=out, compile=False)
+    make = distil.diagonal if kind == "diagonal" else distil.self_forcing
+    return make(start=start, teacher=start, export=out, critic_steps=2)
+
+
+@pytest.mark.parametrize("kind", ["causal", "self_forcing", "diagonal"])
+def test_a_recipe_goes_on_after_a_stop_as_if_there_had_been_none(tiny, tmp_path, kind):
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    for cls in (causal.Causal, distil.Distil):
+        cls.every = 2
+    whole = made(kind, tiny, tmp_path / "whole.safetensors")
+    train(whole, 4, say=lambda _: None)
+    parts = tmp_path / "parts.safetensors"
+    train(made(kind, tiny, parts), 2, say=lambda _: None)
+    train(made(kind, tiny, parts), 4, say=lambda _: None)
+    one, two = load_file(whole.out), load_file(parts)
+    assert one.keys() == load_file(tiny).keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    changed = load_file(tiny)
+    assert any(not torch.equal(one[key], changed[key].half()) for key in one)
+    with safe_open(parts, "pt") as file:
+        assert '"causal_ar": true' in file.metadata()["config"]
+
+
+def test_the_head_of_motion_learns(tiny, tmp_path):
+    task = made("diagonal", tiny, tmp_path / "d.safetensors")
+    before = [p.clone() for p in task.head.network.parameters()]
+    task.update(0, 10)
+    task.update(1, 10)
+    task.update(2, 10)
+    assert any(not torch.equal(a, b) for a, b in zip(before, task.head.network.parameters(), strict=True))
+    assert not math.isnan(task.update(3, 10)["critic"])
+
+
+def test_clips_to_learn_from_turn_stop_and_go_on():
+    generator = torch.Generator().manual_seed(0)
+    drawn = [long_clips.draw_script(SCENES[i % 12], generator) for i in range(200)]
+    assert all(script.latents == LATENTS for script in drawn)
+    ways = {tuple(direction for _, direction in script.segments) for script in drawn}
+    assert ways == set(long_clips.WAYS)
+    assert min(latents for script in drawn for latents, _ in script.segments) >= 3 - 1
