@@ -7,6 +7,7 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..l2r.calibration import before_and_after, calibrate
 from ..sampling.guard import harmless
+from ..sampling.inputs import parts_of
 from . import types
 from .compat import searchable, show_on_node
 from .folders import L2R, writable
@@ -62,7 +63,7 @@ class L2RCalibrate(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(round(100 * share))
 
-        learned_from = (vae, model.get_model_object("latent_format"), images, None if latent is None else latent["samples"])
+        learned_from = (vae, model.get_model_object("latent_format"), images, latent and parts_of(latent["samples"])[0])
         converter, quality = calibrate(
             *learned_from, writable(L2R), seconds=refine_seconds, save=save, learn=learn,
             device=comfy.model_management.get_torch_device(), on_progress=progress,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 
 import comfy.model_management
@@ -15,14 +14,14 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 
 from ..scoring.inspector import Gate
+from .compat import RATIOS
 from .guard import harmless
 from .inputs import Inputs, Latent
+from .line import video_latent
 from .monitor import MonitorSampler
 from .vp import require_fitting
 
 KEY = "foresight"
-# What newer cores note of an empty latent, and fit it to the model by.
-RATIOS = [name for name in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters if "ratio" in name]
 
 
 def guided_sample(
@@ -63,7 +62,7 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
         x0_output["x0"] = x0
         preview = None
         with harmless(f"step {step + 1} has no preview"):
-            image = latent_preview.preview_to_image(shown_by.still(x0), do_scale=False)
+            image = latent_preview.preview_to_image(shown_by.still(video_latent(x0, patcher.model)), do_scale=False)
             preview = ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
         bar.update_absolute(step + 1, total_steps, preview)
 

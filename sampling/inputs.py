@@ -6,16 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.nested_tensor
 import comfy.samplers
 import torch
 
 Latent = dict[str, Any]
 
 
+def parts_of(samples: Any) -> list[torch.Tensor]:
+    """Of the samples of a LATENT: of audio-video models video and sound, else themselves alone."""
+    return samples.unbind() if getattr(samples, "is_nested", False) else [samples]
+
+
+def of_parts(parts: Sequence[torch.Tensor]) -> Any:
+    """The opposite of `parts_of`."""
+    return comfy.nested_tensor.NestedTensor(parts) if len(parts) > 1 else parts[0]
+
+
 def joined(clips: Sequence[Latent]) -> Latent:
     """One batch of clips that were made of the same LATENT. `batch_index` numbers the noises of one batch: for several
     it would give each clip the same ones again, and lead past the end where one of them is picked."""
-    latent = {**clips[0], "samples": torch.cat([clip["samples"] for clip in clips])}
+    parts = zip(*(parts_of(clip["samples"]) for clip in clips), strict=True)
+    latent = {**clips[0], "samples": of_parts(list(map(torch.cat, parts)))}
     if len(clips) > 1:
         latent.pop("batch_index", None)
     return latent
@@ -46,8 +58,7 @@ class Inputs:
                 "sigmas do not decrease from step to step: connect them as a scheduler gives them, not flipped or "
                 f"joined in the wrong order. Got {[round(float(sigma), 4) for sigma in sigmas[:6]]}..."
             )
-        samples = self.latent["samples"]
-        if not getattr(samples, "is_nested", False) and not torch.isfinite(samples).all():
+        if not all(torch.isfinite(part).all() for part in parts_of(self.latent["samples"])):
             raise ValueError("latent holds NaN or infinite values: something before this node has failed.")
         if 0 < self.schedule_steps < self.steps:
             raise ValueError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
+import comfy.model_base
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
@@ -191,10 +192,22 @@ def recorded(guider) -> bool:
     return any(isinstance(line, Line) and line.answer is not None for line in lines)
 
 
-def video_latent(x0: torch.Tensor, shapes) -> torch.Tensor:
-    """The video part of a sampler's x0. Audio-video models are sampled as one flat row, of latents of these `shapes`
-    (None or a single one for all others); video comes first."""
-    return comfy.utils.unpack_latents(x0, shapes)[0] if shapes and len(shapes) > 1 else x0
+def frames_are_rows(model) -> bool:
+    """Whether a model takes the frames of one clip as a batch of pictures (Stable Video Diffusion)."""
+    return isinstance(model, comfy.model_base.SVD_img2vid)
+
+
+def video_latent(x0: Any, model, shapes=None) -> torch.Tensor:
+    """[B, C, F, H, W], of pictures [B, C, H, W]: what a sampler of this model in core shows as x0, or its result.
+
+    Audio-video models are sampled as one flat row, of latents of these `shapes` (else the model's; None or a single one
+    for all others), and shown as a nested tensor of them; video comes first."""
+    shapes = shapes or getattr(model, "latent_shapes", None)
+    if getattr(x0, "is_nested", False):
+        x0 = x0.unbind()[0]
+    elif shapes and len(shapes) > 1:
+        x0 = comfy.utils.unpack_latents(x0, shapes)[0]
+    return x0.movedim(0, 1).unsqueeze(0) if frames_are_rows(model) else x0
 
 
 class Steps:

@@ -107,7 +107,6 @@ class MonitorSampler(comfy.samplers.Sampler):
             own, inspected = own_functions(extra_args), self.inspector is not None
             tape = Tape(self.calls, own, lambda live, request: record(live, own, [request])[0], inspected)
         line, steps = Line(len(noise), tape), Steps(sigmas, noise.shape)
-        shapes = getattr(model_wrap.inner_model, "latent_shapes", None)
 
         def watch(index, x0, x, total_steps):
             nonlocal left
@@ -118,7 +117,7 @@ class MonitorSampler(comfy.samplers.Sampler):
             step = steps.place(index, x0, line.level)
             if step is None:
                 return
-            self.x0, self.steps = video_latent(x0, shapes), self.steps + 1
+            self.x0, self.steps = video_latent(x0, model_wrap.inner_model), self.steps + 1
             if self._rejects(step, steps.levels[step - 1], tape):
                 left = x0
                 line.end()
@@ -135,7 +134,7 @@ class MonitorSampler(comfy.samplers.Sampler):
         if left is not None:
             self.stopped, samples = True, left
         elif self.x0 is None:
-            self.x0 = video_latent(samples, shapes)
+            self.x0 = video_latent(samples, model_wrap.inner_model)
         self._conclude(line, steps)
         return samples
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.nested_tensor
 import comfy.sample
 import comfy.utils
 import torch
+
+from .inputs import of_parts, parts_of
 
 
 @dataclass
@@ -22,10 +23,8 @@ class SeededNoise:
 
     def generate_noise(self, latent):
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        samples, chosen = latent["samples"], latent.get("batch_index")
-        parts = samples.unbind() if (nested := getattr(samples, "is_nested", False)) else [samples]
-        noises = [comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts]
-        return comfy.nested_tensor.NestedTensor(noises) if nested else noises[0]
+        parts, chosen = parts_of(latent["samples"]), latent.get("batch_index")
+        return of_parts([comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,8 @@ class MixedNoise:
         noise = self.noise.generate_noise(latent)
         if not getattr(noise, "is_nested", False):
             return mixed_noise(noise, self.seed, self.beta)
-        packed, shapes = comfy.utils.pack_latents(noise.unbind())
-        mixture = mixed_noise(packed, self.seed, self.beta, shapes)
-        return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(mixture, shapes))
+        packed, shapes = comfy.utils.pack_latents(parts_of(noise))
+        return of_parts(comfy.utils.unpack_latents(mixed_noise(packed, self.seed, self.beta, shapes), shapes))
 
 
 def mixed_noise(noise: torch.Tensor, seed: int, beta: float, shapes: Sequence | None = None) -> torch.Tensor:
@@ -93,5 +91,5 @@ def reseeded(noise: Any, seed: int | None, latent: dict[str, Any] | None = None)
     return SeededNoise(seed) if torch.equal(_values(other.generate_noise(dict(latent))), drawn) else other
 
 
-def _values(noise: torch.Tensor) -> torch.Tensor:
-    return comfy.utils.pack_latents(noise.unbind())[0] if getattr(noise, "is_nested", False) else noise
+def _values(noise: Any) -> torch.Tensor:
+    return torch.cat([part.flatten() for part in parts_of(noise)])

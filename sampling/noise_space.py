@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import comfy.model_sampling
 import torch
 
+from .compat import FROM_PICTURES
 from .vp import takes_raw_input
 
 
@@ -25,10 +26,7 @@ class NoiseSpace:
         native CogVideoX as a sampler sees it; VPSampler scales what its model gets.
         """
         sampling = comfy.model_sampling
-        unsupported = tuple(
-            getattr(sampling, name) for name in ("IMG_TO_IMG", "IMG_TO_IMG_FLOW") if hasattr(sampling, name)
-        )
-        if not isinstance(model_sampling, unsupported):
+        if not isinstance(model_sampling, FROM_PICTURES):
             if isinstance(model_sampling, sampling.CONST):
                 return FlowSpace("flow", getattr(model_sampling, "noise_scale", 1.0))
             exploding = (sampling.EPS, sampling.COSMOS_RFLOW)

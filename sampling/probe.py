@@ -74,8 +74,10 @@ def no_probe(inputs: Inputs, samples: torch.Tensor) -> str | None:
     Where a part of the clip is given, one frame of its own says little about the prompt, or is that part itself, and as
     an anchor it would replace what was given. So Trial 1 is left out there and Trial 2 comes next.
     """
-    if getattr(samples, "is_nested", False) or samples.ndim != 5:
-        return "the single-frame probe needs a video latent [B, C, F, H, W]; this model has another kind"
+    if getattr(samples, "is_nested", False):
+        return "the clip has sound of its own length, which a single frame cannot have: Trial 1 is left out"
+    if samples.ndim != 5:
+        return "the single-frame probe needs a video latent [B, C, F, H, W], not one of pictures: Trial 1 is left out"
     given = _given(inputs, samples)
     return given and f"{given}, so one frame says nothing about the prompt: Trial 1 is left out"
 

@@ -30,7 +30,7 @@ from ..trials.verdict import TrialRecord, Verdict
 from .contender import Contender
 from .enhanced import self_refinement
 from .guard import harmless
-from .inputs import Inputs, Latent
+from .inputs import Inputs, Latent, parts_of
 from .noise import SeededNoise
 from .records import gate_settings, model_family, partial_schedule
 from .search import SearchSampler
@@ -106,7 +106,7 @@ class _Race:
         if self.stop >= self.inputs.steps:
             return f"the look at step {self.stop} is not before the last of {self.inputs.steps} steps"
         noise = self.inputs.noise.generate_noise(dict(self.inputs.latent))
-        if not getattr(noise, "is_nested", False) and not noise.any():
+        if not any(part.any() for part in parts_of(noise)):
             return "no noise is added here, so every seed gives the same clip"
         return None
 

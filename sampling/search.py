@@ -78,9 +78,10 @@ class SearchSampler(comfy.samplers.Sampler):
     ):
         refuse_caches(extra_args, "Latent Search")
         require_fitting(self.inner, model_wrap.inner_model.model_sampling)
-        if noise.shape[0] != 1:
+        clips = len(video_latent(noise, model_wrap.inner_model))
+        if clips != 1:
             raise ValueError(
-                f"Latent Search looks for one clip at a time, but the latent is a batch of {noise.shape[0]}: set its "
+                f"Latent Search looks for one clip at a time, but the latent is a batch of {clips}: set its "
                 "batch_size to 1 and queue it once for each seed."
             )
         if not noise.any():
@@ -88,14 +89,12 @@ class SearchSampler(comfy.samplers.Sampler):
                 "Latent Search has no noise to vary: connect RandomNoise. In a graph with a sampler node for each "
                 "expert, search in the first."
             )
-        engine = CandidateEngine(
-            self.inner, model_wrap, sigmas, extra_args, latent_image, denoise_mask, self.settings.at_once
-        )
-        shapes = getattr(model_wrap.inner_model, "latent_shapes", None)
+        at_once = 1 if len(noise) > 1 else self.settings.at_once  # frames that are rows would become one longer clip
+        engine = CandidateEngine(self.inner, model_wrap, sigmas, extra_args, latent_image, denoise_mask, at_once)
         self.result.clear()
         self.previews.clear()
         with self.running() as observer:
-            search = _Search(self.settings, self.reward, engine, shapes, observer, self.look, self.previews)
+            search = _Search(self.settings, self.reward, engine, observer, self.look, self.previews)
             try:
                 winner = search.run(noise, extra_args.get("seed") or 0)
                 follow, searched = search.followed(winner, callback) if self.own else callback, engine.evaluations
@@ -140,7 +139,6 @@ class _Search:
     settings: SearchSettings
     reward: Reward
     engine: CandidateEngine
-    shapes: Any
     observer: Observer = SILENT
     look: Callable[[torch.Tensor], torch.Tensor] | None = None
     previews: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -166,9 +164,10 @@ class _Search:
                 f"budget is {settings.budget}, but one clip alone takes {self.costs[-1]} model evaluations with this "
                 "sampler: raise the budget, or take fewer steps."
             )
+        shapes = getattr(self.model, "latent_shapes", None)
         for i in range(settings.candidates):
             own = following(seed, i)
-            mixture = mixed_noise(noise, own, settings.beta, self.shapes) if i else noise
+            mixture = mixed_noise(noise, own, settings.beta, shapes) if i else noise
             self.candidates.append(_Contender(own, mixture, index=i))
         live = self.candidates
         self.population[0] = [each.index for each in live]
@@ -208,7 +207,7 @@ class _Search:
         frames = None
         if self.look is not None and x0 is not None:
             with harmless(f"step {step} was not shown"):
-                frames = self.look(video_latent(x0, self.shapes))
+                frames = self.look(video_latent(x0, self.model))
         self.observer.step(step, None, frames, trial)
         if self.observer.take() is Decision.STOP:
             raise comfy.model_management.InterruptProcessingException()
@@ -238,6 +237,10 @@ class _Search:
             self._show(x0 if wanted else None, index + 1, winner.name)
 
         return follow
+
+    @property
+    def model(self) -> Any:
+        return self.engine.guider.inner_model
 
     @property
     def most(self) -> int:
@@ -296,7 +299,7 @@ class _Search:
         if not sound:
             return rewards
         with harmless(f"step {check} has no rewards") as failure:
-            x0 = torch.cat([video_latent(live[i].x0, self.shapes) for i in sound])
+            x0 = torch.cat([video_latent(live[i].x0, self.model) for i in sound])
             scores = self.reward.score(x0, float(self.engine.sigmas[check - 1]), check)
             rewards[sound] = scores.detach().float().cpu().reshape(len(sound))
             if not rewards[sound].isfinite().all():

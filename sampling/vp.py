@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import comfy.model_sampling
 import comfy.samplers
 import torch
 
 from ..trials.foreign import check_choice
+from .compat import RAW_INPUT
 from .line import KINDS, wrapping
 
 RULES = ("ddim", "dpm")
 
 
 def takes_raw_input(model_sampling: torch.nn.Module) -> bool:
-    """Whether a model takes x_t as it is (ComfyUI's V_PREDICTION_DDPM, from 0.33 on) instead of scaling it itself."""
-    kind = getattr(comfy.model_sampling, "V_PREDICTION_DDPM", None)
-    return kind is not None and isinstance(model_sampling, kind)
+    """Whether a model takes x_t as it is (ComfyUI's V_PREDICTION_DDPM) instead of scaling it itself."""
+    return RAW_INPUT is not None and isinstance(model_sampling, RAW_INPUT)
 
 
 def _scaled(executor, x: torch.Tensor, sigma: torch.Tensor, *args, **kwargs):

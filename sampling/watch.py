@@ -76,7 +76,7 @@ class Watch:
                     callback(index, x0, x, total_steps)
                 if step := places.place(index, x0, line.level):
                     done += 1
-                    last = video_latent(x0, kwargs.get("latent_shapes"))
+                    last = video_latent(x0, executor.class_obj.inner_model, kwargs.get("latent_shapes"))
                     attend(observer, inspector, step, places.levels[step - 1], last, self.gate.look)
 
             begin, notes = time.perf_counter(), [partial_schedule(executor.class_obj.model_patcher, sigmas)]

@@ -294,7 +294,7 @@ def test_a_stopped_audio_video_run_gives_both_parts():
     assert torch.equal(video, monitor.x0) and video.shape == VIDEO and sound.shape == SOUND and sound.any()
     passed, clip, _ = audio_video(ScriptedScorer(0.3))
     assert not passed.stopped and clip.shape == noise.shape
-    torch.testing.assert_close(passed.x0, video_latent(clip, AudioVideo.latent_shapes))
+    torch.testing.assert_close(passed.x0, video_latent(clip, AudioVideo))
 
 
 def test_what_is_decided_for_one_trial_is_not_taken_by_the_next():

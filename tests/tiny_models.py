@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-import comfy.model_sampling
 import comfy.samplers
 import tiny_wan
 import torch
 from comfy_extras.nodes_wan import Wan22ImageToVideoLatent, WanImageToVideo
 from tiny_wan import LATENT, conditioning
 
+from foresight.sampling.compat import RAW_INPUT
 from foresight.sampling.experts import I2V_BOUNDARY, T2V_BOUNDARY, TwoExpertGuider
 from foresight.sampling.inputs import Inputs
 from foresight.sampling.vp import fitting
@@ -24,14 +24,17 @@ IMAGE = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(1))
 
 
 class Vae:
-    """The shapes that a Wan VAE gives."""
+    """The shapes that a VAE gives; Wan's without more. every: frames a latent frame, 0 for VAEs of pictures."""
 
-    def __init__(self, channels: int = 16, scale: int = 8):
-        self.channels, self.scale = channels, scale
+    def __init__(self, channels: int = 16, scale: int = 8, every: int = 4):
+        self.channels, self.scale, self.every = channels, scale, every
 
     def encode(self, images):
         frames, height, width, _ = images.shape
-        shape = (1, self.channels, (frames - 1) // 4 + 1, height // self.scale, width // self.scale)
+        places = height // self.scale, width // self.scale
+        shape = (frames, self.channels, *places)
+        if self.every:
+            shape = (1, self.channels, (frames - 1) // self.every + 1, *places)
         return torch.randn(shape, generator=torch.Generator().manual_seed(int(images.sum())))
 
 
@@ -107,7 +110,7 @@ FAMILIES = {
     "Wan 2.2 5B T2V": Family(("2.2 5B",)),
     "Wan 2.2 5B I2V": Family(("2.2 5B",), start=True),
 }
-if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
+if RAW_INPUT:
     FAMILIES["CogVideoX T2V"] = CogVideoX(())
 
 
