@@ -1,4 +1,4 @@
-"""Every difference between ComfyUI versions that the nodes have to know, and nothing else."""
+"""Every difference between ComfyUI versions that the nodes have to know; those of sampling are in sampling/compat.py."""
 
 import sys
 
@@ -35,6 +35,11 @@ def model_patcher(model, load_device, offload_device):
     """Core's own patcher class; newer cores exchange it at start, so it is looked up at each call."""
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=load_device, offload_device=offload_device)
+
+
+def generates(clip) -> bool:
+    """Whether core can run this CLIP, or any of this class, as a language model; newer cores can."""
+    return hasattr(clip, "generate")
 
 
 def prompt_server():

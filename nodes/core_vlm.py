@@ -10,6 +10,7 @@ from ..refiner.base import RewordingError
 from ..refiner.pictures import choose_frames, contact_sheet
 from ..refiner.template import instruction
 from ..trials.foreign import printable
+from .compat import generates
 
 FRAMES = 4  # of the preview, as one sheet: every model takes one picture
 MOST_TOKENS = 512  # of the answer; the template asks for three sentences
@@ -19,7 +20,7 @@ def require_generation(vlm) -> None:
     """ValueError where `vlm` cannot generate text, with what to connect instead."""
     if vlm is None:
         raise ValueError("vlm is not connected: the core back end needs a CLIP that generates text, e.g. Qwen3-VL.")
-    if not hasattr(vlm, "generate"):
+    if not generates(vlm):
         raise ValueError("the core back end needs a newer ComfyUI (tested with 0.33): this one's CLIP generates no text.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.model_sampling
 import comfy.samplers
 import comfy.sd
 import pytest
@@ -13,13 +12,14 @@ from foresight.evaluation.convert import converted
 from foresight.nodes.cogvideox import CogVideoXSampler
 from foresight.nodes.hierarchy import ForesightSampler
 from foresight.refiner.base import Rewording
+from foresight.sampling.compat import RAW_INPUT
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import Anchor, Injection, InjectionSettings
 from foresight.sampling.inputs import Inputs
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.vp import VPSampler
 
-if not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
+if not RAW_INPUT:
     pytest.skip("this ComfyUI has no native CogVideoX (it came after 0.3.75)", allow_module_level=True)
 
 from tiny_cogvideox import LATENT, inputs, model

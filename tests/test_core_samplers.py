@@ -23,6 +23,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from conftest import COMFYUI
 from tiny_wan import gate, inputs, model
 
+from foresight.sampling.compat import CAUSAL_WAN
 from foresight.sampling.noise import SeededNoise
 from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
@@ -111,7 +112,7 @@ def test_the_lists_are_cores(patchers):
     names = set(comfy.samplers.SAMPLER_NAMES)
     assert {"euler", "dpm_adaptive", "dpm_fast", "uni_pc", "ddim"} <= names <= SAMPLERS.keys()
     assert {"SamplerDPMAdaptative", "SamplerLMS", "SamplerEulerCFGpp", "SamplerSASolver"} <= SAMPLERS.keys()
-    if hasattr(comfy.supported_models, "WAN21_CausalAR_T2V"):
+    if CAUSAL_WAN:
         assert AUTOREGRESSIVE in SAMPLERS
 
 

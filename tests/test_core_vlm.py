@@ -9,13 +9,14 @@ import torch
 from tiny_wan import Conditioned, ScriptedScorer, gate, inputs, model
 
 from foresight.nodes.back_ends import ABLATION, CORE, make_reworder
+from foresight.nodes.compat import generates
 from foresight.nodes.core_vlm import CoreReworder
 from foresight.nodes.demo import word_clip
 from foresight.refiner.base import RewordingError, RewordingRequest
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.trials.report import run_report
 
-NEWER = hasattr(comfy.sd.CLIP, "generate")
+NEWER = generates(comfy.sd.CLIP)
 newer_only = pytest.mark.skipif(not NEWER, reason="CLIP.generate came after ComfyUI 0.3.75")
 ANSWER = '{"refined_prompt":"a clearly visible red circle moves left"}'
 REQUEST = RewordingRequest("a red circle moves left", "blur", torch.rand(5, 32, 32, 3), 0.1)

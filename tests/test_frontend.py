@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import comfy.model_sampling
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
@@ -17,6 +16,7 @@ from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph
 from foresight.lab.graphs.notes import DOWNLOADS
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, READY
+from foresight.sampling.compat import RAW_INPUT
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
@@ -52,8 +52,7 @@ def opened(page: Page, workflow: dict[str, Any]) -> tuple[Prompt, list[str]]:
 
 
 # ComfyUI 0.3.75 has no native CogVideoX: its text encoder's type is no choice there.
-NATIVE = hasattr(comfy.model_sampling, "V_PREDICTION_DDPM")
-OPENED = [name for name, (_, family) in GRAPHS.items() if NATIVE or EXAMPLES[family].rule is None]
+OPENED = [name for name, (_, family) in GRAPHS.items() if RAW_INPUT or EXAMPLES[family].rule is None]
 # A node's box with its title, as drawn on the canvas, and those of every two that share a place.
 OVERLAPS = """async (workflow) => {
     await app.loadGraphData(workflow)

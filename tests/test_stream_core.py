@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import comfy.k_diffusion.sampling
 import pytest
 import tiny_wan
 import torch
 from streams import SIGMAS, causal, core_noise, core_streamed, largest, sampled, streamed
 
+from foresight.sampling.compat import CAUSAL_WAN
+
 pytestmark = pytest.mark.skipif(
-    not hasattr(comfy.k_diffusion.sampling, "sample_ar_video"), reason="this ComfyUI has no sampler for causal Wan"
+    not CAUSAL_WAN, reason="this ComfyUI has no sampler for causal Wan"
 )
 
 

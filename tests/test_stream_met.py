@@ -13,6 +13,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from streams import SIGMAS, causal, sampled, streamed
 
+from foresight.sampling.compat import CAUSAL_WAN
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.stream_sampler import StreamSampler
 from foresight.sampling.watch import Watch
@@ -77,7 +78,7 @@ def test_a_monitor_never_trusts_an_index(patcher, calls, score):
     assert torch.equal(result.latent["samples"], plain)
 
 
-@pytest.mark.skipif(not hasattr(comfy.k_diffusion.sampling, "sample_ar_video"), reason="no sampler for causal Wan")
+@pytest.mark.skipif(not CAUSAL_WAN, reason="no sampler for causal Wan")
 def test_the_monitored_sampler_over_cores_own_streams(patcher):
     """Core shows each block alone: none of them is the clip, so it is not judged, and the report says so."""
     model = causal(patcher)

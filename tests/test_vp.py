@@ -11,6 +11,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, DDIMScheduler
 from gaussians import Guided
 
+from foresight.sampling.compat import RAW_INPUT
 from foresight.sampling.noise_space import NoiseSpace
 from foresight.sampling.vp import VPSampler, fitting, require_fitting, trailing_sigmas, vp_sampler
 
@@ -132,7 +133,7 @@ def test_other_models_keep_their_sampler():
     require_fitting(euler, Sampling())
 
 
-@pytest.mark.skipif(not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"), reason="no native CogVideoX here")
+@pytest.mark.skipif(not RAW_INPUT, reason="no native CogVideoX here")
 def test_raw_input_models_need_a_vp_sampler():
     raw = type("Raw", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION_DDPM), {})()
     euler = comfy.samplers.ksampler("euler")

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import aiohttp
-import comfy.model_sampling
 import pytest
 import tiny_wan
 import tiny_weights
@@ -27,6 +26,7 @@ from foresight.evaluation.graphs import api_form, node_of
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph, graph
 from foresight.refiner.restart import SEED_STEP
+from foresight.sampling.compat import RAW_INPUT
 from foresight.trials.summary import report_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ FORMS = {"demo": ("demo_one_node", "demo_visual_hierarchy"),
 TINY = {"model": WAN.model, "vae": WAN.vae, "scorer": WAN.scorer, "converter": "tiny_l2r.safetensors", "steps": 6,
         "text_encoder": None, "width": 32, "height": 32, "length": 9, "plan": "paper"}  # fmt: skip
 # Native CogVideoX came after 0.3.75. The demo's encoder and a Wan VAE, of 16 channels as well, stand in for its own.
-NEWER = ["cogvideox"] if hasattr(comfy.model_sampling, "V_PREDICTION_DDPM") else []
+NEWER = ["cogvideox"] if RAW_INPUT else []
 PASS, FAIL = {"tau": -0.99}, {"tau": 1.0}
 TEXT = "a fox in the snow"
 NEVER_BETTER, AS_GOOD = {"delta": 1.0}, {"delta": 0.0}

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "streaming.json")
     options = parser.parse_args(arguments)
     load_comfyui()
-    import comfy.k_diffusion.sampling
+    from ...sampling.compat import CAUSAL_WAN
 
     sizes = {"dim": 128, "layers": 2, "ffn_dim": 128} if options.tiny else {"dim": 256, "layers": 4, "ffn_dim": 1024}
     size, chunks, window = (4, 12, 3) if options.tiny else (16, 24, 6)
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
         },
         "hooks_against_core": None,
     }
-    if hasattr(comfy.k_diffusion.sampling, "sample_ar_video"):
+    if CAUSAL_WAN:
         result["hooks_against_core"] = hooks_against_core(wan(sizes, True), size, 5 if options.tiny else 7, repeat)
     content = {"environment": environment("python -m foresight.lab.benchmarks.streaming"), **result}
     options.out.parent.mkdir(parents=True, exist_ok=True)
