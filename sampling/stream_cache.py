@@ -102,7 +102,7 @@ class KVCache:
         for opened in list(self._history)[: -self.depth] if self.depth else self._history:
             opened.slabs = []
 
-    def back(self, chunks: int = 1) -> None:
+    def back(self, chunks: int) -> None:
         """Takes the last committed chunks back, at most `depth`; the first of them is open again."""
         if chunks > min(self.depth, len(self._history)):
             raise ValueError(f"the cache can take {self.depth} chunks back, not {chunks}")
