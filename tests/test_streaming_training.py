@@ -3,7 +3,10 @@
 import math
 
 import pytest
+import tiny_wan
 import torch
+from streams import causal as core_causal
+from streams import streamed
 
 from foresight.demo.captions import prompts
 from foresight.demo.judge import judge
@@ -24,6 +27,8 @@ from foresight.demo.wan_dit import WanTransformer
 from foresight.lab.training import causal, distil, long_clips, streams
 from foresight.lab.training.flow_matching import FlowHead, flow_matching, frame_weights
 from foresight.lab.training.loop import train
+from foresight.sampling import stream_engine
+from foresight.sampling.compat import CAUSAL_WAN
 
 SCENES = [scene for name in ("easy", "medium", "hard") for _, scene in prompts("train", name, 4)]
 
@@ -261,3 +266,41 @@ def test_clips_to_learn_from_turn_stop_and_go_on():
     ways = {tuple(direction for _, direction in script.segments) for script in drawn}
     assert ways == set(long_clips.WAYS)
     assert min(latents for script in drawn for latents, _ in script.segments) >= 3 - 1
+
+
+@pytest.mark.parametrize("kind", ["stock", *(["causal"] if CAUSAL_WAN else [])])
+@pytest.mark.parametrize(("preset", "settings", "last"), [
+    ("Self-Forcing", {}, None), ("Diagonal Distillation", {"window": 4, "sink": 1}, 100.0),
+])  # fmt: skip
+def test_plain_streams_are_those_that_comfyui_makes(monkeypatch, kind, preset, settings, last):
+    """The stock network through our hooks, and core's causal class where there is one: what is trained in plain torch
+    is what is sampled there."""
+    patcher = tiny_wan.model()
+    plain = WanTransformer(layers=2, ffn_dim=128).eval()
+    plain.load_state_dict(patcher.model.diffusion_model.state_dict())
+    if kind == "causal":
+        patcher = core_causal(patcher)
+    patcher.model.model_sampling.set_parameters(shift=5.0)
+    draws = []
+
+    def drawn(like, *place):
+        draws.append(torch.randn(like.shape, generator=torch.Generator().manual_seed(len(draws))))
+        return draws[-1]
+
+    monkeypatch.setattr(stream_engine, "drawn", drawn)
+    first = noise(21, 1, 16, 7, 8, 8)
+    settings = {"preset": preset, "chunk": 1, **settings}
+    found, sampler = streamed(patcher, 7, settings=settings, size=(8, 8), noise=first)
+    fresh = iter(draws)
+    context = tiny_wan.guided(patcher, 1.0).original_conds["positive"][0]["cross_attn"].float()
+    levels = streams.schedule_of("4" if last is None else "4322222", 7, last)
+    order = [draw for chunk, sigmas in enumerate(levels)
+             for draw in (first[:, :, chunk : chunk + 1], *[None] * (len(sigmas) - 1))]  # fmt: skip
+    order = iter([next(fresh) if draw is None else draw for draw in order])
+    seen = {name: settings.get(name, 0) for name in ("window", "sink")}
+    stream = Stream(plain, context[:, None], torch.zeros(1, 7, dtype=torch.long), **seen)
+    with torch.no_grad():
+        clip = sample_stream(stream, levels, lambda: next(order), 0.0 if last is None else None)
+    found = patcher.model.process_latent_in(found)
+    assert stream.forwards == sampler.result["nfe"]
+    assert (clip - found).abs().max() < 1e-5 * max(1, clip.abs().max())

@@ -55,7 +55,7 @@ def forcing_loss(
 class Causal(Task):
     """scale: share of the data. start: the transformer whose weights it begins with."""
 
-    steps, every, columns, usable_early = 1_000, 100, ("loss", "validation", "right"), True
+    steps, every, columns, usable_early = 700, 100, ("loss", "validation", "right"), True
 
     def __init__(
         self, seed: int = 1, scale: float = 1.0, start: Path = TRANSFORMER, export: Path = STATE / "causal.safetensors",
