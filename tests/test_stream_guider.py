@@ -105,4 +105,4 @@ def test_memory_is_asked_for_a_chunk_and_the_cache(patcher):
     one = patcher.model.memory_required([2, 16, 1, 4, 4])
     (shape,) = shapes
     assert shape[:2] == [1, 16] and shape[3:] == [4, 4] and 2 < shape[2] < 100
-    assert patcher.model.memory_required([2, *shape[1:]]) >= 2 * one + cache > 0
+    assert 3 * one + cache >= patcher.model.memory_required([2, *shape[1:]]) >= 2 * one + cache > 0
