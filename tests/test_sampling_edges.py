@@ -5,11 +5,19 @@ from __future__ import annotations
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from gaussians import Mixture, draw, sample
 from searches import EULER, Mean, Told, searching
+from tiny_wan import gate, inputs, model
 
+from foresight.sampling.monitor import MonitorSampler
 from foresight.sampling.records import additions
+from foresight.sampling.run import monitored_sample
+from foresight.sampling.search_rules import parse_schedule
 from foresight.sampling.self_refine import PRESETS, self_refining
+from foresight.sampling.stream_sampler import StreamSampler
+from foresight.sampling.watch import Watch
+from foresight.scoring.inspector import Gate
 
 
 def test_what_search_and_self_refinement_did_is_told_of_samplers_that_have_them():
@@ -63,3 +71,35 @@ def test_a_dry_run_follows_a_hundred_evaluations_a_step(asked, known):
     search = searching(Mean(), comfy.samplers.KSAMPLER(many), candidates=2, schedule=(0.4,))
     sample(search, Mixture(), 3, callback=lambda *_: None)
     assert search.result["nfe_plain"] == (3 * asked if known else None)
+
+
+def test_a_schedule_names_the_steps_that_there_are():
+    assert parse_schedule("0, 9", 10) == (0.1, 1.0)
+    for text in ("10", "", "1.5", "-1"):
+        with pytest.raises(ValueError, match="enter steps from 0 to 9, for example"):
+            parse_schedule(text, 10)
+
+
+def test_samplers_are_themselves_and_nothing_else():
+    """Caches and wrappers of other packs keep what they know of a sampler by the object."""
+    settings = PRESETS["light"].settings()
+    makers = (
+        lambda: MonitorSampler(EULER), lambda: searching(Mean()), lambda: self_refining(EULER, settings),
+        lambda: StreamSampler(),
+    )  # fmt: skip
+    for make in makers:
+        one, other = make(), make()
+        assert one == one and one != other and len({one, other}) == 2
+
+
+def test_a_look_knows_the_noise_level_of_its_step(monkeypatch):
+    made, patcher = [], model()
+    inspector = Gate.inspector
+    monkeypatch.setattr(Gate, "inspector", lambda *given: made.append(inspector(*given)) or made[-1])
+    own = inputs(patcher, steps=50)
+    monitored_sample(own, gate(0.1), stop="never")
+    watched = inputs(Watch(gate(0.1)).patch(patcher), steps=50)
+    SamplerCustomAdvanced.execute(watched.noise, watched.guider, watched.sampler, watched.sigmas, watched.latent)
+    assert len(made) == 2
+    for each in made:
+        assert each.last.step > 1 and each.last.sigma == pytest.approx(float(own.sigmas[each.last.step - 1]))
