@@ -32,10 +32,11 @@ from .enhanced import self_refinement
 from .guard import harmless
 from .inputs import Inputs, Latent, parts_of
 from .noise import SeededNoise
+from .noise_space import NoiseSpace
 from .records import gate_settings, model_family, partial_schedule
 from .search import SearchSampler
 from .segments import own_steps
-from .self_refine import PRESETS, caches, self_refining
+from .self_refine import PRESETS, SelfRefineSettings, caches, extra_passes, self_refining
 
 LIGHT = PRESETS["light"].settings()
 PLAIN, REFINED = Candidate(0), Candidate(0, self_refined=True)
@@ -89,16 +90,28 @@ class _Race:
         self.stop = self.steps[-1]
         self.resumes = not caches(inputs.guider.model_patcher.model_options)
         self.own = self_refinement(inputs.sampler)
-        refinable = self.resumes and isinstance(inputs.sampler, comfy.samplers.KSAMPLER)
         if self.own:  # the user's sampler refines every candidate itself
             self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="all"))
-        elif rules.settings.self_refine != "off" and not refinable:
-            self.notes.append("no candidate is self-refined: the model has a cache, or the sampler is none of core's")
+        elif rules.settings.self_refine != "off" and (reason := self._unrefined()):
+            self.notes.append(f"no candidate is self-refined: {reason}")
             self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="off"))
         if reason := self._alone():
             self.notes.append(f"no second candidate can be tried: {reason}")
             passing = tuple(replace(look, floor=-RANKS, floor_self_refined=-RANKS) for look in rules.looks)
             self.rules = replace(rules, settings=replace(rules.settings, candidates=1), looks=passing)
+
+    def _unrefined(self) -> str | None:
+        if not self.resumes or not isinstance(self.inputs.sampler, comfy.samplers.KSAMPLER):
+            return "the model has a cache, or the sampler is none of core's"
+        try:
+            refines = any(self._extra_passes(LIGHT))
+        except ValueError as error:  # a model of a kind that noise cannot be added to
+            return str(error)
+        return None if refines else f"{self.inputs.whole} steps are too few for it"
+
+    def _extra_passes(self, settings: SelfRefineSettings) -> list[int]:
+        space = NoiseSpace.of(self.inputs.guider.model_patcher.get_model_object("model_sampling"))
+        return extra_passes(settings, space, self.inputs.sigmas, self.inputs.whole)
 
     def _alone(self) -> str | None:
         if own_steps(self.inputs.sampler):
@@ -221,7 +234,7 @@ class _Race:
     def _passes(self, candidate: Candidate, steps: int) -> int:
         """Of self-refinement in the first `steps` steps, at most."""
         refinement = self.own.settings if self.own else LIGHT if candidate.self_refined else None
-        return sum(refinement.passes(step, self.inputs.whole) for step in range(steps)) if refinement else 0
+        return sum(self._extra_passes(refinement)[:steps]) if refinement else 0
 
     def _learn(self, candidate: Candidate, record: TrialRecord, trying: bool) -> None:
         """Opens the purse after the first candidate, which shows how many evaluations the sampler takes for a step;

@@ -165,11 +165,9 @@ class SelfRefine:
         whole = getattr(model, "sigmas", sigmas)
         first = _index(whole, sigmas[0])
         steps = self.settings.schedule_steps or len(whole) - 1
-        space = NoiseSpace.of(model.inner_model.inner_model.model_sampling)
-        done = 0
-        for step in range(len(sigmas) - 1):
-            passes = self.settings.passes(first + step, steps)
-            if passes and space.coefficients(sigmas[step])[0] > 0:  # else noise would leave nothing of the prediction
+        space, done = NoiseSpace.of(model.inner_model.inner_model.model_sampling), 0
+        for step, passes in enumerate(extra_passes(self.settings, space, sigmas, steps, first)):
+            if passes:
                 x = segments.advance(x, done, step)
                 x = self._predict_and_perturb(segments, space, x, step, first + step, passes)
                 done = step + 1
@@ -279,6 +277,17 @@ class _Places:
 
 
 EULER = comfy.samplers.ksampler("euler")
+
+
+def extra_passes(
+    settings: SelfRefineSettings, space: NoiseSpace, sigmas: torch.Tensor, steps: int, first: int = 0
+) -> list[int]:
+    """At most, at each step of `sigmas`, whose first is step `first` (0-based) of a schedule of `steps`. None at pure
+    noise, which leaves nothing of a prediction: where a flow begins, and with few steps the plan's only one."""
+    return [
+        settings.passes(step, steps) if space.coefficients(sigma)[0] > 0 else 0
+        for step, sigma in enumerate(sigmas[:-1], first)
+    ]
 
 
 def self_refining(inner: comfy.samplers.Sampler, settings: SelfRefineSettings) -> comfy.samplers.KSAMPLER:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 from .foreign import check_choice
 
-LOOK = 0.12  # step 6 of 50, where nothing is fitted: later looks cost more and know little more (docs/evidence.md)
+# Where nothing is fitted: step 6 of 50, as later looks cost more and know little more (docs/evidence.md); and, because
+# shares are rounded up, the first of up to 8 steps, whose prediction a distilled model makes a picture already.
+LOOK = 0.12
 MANY = 64  # more candidates than any budget pays, so that the budget alone bounds a race
 RANKS = 2.0  # a floor that no cosine reaches: every candidate is put aside, and ranks alone decide
 # Between the seeds of two candidates: people queue seeds one after another, and those runs must not share candidates,
