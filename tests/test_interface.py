@@ -8,6 +8,7 @@ tests/interface.txt has them, a line each. A change that is meant is written the
 from __future__ import annotations
 
 import asyncio
+import inspect
 from pathlib import Path
 
 from foresight import comfy_entrypoint
@@ -45,3 +46,16 @@ def test_every_widget_is_as_shared_workflows_know_it(request):
     kept = KEPT.read_text(encoding="utf-8").splitlines()
     changed = [f"- {line}" for line in kept if line not in now] + [f"+ {line}" for line in now if line not in kept]
     assert now == kept, "\n".join([*changed, "Is this meant? The first lines of this test say how to keep it."])
+
+
+def test_an_input_that_a_graph_leaves_out_is_what_its_widget_begins_with():
+    """Graphs of the API and of before the widget leave optional inputs out, and then core gives none."""
+    extension = asyncio.run(comfy_entrypoint())
+    checked = set()
+    for node in asyncio.run(extension.get_node_list()):
+        taken = inspect.signature(node.execute).parameters
+        for name, (_, *rest) in node.GET_NODE_INFO_V1()["input"].get("optional", {}).items():
+            if rest and "default" in rest[0] and name in taken:
+                assert taken[name].default == rest[0]["default"], f"{node.__name__}.{name}"
+                checked.add(name)
+    assert {"budget", "self_refine", "prompt", "schedule_steps"} <= checked
