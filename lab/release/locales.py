@@ -37,9 +37,10 @@ def node_texts(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def panel_texts() -> dict[str, str]:
-    """What the live panel says (web/words.js), by itself."""
-    code = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("web/*.js")))
-    return {text: text for text in re.findall(r'\bsay\("([^"]+)"', code)}
+    """What the live panel says (web/words.js), by itself, and what nodes say of the clips that they show."""
+    sources = [*sorted(ROOT.glob("web/*.js")), ROOT / "trials" / "picture.py", ROOT / "nodes" / "enhancers.py"]
+    code = "".join(path.read_text(encoding="utf-8") for path in sources)
+    return {text: text for text in re.findall(r'\bsa(?:y|id)\("([^"]+)"', code)}
 
 
 def files(info: ObjectInfo) -> dict[str, str]:

@@ -21,9 +21,10 @@ from .common import STATE, TRANSFORMER
 from .dit import DROPOUT, draw_sigma
 from .long_clips import LongClips
 from .loop import Record, Task, trapezoid
-from .streams import Measure
+from .streams import How, Measure
 
 BATCH, LR = 48, 4e-4
+GUIDANCE = 2.0  # ComfyUI's CFG: this family's best (docs/demo_family.md)
 # Of the batches: the history is not quite clean, up to this level, as a stream's own is not either.
 NOISY_SHARE, NOISY_MOST = 0.5, 0.3
 CONFIG = {"config": json.dumps({"transformer": {"causal_ar": True}})}  # what core loads as causal from 0.33 on
@@ -100,7 +101,7 @@ class Causal(Task):
         rows = torch.arange(len(self.data) - self.held, len(self.data))
         model = self.learner.result
         loss = self._loss(model, rows, torch.Generator().manual_seed(0), 0.0)
-        return {"validation": loss.item(), "right": self.measured.right(model, "4", cfg=2.0)}
+        return {"validation": loss.item(), "right": self.measured.right(model, How(cfg=GUIDANCE))}
 
     def export(self, record: Record) -> None:
         save_causal(self.learner.result, self.out, record.described("causal") | self.settings, record, [*self.columns])

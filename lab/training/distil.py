@@ -22,19 +22,18 @@ from ...demo.flow import shifted
 from ...demo.stream import SHIFT, Stream, block_causal, renoised, teacher_forced
 from ...demo.wan_dit import WanTransformer, load_transformer
 from ...l2r.learner import Learner
-from .causal import forcing_loss, save_causal
+from .causal import GUIDANCE, forcing_loss, save_causal
 from .common import STATE
 from .flow_matching import FlowHead, flow_matching, frame_weights
 from .long_clips import LongClips
 from .loop import Record, Task
-from .streams import Measure, schedule_of
+from .streams import How, Measure, schedule_of
 
 BATCH = 32
 CRITIC_STEPS = 5  # of the critic for one of the student (Self-Forcing's code, dfake_gen_update_ratio)
 # The papers' 2e-6 and 4e-7 are for 1.3 billion weights; these are a quarter of what this transformer was trained with.
 LR, CRITIC_LR, BETAS = 1e-4, 1e-4, (0.0, 0.999)  # betas: Self-Forcing's code
 LOWEST, HIGHEST = 0.02, 0.98  # levels at which scores are compared (Self-Forcing's code: 20 to 980 of 1000)
-GUIDANCE = 2.0  # of the teacher, as ComfyUI's CFG: this family's best (the papers' guidance 3 is a CFG of 4)
 FLOW_DMD, FLOW = 4.0, 1.0  # lambda and gamma (Diagonal Distillation, section 4 and Table 8)
 REGULARISED = 1.0  # weight of the flow regression, which the paper leaves open
 CLEAN, LAST = "clean", "last"
@@ -200,9 +199,8 @@ class Distil(Task):
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        noise = 0.0 if self.history == CLEAN else None
-        model = self.student.result
-        return {"right": self.measured.right(model, self.digits, last=self.last, context_noise=noise)}
+        how = How(self.digits, self.last, 0.0 if self.history == CLEAN else None)
+        return {"right": self.measured.right(self.student.result, how)}
 
     def export(self, record: Record) -> None:
         recipe = record.described(self.name) | self.settings

@@ -1,17 +1,20 @@
-"""How good a streaming model is, on validation prompts: the share of its clips that are right."""
+"""Streams of many prompts at once, and how many of their segments are right: for recipes on validation prompts, for the
+evidence (lab/experiments/streaming.py) on test prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...demo.judge import Judgement
 from ...demo.script import LATENTS, Script, judge_script, there_and_back
 from ...demo.stream import Stream, sample_stream, warp
 from ...demo.wan_dit import WanTransformer
 from ...demo.wan_vae import WanVAE, load_vae, to_vae_space
-from ...evaluation.suites import load_suite
+from ...evaluation.suites import Item, load_suite
 from ...trials.stream import PRESETS, steps_by_chunk
 from .common import VAE, part, to_pixels
 from .latents import TextTable
@@ -29,41 +32,59 @@ def contexts(scripts: Sequence[Script]) -> tuple[Tensor, Tensor]:
     """context [B, prompts, words, dim] and which [B, latents] of scripts with as many segments each."""
     prompts = [script.prompts for script in scripts]
     table = TextTable([text for texts in prompts for text in texts])
-    return table.batch(range(len(table.rows))).unflatten(0, (len(scripts), -1)), torch.tensor(
-        [script.which for script in scripts]
-    )
+    features = table.batch(range(len(table.rows))).unflatten(0, (len(scripts), -1))
+    return features, torch.tensor([script.which for script in scripts])
 
 
 @torch.no_grad()
 def decode(vae: WanVAE, latents: Tensor) -> Tensor:
     """Model-space latents [B, 16, F, 8, 8] as clips [B, frames, 64, 64, 3] in 0..1."""
-    return torch.cat([to_pixels(vae.decode(to_vae_space(part))) for part in latents.split(8)])
+    return torch.cat([to_pixels(vae.decode(to_vae_space(piece))) for piece in latents.split(8)])
 
 
-class Measure:
-    """The first validation prompts of the evaluation, one clip each, always from the same noise."""
+@dataclass(frozen=True)
+class How:
+    """How streams are sampled. digits and last: see `schedule_of`. context_noise: see `sample_stream`. window and sink:
+    in latents, 0: all are seen."""
 
-    def __init__(self, share: float = 1.0, latents: int = LATENTS):
-        items = load_suite("demo_validation", part(PROMPTS, share)).items
+    digits: str = "4"
+    last: float | None = None
+    context_noise: float | None = 0.0
+    cfg: float = 1.0
+    window: int = 0
+    sink: int = 0
+
+
+class Streams:
+    """One stream for each prompt, always from the same noise for the same seed."""
+
+    def __init__(self, items: Sequence[Item], latents: int = LATENTS):
         self.scripts = [there_and_back(item.scene, latents, item.index) for item in items]
         self.context, self.which = contexts(self.scripts)
         self.vae = load_vae(VAE)
 
-    def clips(
-        self, model: WanTransformer, digits: str, cfg: float = 1.0, last: float | None = None,
-        context_noise: float | None = 0.0, window: int = 0, sink: int = 0, seed: int = 0,
-    ) -> tuple[Tensor, int]:
-        """Clips, and the forwards that one took."""
+    def sampled(self, model: WanTransformer, how: How, seed: int = 0) -> tuple[Tensor, int]:
+        """Latents [B, 16, F, 8, 8], and the forwards that one clip took."""
         generator = torch.Generator().manual_seed(seed)
         shape = (len(self.scripts), 16, 1, 8, 8)
-        stream = Stream(model, self.context, self.which, cfg, window, sink)
-        schedule = schedule_of(digits, self.which.shape[1], last)
-        latents = sample_stream(stream, schedule, lambda: torch.randn(shape, generator=generator), context_noise)
-        return decode(self.vae, latents), stream.forwards
+        stream = Stream(model, self.context, self.which, how.cfg, how.window, how.sink)
+        schedule = schedule_of(how.digits, self.which.shape[1], how.last)
+        latents = sample_stream(stream, schedule, lambda: torch.randn(shape, generator=generator), how.context_noise)
+        return latents, stream.forwards
 
-    def right(self, model: WanTransformer, digits: str, **how) -> float:
+    def judged(self, clips: Tensor) -> list[list[Judgement]]:
+        """By prompt and segment."""
+        return [judge_script(clip, script) for clip, script in zip(clips, self.scripts, strict=True)]
+
+
+class Measure(Streams):
+    """The first validation prompts of the evaluation. share: of PROMPTS."""
+
+    def __init__(self, share: float = 1.0, latents: int = LATENTS):
+        super().__init__(load_suite("demo_validation", part(PROMPTS, share)).items, latents)
+
+    def right(self, model: WanTransformer, how: How) -> float:
         """The share of clips that are right in every segment."""
-        clips, _ = self.clips(model, digits, **how)
-        rights = [all(each.right for each in judge_script(clip, script))
-                  for clip, script in zip(clips, self.scripts, strict=True)]  # fmt: skip
+        latents, _ = self.sampled(model, how)
+        rights = [all(each.right for each in segments) for segments in self.judged(decode(self.vae, latents))]
         return sum(rights) / len(rights)
