@@ -54,7 +54,8 @@ class Stream:
         self, model: WanTransformer, context: Tensor, which: Tensor, cfg: float = 1.0, window: int = 0, sink: int = 0
     ):
         self.model, self.cfg = model, cfg
-        self.context = torch.cat([context, torch.zeros_like(context)]) if cfg > 1 else context
+        context = torch.cat([context, torch.zeros_like(context)]) if cfg > 1 else context
+        self.context = model.text_embedding(context)  # once for all chunks
         self.which = which.repeat(2, 1) if cfg > 1 else which
         self.most, self.sink = (window - 1) * TOKENS if window else None, sink * TOKENS
         self.memory = [Memory() for _ in model.blocks]

@@ -152,7 +152,7 @@ class WanTransformer(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """x [B, C, F, h, w], timestep [B] or, by latent, [B, F] = 1000 sigma, context [B, words, text_dim] -> velocity
-        like x.
+        like x. A context that is dim wide is one that the text embedding has read.
 
         hidden: takes the tokens [B, F * h/2 * w/2, dim] after each block. The others make it causal: which [B, F]:
         which of several prompts each latent has, context being [B, prompts, words, text_dim]; times [F]: places of the
@@ -167,7 +167,8 @@ class WanTransformer(nn.Module):
         e6 = self.time_projection(e).unflatten(2, (6, self.dim))
         if e.shape[1] > 1:
             e, e6 = (each.repeat_interleave(grid[1] * grid[2], 1) for each in (e, e6))
-        context = self.text_embedding(context)
+        if context.shape[-1] != self.dim:
+            context = self.text_embedding(context)
         if which is not None:
             context = context[torch.arange(len(x), device=x.device)[:, None], which]
         angles = rope_angles(grid, x.device, times)
