@@ -14,7 +14,7 @@ from ..sampling.search_rules import METHODS, SCALES, SearchSettings, parse_sched
 from ..sampling.self_refine import PRESETS, THRESHOLDS, Preset, self_refining
 from ..scoring.reward import AlignmentReward
 from ..trials.foreign import check_choice
-from ..trials.picture import Card, clips_figure
+from ..trials.picture import Card, clips_figure, said
 from ..trials.report import Report
 from . import types
 from .compat import advanced, searchable
@@ -215,7 +215,9 @@ class EnhancerReport(io.ComfyNode):
 
 def cards(search: dict | None, previews: dict, mask) -> list[Card]:
     """Where a clip was refined, and the candidates of a search, the finished one first."""
-    made = [] if isinstance(mask, ExecutionBlocker) else [Card("where it was refined", "white: at every extra pass", mask)]
+    made = [] if isinstance(mask, ExecutionBlocker) else [
+        Card(said("where it was refined"), said("white: at every extra pass"), mask)
+    ]
     rows = search["candidates"] if search else []
     for row in sorted(rows, key=lambda row: (row["candidate"] != search["winner"], -row["weight"])):
         if row["candidate"] in previews:
@@ -223,7 +225,7 @@ def cards(search: dict | None, previews: dict, mask) -> list[Card]:
             won = row["candidate"] == search["winner"]
             state = "finished" if won else f"dropped after step {row['dropped_at']}"
             about = f"{state}; reward {', '.join(rewards) or 'not known'}"
-            made.append(Card(f"candidate {row['candidate']}", about, previews[row["candidate"]], won))
+            made.append(Card(said("candidate {number}", number=row["candidate"]), about, previews[row["candidate"]], won))
     return made
 
 

@@ -35,4 +35,5 @@ def moving(card: Card) -> dict:
     small = torch.from_numpy(thumbnail(frames.float() / (255 if frames.dtype == torch.uint8 else 1))).float() / 255
     rate = max(4, len(small) / SECONDS)
     saved = ui.ImageSaveHelper.save_animated_webp(small, PREFIX, io.FolderType.temp, None, rate, False, 85, 0)
-    return {**saved, "name": card.name, "about": card.about, "finished": card.finished}
+    said = {name: getattr(getattr(card, name), "parts", None) for name in ("name", "about")}  # for pages in other languages
+    return {**saved, "name": card.name, "about": card.about, "said": said, "finished": card.finished}

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from foresight.evaluation.server import ComfyServer
 from foresight.lab.release.help_pages import FRAMES, PAGES, page, pages
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS, READY
+from foresight.trials.picture import said
 
 PANEL = ".foresight-panel"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
@@ -39,14 +40,14 @@ def chinese(comfy_server: ComfyServer) -> Iterator[Page]:
 
 @needs_chromium
 def test_the_nodes_speak_the_language_of_comfyui(chinese):
-    for node, *said in (
+    for node, *words in (
         ("ForesightSampler", "Foresight 采样器", "提示词", "Foresight/采样"),
         ("ForesightSeedAudition", "种子试镜", "种子", "Foresight/采样"),
         ("ForesightFailureGate", "动态失败检测门", "提示词", "Foresight/论文方案"),
         ("KSampler", "K采样器", "种子", "采样"),  # core's own are still whole
     ):
         title, widget, category = chinese.evaluate(NODE, node)
-        assert [title, widget] == said[:2] and category.endswith(said[2])
+        assert [title, widget] == words[:2] and category.endswith(words[2])
 
 
 @needs_chromium
@@ -57,6 +58,24 @@ def test_the_panel_changes_its_language_with_comfyui(chinese):
         hint = chinese.locator(f"{PANEL} > .foresight-hint")
         expect(hint).to_have_count(1)
         expect(hint).to_contain_text(words)
+
+
+@needs_chromium
+def test_a_report_names_its_clips_in_the_language_of_comfyui(chinese):
+    name, about = said("candidate {number}, delivered", number=2), said("final score {score} ({of})", score="0.123",
+                                                                        of=said("by its frames"))  # fmt: skip
+    clip = {"name": name, "about": about, "said": {"name": name.parts, "about": about.parts}, "filename": "none.webp"}
+    shown = chinese.evaluate(
+        """clip => {
+            const node = LiteGraph.createNode('ForesightRunReport')
+            app.graph.add(node)
+            node.onExecuted({ text: ['text'], foresight_clips: [clip, { ...clip, said: undefined }] })
+            const element = node.widgets.find(widget => widget.name === 'foresight_report').element
+            return [...element.querySelectorAll('figcaption')].map(each => each.textContent)
+        }""",
+        clip,
+    )
+    assert shown == ["候选 2，已交付最终分数 0.123（按帧）", f"{name}{about}"]
 
 
 def test_the_help_pages_of_other_languages_are_what_their_command_writes(comfy_server: ComfyServer):

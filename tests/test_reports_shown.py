@@ -16,6 +16,7 @@ from foresight.demo import preset
 from foresight.evaluation.api_graph import node
 from foresight.evaluation.graphs import fill_defaults
 from foresight.evaluation.server import ExecutionFailed
+from foresight.lab.release.locales import panel_texts
 from foresight.nodes.enhancers import EnhancerReport, LatentSearchSampler, SelfRefineSampler
 from foresight.nodes.report import RunReport
 from foresight.sampling.race import run_race
@@ -40,6 +41,19 @@ def frames(path) -> int:
         return image.n_frames
 
 
+def in_words(said: list) -> str:
+    """As a page says it, whose words are those of the locales."""
+    template, values = said
+    assert template in panel_texts()
+    return template.format(**{name: in_words(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def says_it_itself(clips: list[dict]) -> None:
+    for clip in clips:
+        assert in_words(clip["said"]["name"]) == clip["name"]
+        assert clip["said"]["about"] is None or in_words(clip["said"]["about"]) == clip["about"]
+
+
 def test_the_finished_clip_moves_beside_what_was_put_aside(patcher, temp):
     verdict = run_race(inputs(patcher), gate(0.1, 0.3, 0.2, 0.25), Rules.ranks(0.4, "off")).verdict
     on_node = RunReport.execute(verdict=verdict).ui
@@ -49,6 +63,7 @@ def test_the_finished_clip_moves_beside_what_was_put_aside(patcher, temp):
     assert [clip["finished"] for clip in clips] == [True] + [False] * (len(clips) - 1) and len(clips) > 2
     assert clips[0]["name"] == "the finished clip" and clips[0]["about"].startswith("final score 0.250")
     assert {clip["name"] for clip in clips[1:]} >= {"candidate 1", "candidate 2, delivered"}
+    says_it_itself(json.loads(json.dumps(clips)))
     assert all(frames(temp / clip["filename"]) == 3 for clip in clips[1:])
     assert len(on_node["text"][0].splitlines()) > 4
 
@@ -64,6 +79,7 @@ def test_each_item_of_a_batch_is_scored_shown_and_named(patcher, temp, batch):
     clips = [clip for clip in out.ui["foresight_clips"] if clip["finished"]]
     names = ["the finished clip"] if batch == 1 else [f"the finished clip, item {i + 1}" for i in range(batch)]
     assert [clip["name"] for clip in clips] == names and all(frames(temp / clip["filename"]) == 9 for clip in clips)
+    says_it_itself(clips)
     assert ("Item 2: final score 0.200, still below tau 0.220" in out.args[1].splitlines()) == (batch > 1)
 
 
@@ -91,6 +107,7 @@ def test_an_enhancers_report_shows_its_candidates_and_where_it_refined(patcher, 
     on_node = EnhancerReport.execute(search, given.latent).ui
     assert Image.open(temp / on_node["images"][0]["filename"]).size == (1200, 800)
     mask, won, *others = on_node["foresight_clips"]
+    says_it_itself(on_node["foresight_clips"])
     assert mask["name"] == "where it was refined" and (won["name"], won["finished"]) == ("candidate 1", True)
     assert won["about"] == "finished; reward 0.300 at step 4" and len(others) == 2
     assert all("dropped after step 4; reward" in other["about"] for other in others)

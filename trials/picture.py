@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .foreign import logger, printable
-from .summary import RULES, columns, end, final_score, headline, race_rules, rows, score, totals
+from .summary import RULES, below, columns, final_score, headline, race_rules, rows, score, totals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,6 +164,24 @@ def _curve_label(trial: dict[str, Any]) -> str:
     return f"Trial {trial['trial']}{' single frame' * (trial['kind'] == 'probe')}: {RULES[verdict['rule']]}"
 
 
+class Said(str):
+    """A text, and the template and values it was made of: a page says it in its own language (web/reports.js)."""
+
+    template: str
+    values: dict[str, object]
+
+    @property
+    def parts(self) -> list:
+        """[template, values], and values that are such texts alike."""
+        return [self.template, {name: getattr(value, "parts", value) for name, value in self.values.items()}]
+
+
+def said(template: str, **values: object) -> Said:
+    text = Said(template.format(**values))
+    text.template, text.values = template, values
+    return text
+
+
 @dataclass(frozen=True)
 class Card:
     """A clip beside the others: its name, what is said of it, its frames [F, H, W, 3], whether it is what is delivered
@@ -184,16 +202,23 @@ def cards(report: dict[str, Any], previews: Mapping[str, Any], clip: Any = None)
     """The finished clip, item by item, and beside it what was left for it: the looks of a race's best candidates, or
     the previews of the trials. Arguments: as report_figure's."""
     clips = list(clip) if isinstance(clip, (list, tuple)) else [clip]
-    finals, of = report["final_scores"] or [report["final_score"]], report["final_score_of"]
+    finals = report["final_scores"] or [report["final_score"]]
     finished = []
     for i, frames in enumerate(clips):
-        name = "the finished clip" + (f", item {i + 1}" if len(clips) > 1 else "")
+        name = said("the finished clip, item {number}", number=i + 1) if len(clips) > 1 else said("the finished clip")
         final = finals[i] if i < len(finals) else None
-        about = "" if final is None else f"final score {end(report, final)} (by its {of})"
         if _is_clip(frames):
-            finished.append(Card(name, about, frames, True))
+            finished.append(Card(name, "" if final is None else _final(report, final), frames, True))
     previews = {trial: preview for trial, preview in previews.items() if _is_clip(preview)}
     return finished + (_looks if report["candidates"] else _previews)(report, previews, bool(finished))
+
+
+def _final(report: dict[str, Any], final: float) -> Said:
+    of = said("by its frames") if report["final_score_of"] == "frames" else said("by its preview")
+    values = {"score": score(final), "tau": score(report["settings"].get("tau")), "of": of}
+    if below(report, final):
+        return said("final score {score}, still below tau {tau} ({of})", **values)
+    return said("final score {score} ({of})", **values)
 
 
 def _looks(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) -> list[Card]:
@@ -202,10 +227,13 @@ def _looks(report: dict[str, Any], previews: Mapping[str, Any], finished: bool) 
     best = sorted(known, key=lambda row: -2 if row["score"] is None else row["score"], reverse=True)
     made = []
     for row in sorted((first + [row for row in best if row not in first])[:_CARDS], key=lambda row: row["candidate"]):
-        name, won = f"candidate {row['candidate']}", row["state"] == "delivered"
-        floor = "" if row["floor"] is None else f", floor {score(row['floor'])}"
-        about = f"{score(row['score'])}{floor}"
-        made.append(Card(f"{name}{', delivered' if won else ''}", about, previews[name], won and not finished))
+        number, won = row["candidate"], row["state"] == "delivered"
+        name = (said("candidate {number}, delivered", number=number) if won else
+                said("candidate {number}", number=number))  # fmt: skip
+        about = at_look = score(row["score"])
+        if row["floor"] is not None:
+            about = said("{score}, floor {floor}", score=at_look, floor=score(row["floor"]))
+        made.append(Card(name, about, previews[f"candidate {number}"], won and not finished))
     return made
 
 
@@ -214,9 +242,10 @@ def _previews(report: dict[str, Any], previews: Mapping[str, Any], finished: boo
     made = []
     for trial, frames in previews.items():
         source, about = sources.get(trial), ""
-        name = f"Trial {trial}" + (", single frame" if source and source["kind"] == "probe" else "")
+        frame = source and source["kind"] == "probe"
+        name = said("Trial {trial}, single frame", trial=trial) if frame else said("Trial {trial}", trial=trial)
         if source and source["verdict"] and source["verdict"]["stop_step"] is not None:
-            about = f"preview at step {source['verdict']['stop_step']}"
+            about = said("preview at step {step}", step=source["verdict"]["stop_step"])
         made.append(Card(name, about, frames, colour=_COLOURS.get(trial, _INK)))
     return made
 

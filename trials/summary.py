@@ -183,11 +183,15 @@ def final_score(report: dict[str, Any]) -> str:
     return f"{score(report['final_score'])} by its {report['final_score_of']}{wanted}"
 
 
+def below(report: dict[str, Any], final: float | None) -> bool:
+    """Whether a final score is still below tau."""
+    tau = report["settings"].get("tau")
+    return None not in (tau, final) and final < tau
+
+
 def end(report: dict[str, Any], final: float | None) -> str:
     """A final score, and whether it is still below tau."""
-    tau = report["settings"].get("tau")
-    below = None not in (tau, final) and final < tau
-    return score(final) + (f", still below tau {tau:.3f}" if below else "")
+    return score(final) + (f", still below tau {report['settings']['tau']:.3f}" if below(report, final) else "")
 
 
 def score(value: float | None) -> str:

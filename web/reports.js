@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { say } from "./words.js"
 
 export const REPORTS = new Set(["ForesightRunReport", "ForesightEnhancerReport"])
 const WIDGET_HEIGHT = 260
@@ -12,7 +13,14 @@ function make(tag, className, ...children) {
   return element
 }
 
-function moving({ filename, subfolder, type, name, about, finished }) {
+/** A text of the server's in the page's language: its template, and values that may be such texts themselves. */
+function told([template, values]) {
+  const inner = Object.entries(values).map(([name, value]) => [name, Array.isArray(value) ? told(value) : value])
+  return say(template, Object.fromEntries(inner))
+}
+
+function moving({ filename, subfolder, type, finished, said = {}, ...text }) {
+  const [name, about] = ["name", "about"].map((key) => (said[key] ? told(said[key]) : text[key]))
   const image = Object.assign(new Image(), { alt: name, loading: "lazy" })
   image.src = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
   return make("figure", `foresight-clip${finished ? " foresight-delivered" : ""}`, image,
