@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from comfy_execution.utils import CurrentNodeContext
 
+from foresight import comfy_entrypoint
 from foresight.nodes import graph as graph_module
 from foresight.nodes.enhancers import LatentSearchSampler, SelfRefineSampler
 from foresight.nodes.hierarchy import ForesightSampler
@@ -88,3 +91,14 @@ def test_what_is_not_queued_now_is_left_alone():
         assert FailureGate.validate_inputs({}) is True
     assert "scorer takes FORESIGHT_SCORER, and MODEL is connected" in FailureGate.validate_inputs({"scorer": "MODEL"})
     assert FailureGate.validate_inputs({"scorer": "FORESIGHT_SCORER"}) is True
+
+
+def test_every_node_that_looks_at_its_widgets_takes_a_graph_that_leaves_them_open():
+    looking = [node for node in asyncio.run(nodes()) if issubclass(node, graph_module.Checked)]
+    assert len(looking) > 8
+    for node in (graph_module.Checked, *looking):
+        node.check({}, {"1": {"inputs": {"gate": LINK}}}, "1")
+
+
+async def nodes():
+    return await (await comfy_entrypoint()).get_node_list()
