@@ -10,6 +10,7 @@ In a clone of the repository also:
     python dev.py test    lint and the whole test suite (extra arguments go to pytest)
     python dev.py lint    style, module docstrings and dead code (extra arguments go to ruff)
     python dev.py train   train the bundled models again, all of them (hours; goes on where it was stopped)
+    python dev.py compatibility   try every family of models, and write docs/compatibility.md (on each ComfyUI in turn)
     python dev.py mutate  plant faults, and see which the tests notice (the rest goes to the module: rooms, --most, ...)
 
 The first call makes .venv and fetches ComfyUI 0.3.75; later calls start at once. To use another ComfyUI checkout,
@@ -254,6 +255,19 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def compatibility(arguments: list[str]) -> int:
+    """Runs what the tables of docs/compatibility.md are made of on this ComfyUI, and writes them."""
+    repository_only("python dev.py compatibility")
+    comfyui, python = setup()
+    small_models_only()
+    files = ("tests/test_compatibility.py", "tests/test_families.py")
+    # What the page still shows is of the run before, so the two tests of the page itself are left out.
+    options = ("-n", "2", "--dist", "loadfile", "-k", "not test_the_page")
+    found = ("--compatibility", "docs/results/compatibility.json")
+    tests = call(python, "-m", "pytest", *files, *options, *found, *arguments, COMFYUI_PATH=str(comfyui))
+    return call(python, "-m", "foresight.lab.release.compatibility") or tests
+
+
 def mutate(arguments: list[str]) -> int:
     repository_only("python dev.py mutate")
     comfyui, python = setup()
@@ -262,7 +276,8 @@ def mutate(arguments: list[str]) -> int:
 
 
 def main() -> int:
-    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train, "mutate": mutate}
+    commands = {"demo": demo, "test": test, "serve": serve, "lint": lint, "train": train, "mutate": mutate,
+                "compatibility": compatibility}  # fmt: skip
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 0 if sys.argv[1:] in ([], ["-h"], ["--help"]) else 2

@@ -27,26 +27,31 @@ if (COMFYUI / "main.py").exists():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compatibility", type=Path, help="write what test_compatibility ran to this JSON file")
+    parser.addoption("--compatibility", type=Path, help="write what is found of versions and models to this JSON file")
     parser.addoption("--interface", action="store_true", help="keep the nodes' inputs and outputs as they are now")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Version -> models -> model -> check -> sampler -> outcome, of every test that names them; other versions stay."""
+    """What the tests of compatibility have found, as lab/release/compatibility.py reads it; other versions stay."""
     path = session.config.getoption("--compatibility")
     if path is None or hasattr(session.config, "workerinput"):  # workers tell the process that started them
         return
-    ran = environment("python dev.py test tests/test_compatibility.py --compatibility FILE")
-
-    found: dict = {}
+    ran = environment("python dev.py compatibility")
+    found: dict = {"models": {}, "families": {}}
     for outcome in ("passed", "failed", "skipped"):
         for report in session.config.pluginmanager.get_plugin("terminalreporter").stats.get(outcome, []):
             named = dict(report.user_properties)
             if {"model", "check", "sampler"} <= named.keys():
-                checks = found.setdefault(named["model"], {}).setdefault(named["check"], {})
+                checks = found["models"].setdefault(named["model"], {}).setdefault(named["check"], {})
                 checks[named["sampler"]] = outcome
+            elif "family" in named:
+                features = found["families"].setdefault(named["family"], {})
+                if "feature" in named:
+                    works = named.get("outcome", "works") if outcome == "passed" else outcome
+                    features[named["feature"]] = works
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    results[ran["comfyui"]] = {"environment": ran, "models": found}
+    before = results.get(ran["comfyui"], {})
+    results[ran["comfyui"]] = before | {"environment": ran} | {part: told for part, told in found.items() if told}
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

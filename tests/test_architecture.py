@@ -3,6 +3,7 @@ every room has its row there. The checker itself (house.py) is tried on small tr
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import house
@@ -18,6 +19,7 @@ TABLE = """
 | `lab` | a name | none |
 | `lab/bench` | what does not ship | all that ships |
 """
+ASKED = ("hasattr", "getattr", "signature")
 TREE = {
     "__init__.py": "async def enter():\n    from .upper import run\n",
     "upper/__init__.py": "",
@@ -64,6 +66,37 @@ def test_a_sound_tree_has_no_faults(tmp_path):
 def test_an_import_that_runs_upward_is_named(tmp_path, upward):
     (line,) = faults(tmp_path, **{"lower/more.py": upward + "\n"})
     assert line.startswith("lower/more.py imports upper/") and line.endswith("no arrow from lower to upper")
+
+
+def switches(tree: ast.AST) -> list[int]:
+    """Lines that ask whether ComfyUI has something of that name, or how it is called."""
+
+    def of_comfyui(node: ast.AST) -> bool:
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return isinstance(node, ast.Name) and node.id.startswith("comfy")
+
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args and of_comfyui(node.args[0]))
+    asked = (node for node in calls if getattr(node.func, "id", getattr(node.func, "attr", "")) in ASKED)
+    return [node.lineno for node in asked if all(isinstance(name, ast.Constant) for name in node.args[1:2])]
+
+
+def test_versions_of_comfyui_are_told_apart_in_compat_alone():
+    found = {
+        f"{file.relative_to(house.ROOT)}:{line}"
+        for room in ("nodes", "sampling", "evaluation", "lab", "tests") for file in (house.ROOT / room).rglob("*.py")
+        for line in switches(ast.parse(file.read_text(encoding="utf-8"))) if file.name != "compat.py"
+    }  # fmt: skip
+    assert not found
+
+
+@pytest.mark.parametrize("asked, found", [
+    ("hasattr(comfy.sd, 'CLIP')", [1]), ("getattr(comfy.sd.CLIP, 'generate', None)", [1]),
+    ("inspect.signature(comfy.sample.sample)", [1]), ("getattr(comfy.latent_formats, name)", []),
+    ("hasattr(guider, 'cfg')", []),
+])  # fmt: skip
+def test_a_version_switch_is_found(asked, found):
+    assert switches(ast.parse(asked)) == found
 
 
 def test_nothing_that_ships_imports_lab(tmp_path):

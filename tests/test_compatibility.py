@@ -1,7 +1,6 @@
 """Promise 1 over every model family and every core sampler; what ran is written into docs/compatibility.md.
 
-    python dev.py test tests/test_compatibility.py --compatibility docs/results/compatibility.json
-    python -m foresight.lab.release.compatibility
+    python dev.py compatibility
 """
 
 from __future__ import annotations

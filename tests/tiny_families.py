@@ -91,6 +91,18 @@ def _once(make: Callable):
     return make()
 
 
+@cache
+def absent() -> set[str]:
+    """The families that this version of ComfyUI does not have."""
+    missing = set()
+    for name, family in EVERY.items():
+        try:
+            family.patchers()
+        except ImportError:
+            missing.add(name)
+    return missing
+
+
 def words(*shape: int, width: int = 4096, **values) -> Callable[[int], tuple]:
     """Text alone, and an empty latent."""
     return lambda prompt: (text(prompt, width, **values), text(2, width, **values), {"samples": torch.zeros(1, *shape)})
