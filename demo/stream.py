@@ -55,7 +55,7 @@ class Stream:
     ):
         self.model, self.cfg = model, cfg
         context = torch.cat([context, torch.zeros_like(context)]) if cfg > 1 else context
-        self.context = model.text_embedding(context)  # once for all chunks
+        self.words = model.read(context)  # once for all chunks
         self.which = which.repeat(2, 1) if cfg > 1 else which
         self.most, self.sink = (window - 1) * TOKENS if window else None, sink * TOKENS
         self.memory = [Memory() for _ in model.blocks]
@@ -66,7 +66,7 @@ class Stream:
         sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
         rows = x.repeat(2, 1, 1, 1, 1) if self.cfg > 1 else x
         velocity = self.model(
-            rows, 1000 * sigma.repeat(len(rows) // len(x)), self.context, which=self.which[:, self.at : self.at + 1],
+            rows, 1000 * sigma.repeat(len(rows) // len(x)), self.words, which=self.which[:, self.at : self.at + 1],
             times=torch.tensor([self.at]), memory=self.memory,
         )  # fmt: skip
         self.forwards += 1

@@ -69,6 +69,9 @@ class Memory:
         self.past = k, v
 
 
+Words = list[tuple[Tensor, Tensor]]  # by block, keys and values of prompts, [prompts, heads, words, HEAD_DIM]
+
+
 class Attention(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
@@ -76,18 +79,26 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = nn.RMSNorm(dim, eps=EPS), nn.RMSNorm(dim, eps=EPS)
 
+    def read(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, heads, tokens, HEAD_DIM]."""
+        return self._heads(self.norm_k(self.k(context))), self._heads(self.v(context))
+
     def forward(
-        self, x: Tensor, context: Tensor, rope: tuple[Tensor, Tensor] | None = None, memory: Memory | None = None,
-        mask: Tensor | None = None,
+        self, x: Tensor, context: Tensor | tuple[Tensor, Tensor], rope: tuple[Tensor, Tensor] | None = None,
+        memory: Memory | None = None, mask: Tensor | None = None,
     ) -> Tensor:
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for y in (self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context)))
+        """context [B, tokens, dim], or its keys and values."""
+        q = self._heads(self.norm_q(self.q(x)))
+        k, v = context if isinstance(context, tuple) else self.read(context)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         v = v.to(q.dtype)
         if memory is not None:
             k, v = memory.seen(k, v)
         return self.o(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -102,17 +113,16 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 
     def forward(
-        self, x: Tensor, e: Tensor, rope: tuple[Tensor, Tensor], context: Tensor, memory: Memory | None = None,
-        mask: Tensor | None = None,
+        self, x: Tensor, e: Tensor, rope: tuple[Tensor, Tensor], words: tuple[Tensor, Tensor],
+        memory: Memory | None = None, mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, tokens, dim]; e [B, 1 or tokens, 6, dim]; context [B, words, dim], or [B, F, words, dim] by latent."""
+        """x [B, tokens, dim]; e [B, 1 or tokens, 6, dim]; words: keys and values of the prompts, of B of them or of
+        B F, one for each latent."""
         e = (self.modulation.unsqueeze(1) + e).unbind(2)
         y = self.norm1(x) * (1 + e[1]) + e[0]
         x = x + self.self_attn(y, y, rope, memory, mask) * e[2]
-        y = self.norm3(x)
-        if context.ndim == 4:
-            y, context = y.unflatten(1, (context.shape[1], -1)).flatten(0, 1), context.flatten(0, 1)
-        x = x + self.cross_attn(y, context).view_as(x)
+        y = self.norm3(x).view(len(words[0]), -1, x.shape[2])
+        x = x + self.cross_attn(y, words).view_as(x)
         return x + self.ffn(self.norm2(x) * (1 + e[4]) + e[3]) * e[5]
 
 
@@ -146,13 +156,18 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, ffn_dim) for _ in range(layers))
         self.head = Head(dim, channels * 4)
 
+    def read(self, context: Tensor) -> Words:
+        """What every block sees of prompts [B, words, text_dim] or [B, prompts, words, text_dim]."""
+        context = self.text_embedding(context.view(-1, *context.shape[-2:]))
+        return [block.cross_attn.read(context) for block in self.blocks]
+
     def forward(
-        self, x: Tensor, timestep: Tensor, context: Tensor, hidden: list[Tensor] | None = None,
+        self, x: Tensor, timestep: Tensor, context: Tensor | Words, hidden: list[Tensor] | None = None,
         which: Tensor | None = None, times: Tensor | None = None, memory: list[Memory] | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, F, h, w], timestep [B] or, by latent, [B, F] = 1000 sigma, context [B, words, text_dim] -> velocity
-        like x. A context that is dim wide is one that the text embedding has read.
+        """x [B, C, F, h, w], timestep [B] or, by latent, [B, F] = 1000 sigma, context [B, words, text_dim], or what
+        `read` gives of it -> velocity like x.
 
         hidden: takes the tokens [B, F * h/2 * w/2, dim] after each block. The others make it causal: which [B, F]:
         which of several prompts each latent has, context being [B, prompts, words, text_dim]; times [F]: places of the
@@ -167,14 +182,15 @@ class WanTransformer(nn.Module):
         e6 = self.time_projection(e).unflatten(2, (6, self.dim))
         if e.shape[1] > 1:
             e, e6 = (each.repeat_interleave(grid[1] * grid[2], 1) for each in (e, e6))
-        if context.shape[-1] != self.dim:
-            context = self.text_embedding(context)
+        words = self.read(context) if isinstance(context, Tensor) else context
         if which is not None:
-            context = context[torch.arange(len(x), device=x.device)[:, None], which]
+            prompts = len(words[0][0]) // len(x)
+            rows = (torch.arange(0, prompts * len(x), prompts, device=x.device)[:, None] + which).flatten()
+            words = [(k[rows], v[rows]) for k, v in words]
         angles = rope_angles(grid, x.device, times)
         rope = angles.cos(), angles.sin()
-        for block, kept in zip(self.blocks, memory or [None] * len(self.blocks), strict=True):
-            h = block(h, e6, rope, context, kept, mask)
+        for block, read, kept in zip(self.blocks, words, memory or [None] * len(self.blocks), strict=True):
+            h = block(h, e6, rope, read, kept, mask)
             if hidden is not None:
                 hidden.append(h)
         out = self.head(h, e).unflatten(2, (1, 2, 2, self.channels)).unflatten(1, grid)
