@@ -6,11 +6,11 @@
 
 cosmic-ray plants them, in a copy of the checkout below .foresight/mutation. Of a room's faults a sample is taken by a
 seed, from each module in proportion. First every test file is run once, to see which test calls which function
-(touched.py); then for each fault those that call its function, the cheapest first, and then the others of their files,
-as many as --seconds allows. What became of a fault is kept there until its module changes; a survivor is planted again
-when its tests change. After each room docs/results/mutation.json and .md are written, of all rooms whose sample is
-whole. A survivor is read, then killed by a test or named in equivalent.json, with the reason: such a fault changes
-nothing that anybody could see.
+(touched.py); then for each fault those that call its function, first those that call little else, and then the others
+of their files, as many as --seconds allows. What became of a fault is kept there until its module changes; a survivor
+is planted again when its tests change. After each room docs/results/mutation.json and .md are written, of all rooms
+whose sample is whole. A survivor is read, then killed by a test or named in equivalent.json, with the reason: such a
+fault changes nothing that anybody could see. It needs a system that can fork.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def function_at(source: str, line: int) -> str:
 
 def tests_for(root: Path, fault: Fault, recorded: Recorded, seconds: float) -> list[str]:
     """Node ids: those that call the fault's function (the module's, or those of what imports it, where none does), the
-    cheapest first; then the others of their files; as many as take so long together."""
+    ones that call the least first; then the others of their files; as many as take so long together."""
     function = function_at((root / fault.module).read_text(encoding="utf-8"), fault.line)
 
     def calling(begin: str, end: str = "") -> list[str]:
@@ -153,9 +153,9 @@ def tests_for(root: Path, fault: Fault, recorded: Recorded, seconds: float) -> l
         seen = [*seen, *level]
     files = {_file(name) for name in found}
     others = [name for name in recorded if _file(name) in files]
-    cheapest = [*sorted(found, key=_cost(recorded)), *sorted(others, key=_cost(recorded))]
+    nearest = [*sorted(found, key=_distance(recorded)), *sorted(others, key=_distance(recorded))]
     chosen, spent = [], 0.0
-    for name in dict.fromkeys(cheapest):
+    for name in dict.fromkeys(nearest):
         spent += recorded[name]["seconds"]
         if spent > seconds and chosen:
             break
@@ -170,8 +170,9 @@ def _file(test: str) -> str:
     return test.split("::")[0]
 
 
-def _cost(recorded: Recorded) -> Callable[[str], float]:
-    return lambda name: recorded[name]["seconds"]
+def _distance(recorded: Recorded) -> Callable[[str], tuple[int, float]]:
+    """What calls little else is likelier to be about the function."""
+    return lambda name: (len(recorded[name]["functions"]), recorded[name]["seconds"])
 
 
 def _imports(module: Path, other: str) -> bool:
