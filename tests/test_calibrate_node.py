@@ -50,7 +50,10 @@ def test_the_node_calibrates_and_auto_finds_what_it_kept(folder):
     model, vae = tiny_wan.model(), comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(VAE)))
     assert load_converter("auto", model).name == "linear"
     own = procedural_clips(1, 7, 70, seed=3)[0, :, :, :66]  # neither whole groups of frames nor whole latents
-    converter, decibels, passed_on = L2RCalibrate.execute(model, vae, images=own).args
+    out = L2RCalibrate.execute(model, vae, images=own)
+    converter, decibels, passed_on = out.args
+    assert len(out.ui["images"]) == 1 and out.ui["text"][0].startswith(f"{decibels:.1f} dB")
+    assert out.ui["text"][1] == "Shown: a frame, ComfyUI's own preview of it, and the preview from here on."
     assert passed_on is own
     assert decibels > 15 and converter.metadata["own_images"] == 7
     (kept,) = folder.iterdir()
