@@ -95,6 +95,8 @@ class _Race:
         elif rules.settings.self_refine != "off" and (reason := self._unrefined()):
             self.notes.append(f"no candidate is self-refined: {reason}")
             self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="off"))
+        refining = self.own.settings if self.own else LIGHT if rules.settings.self_refine != "off" else None
+        self.extra = self._extra_passes(refining) if refining else []
         if reason := self._alone():
             self.notes.append(f"no second candidate can be tried: {reason}")
             passing = tuple(replace(look, floor=-RANKS, floor_self_refined=-RANKS) for look in rules.looks)
@@ -105,8 +107,8 @@ class _Race:
             return "the model has a cache, or the sampler is none of core's"
         try:
             refines = any(self._extra_passes(LIGHT))
-        except ValueError as error:  # a model of a kind that noise cannot be added to
-            return str(error)
+        except ValueError:
+            return "noise cannot be added the way this model does"
         return None if refines else f"{self.inputs.whole} steps are too few for it"
 
     def _extra_passes(self, settings: SelfRefineSettings) -> list[int]:
@@ -233,8 +235,7 @@ class _Race:
 
     def _passes(self, candidate: Candidate, steps: int) -> int:
         """Of self-refinement in the first `steps` steps, at most."""
-        refinement = self.own.settings if self.own else LIGHT if candidate.self_refined else None
-        return sum(self._extra_passes(refinement)[:steps]) if refinement else 0
+        return sum(self.extra[:steps]) if self.own or candidate.self_refined else 0
 
     def _learn(self, candidate: Candidate, record: TrialRecord, trying: bool) -> None:
         """Opens the purse after the first candidate, which shows how many evaluations the sampler takes for a step;
