@@ -147,8 +147,8 @@ def test_every_level_of_every_chunk_is_an_exit():
     assert schedule[2] == pytest.approx((1.0, 0.35714), abs=1e-4)
 
 
-@pytest.mark.parametrize("history", ["clean", "last"])
-def test_the_gradient_goes_through_each_chunks_exit_alone(network, history):
+@pytest.mark.parametrize("context_noise", [0.0, None, 0.357])
+def test_the_gradient_goes_through_each_chunks_exit_alone(network, context_noise):
     """What a chunk's step takes from the history has none."""
     model = WanTransformer(layers=1, ffn_dim=128, text_dim=24)
     model.load_state_dict({k: v for k, v in network.state_dict().items() if k in model.state_dict()})
@@ -165,12 +165,42 @@ def test_the_gradient_goes_through_each_chunks_exit_alone(network, history):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stream, "predict", watched)
-        x0 = distil.rollout(model, context, which, schedule, [2, 1, 0, 1, 0, 1, 1],
-                            lambda: noise(7, 1, 16, 1, 8, 8), history, True)  # fmt: skip
+        x0 = distil.rollout(model, context, which, schedule, [2, 1, 0, 1, 0, 1, 1], noise(7, 5, 1, 16, 7, 8, 8),
+                            context_noise, True)  # fmt: skip
     assert [at for at, _, gradient, _ in calls if gradient] == list(range(7))
     assert not any(enters or past for _, enters, _, past in calls)
     x0[:, :, 3].sum().backward()
     assert all(p.grad is not None for p in model.blocks.parameters())
+
+
+def test_a_rollout_that_leaves_at_the_end_is_the_stream_of_the_same_noise(network):
+    """And one that leaves earlier begins with the same noise in every chunk."""
+    context, which = prompts_of()
+    schedule, drawn = streams.schedule_of("4322222", 7, 100.0), noise(13, 5, 2, 16, 7, 8, 8)
+    last = [len(sigmas) - 1 for sigmas in schedule]
+    for context_noise in (0.0, None, 0.357):
+        order = iter([drawn[row, :, :, at : at + 1] for at, sigmas in enumerate(schedule)
+                      for row in (*range(len(sigmas)), *[-1] * bool(context_noise and at < 6))])  # fmt: skip
+        rolled = distil.rollout(network, context, which, schedule, last, drawn, context_noise, False)
+        clip = sample_stream(Stream(network, context, which), schedule, lambda order=order: next(order), context_noise)
+        assert torch.equal(rolled, clip)
+    early = distil.rollout(network, context, which, schedule, [0, *last[1:]], drawn, 0.0, False)
+    first = Stream(network, context, which).predict(drawn[0, :, :, :1], 1.0)
+    assert torch.equal(early[:, :, :1], first) and not torch.equal(early, clip)
+
+
+@pytest.mark.parametrize("kind", ["latent", "difference", "head"])
+def test_regression_on_the_starts_own_clips_is_nothing_at_the_start(tiny, tmp_path, kind):
+    """The student still is the start, makes the same of the same noise, and has nothing to regress to."""
+    task = distil.diagonal(digits="4", last=0, history="clean", start=tiny, teacher=tiny, kind=kind,
+                           export=tmp_path / "d.safetensors")  # fmt: skip
+    context, which = prompts_of()
+    drawn = noise(14, 5, 2, 16, 7, 8, 8)
+    wanted = task._first_clips(context, which, drawn)
+    rolled = distil.rollout(task.student.network, context, which, task.schedule, [3] * 7, drawn, 0.0, True)
+    assert torch.equal(rolled, wanted)
+    assert task._flow_regression(rolled, wanted) == 0
+    assert task._flow_regression(rolled, wanted.roll(1, 2)) > 0
 
 
 def test_motion_is_matched_on_differences_and_its_head_starts_as_nothing():

@@ -11,7 +11,7 @@ before it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from ...demo.wan_dit import WanTransformer, load_transformer
 from ...l2r.learner import Learner
 from .causal import GUIDANCE, forcing_loss, save_causal
 from .common import STATE
-from .flow_matching import FlowHead, flow_matching, frame_weights
+from .flow_matching import FlowHead, Kind, flow_matching, frame_weights, motion
 from .long_clips import LongClips
 from .loop import Record, Task
 from .streams import How, Measure, schedule_of
@@ -34,35 +34,43 @@ CRITIC_STEPS = 5  # of the critic for one of the student (Self-Forcing's code, d
 # The papers' 2e-6 and 4e-7 are for 1.3 billion weights; these are a quarter of what this transformer was trained with.
 LR, CRITIC_LR, BETAS = 1e-4, 1e-4, (0.0, 0.999)  # betas: Self-Forcing's code
 LOWEST, HIGHEST = 0.02, 0.98  # levels at which scores are compared (Self-Forcing's code: 20 to 980 of 1000)
-FLOW_DMD, FLOW = 4.0, 1.0  # lambda and gamma (Diagonal Distillation, section 4 and Table 8)
-REGULARISED = 1.0  # weight of the flow regression, which the paper leaves open
-CLEAN, LAST = "clean", "last"
+# Diagonal Distillation, equation 12: SPATIAL L_DMD + REGRESSION L_reg + FLOW (FLOW_DMD L_DMD^flow + L_reg^flow).
+SPATIAL, REGRESSION, FLOW_DMD, FLOW = 4.0, 1.0, 4.0, 1.0
+CLEAN, LAST, NOISY = "clean", "last", "noisy"
+History = Literal["clean", "last", "noisy"]
+
+
+def step_noise(steps: int, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
+    """[steps + 1, clips, 16, chunks, 8, 8]: the noise of every step of every chunk, and last that of the history. Two
+    rollouts of the same noise make clips that can be compared, wherever each of them leaves."""
+    return torch.randn(steps + 1, clips, 16, chunks, 8, 8, generator=generator)
 
 
 def rollout(
     model: WanTransformer, context: Tensor, which: Tensor, schedule: Sequence[Sequence[float]], exits: Sequence[int],
-    draw: Callable[[], Tensor], history: str, gradient: bool,
+    noise: Tensor, context_noise: float | None, gradient: bool,
 ) -> Tensor:
     """The x0 predictions [B, 16, chunks, 8, 8] at each chunk's exit step (0-based), with a gradient through that step
-    alone where one is wanted. history: what later chunks see of a chunk. CLEAN: its prediction, by a forward of its
-    own; LAST: keys and values of its last step, whose input is the prediction before, noised again to the last level.
-    """
+    alone where one is wanted. noise: see step_noise. context_noise: what later chunks see of a chunk, as for
+    `sample_stream`: its prediction at that level, by a forward of its own; None: keys and values of its last step,
+    whose input is the prediction before, noised again to the last level."""
     stream = Stream(model, context, which)
     chunks = []
     for number, (sigmas, leave) in enumerate(zip(schedule, exits, strict=True)):
-        x = draw()
+        own = noise[:, :, :, number : number + 1]
+        x = own[0]
         for step in range(leave + 1):
             with torch.set_grad_enabled(gradient and step == leave):
                 x0 = stream.predict(x, sigmas[step])
             if step < leave:
-                x = renoised(x0, sigmas[step + 1], draw())
+                x = renoised(x0, sigmas[step + 1], own[step + 1])
         chunks.append(x0)
         if number + 1 < len(schedule):
             with torch.no_grad():
-                if history == CLEAN:
-                    stream.predict(x0.detach(), 0.0)
+                if context_noise is not None:
+                    stream.predict(renoised(x0.detach(), context_noise, own[-1]), context_noise)
                 elif leave + 1 < len(sigmas):
-                    stream.predict(renoised(x0.detach(), sigmas[-1], draw()), sigmas[-1])
+                    stream.predict(renoised(x0.detach(), sigmas[-1], own[len(sigmas) - 1]), sigmas[-1])
             stream.keep()
     return torch.cat(chunks, 2)
 
@@ -86,33 +94,40 @@ def matching_loss(x: Tensor, direction: Tensor) -> Tensor:
 
 
 class Distil(Task):
-    """digits, last: the student's schedule (see schedule_of). history: see rollout. flow: weight of matching the
-    differences (gamma), 0: none. critic_steps: see CRITIC_STEPS. scale: share of the prompts."""
+    """digits, last: the student's schedule (see schedule_of). history: what later chunks see of a chunk: its CLEAN
+    prediction, the keys and values of its LAST step, or the prediction at a `level` (sigma) of noise. spatial,
+    regression, flow: weights of the losses (see SPATIAL), 0: none. kind: of motion (see `motion`). critic_steps: see
+    CRITIC_STEPS. scale: share of the prompts."""
 
     every, usable_early = 100, True
 
     def __init__(
-        self, digits: str, last: float | None, history: str, flow: float, start: Path, teacher: Path, export: Path,
-        seed: int, scale: float, critic_steps: int, name: str,
+        self, name: str, digits: str, last: float | None, start: Path, teacher: Path, export: Path, *,
+        history: History = CLEAN, level: float = 0.0, spatial: float = 1.0, regression: float = 0.0, flow: float = 0.0,
+        kind: Kind = "head", critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
     ):
         self.out, self.checkpoint, self.name = export, export.with_suffix(".pt"), name
         self.data, self.measured = LongClips(scale, seed), Measure(scale)
-        self.settings = {"seed": seed, "digits": digits, "last": last, "history": history, "flow": flow,
-                         "start": start.name, "teacher": teacher.name, "critic_steps": critic_steps}  # fmt: skip
-        self.history, self.flow, self.critic_steps = history, flow, critic_steps
+        self.settings = {"seed": seed, "digits": digits, "last": last, "history": history, "level": level,
+                         "spatial": spatial, "regression": regression, "flow": flow, "kind": kind, "start": start.name,
+                         "teacher": teacher.name, "critic_steps": critic_steps}  # fmt: skip
+        self.context_noise = {CLEAN: 0.0, LAST: None, NOISY: level}[history]
+        self.spatial, self.regression, self.flow, self.kind = spatial, regression, flow, kind
+        self.critic_steps = critic_steps
         self.digits, self.last = digits, last
         latents = self.data.latents.shape[2]
         self.schedule = schedule_of(digits, latents, last)
         self.four_steps = schedule_of("4", latents)
+        self.deepest = max(len(sigmas) for sigmas in (*self.schedule, *self.four_steps))
         self.columns = ("matching", "critic", "right")
         self.teacher = load_transformer(teacher).requires_grad_(False)
-        self.first = load_transformer(start).requires_grad_(False)  # what the flow regression keeps the student near
+        self.first = load_transformer(start).requires_grad_(False)  # what the regressions keep the student near
         student, critic = load_transformer(start), load_transformer(teacher)
         self.student = Learner(student, torch.optim.AdamW(student.parameters(), LR, BETAS), decay=0.99)
         self.critic = Learner(critic, torch.optim.AdamW(critic.parameters(), CRITIC_LR, BETAS), decay=0.0)
         self.generator = torch.Generator().manual_seed(seed)
         self.parts = {"student": self.student, "critic": self.critic, "generator": self.generator}
-        if flow:
+        if flow and kind == "head":
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 head = FlowHead()
@@ -120,9 +135,6 @@ class Distil(Task):
             self.parts["head"] = self.head
         self.mask = block_causal(latents)
         self.running: dict[str, Tensor] = {}
-
-    def _draw(self, generator: torch.Generator) -> Callable[[], Tensor]:
-        return lambda: torch.randn(BATCH, 16, 1, 8, 8, generator=generator)
 
     def _predictions(self, model: nn.Module, x0: Tensor, noised: Tensor, sigma: Tensor, context: Tensor, which: Tensor,
                      cfg: float = 1.0) -> Tensor:  # fmt: skip
@@ -146,20 +158,18 @@ class Distil(Task):
         rows = torch.randint(len(self.data), (BATCH,), generator=generator)
         context, which = self.data.texts(rows.tolist()), self.data.which[rows]
         turn = step % self.critic_steps == 0
-        seed = int(torch.randint(2**62, (), generator=generator))
-        draw = self._draw(torch.Generator().manual_seed(seed))
-        exits = draw_exits(self.schedule, generator)
-        x0 = rollout(self.student.network, context, which, self.schedule, exits, draw, self.history, turn)
+        exits, noise = draw_exits(self.schedule, generator), step_noise(self.deepest, BATCH, which.shape[1], generator)
+        x0 = rollout(self.student.network, context, which, self.schedule, exits, noise, self.context_noise, turn)
         figures = {}
         if turn:
-            figures["matching"] = self._teach(x0, context, which, seed)
+            figures["matching"] = self._teach(x0, context, which, noise)
         figures["critic"] = self._criticise(x0.detach(), context, which)
         for name, value in figures.items():
             self.running[name] = value if name not in self.running else self.running[name].lerp(value, 0.1)
         return {"matching": torch.tensor(torch.nan), **self.running}
 
-    def _teach(self, x0: Tensor, context: Tensor, which: Tensor, seed: int) -> Tensor:
-        """A step of the student. Gives the mean size of the direction."""
+    def _teach(self, x0: Tensor, context: Tensor, which: Tensor, rolled: Tensor) -> Tensor:
+        """A step of the student, whose clips come of the noise `rolled`. Gives the mean size of the direction."""
         with torch.no_grad():
             sigma = self._levels().expand(-1, x0.shape[2])
             noise = torch.randn(x0.shape, generator=self.generator)
@@ -167,26 +177,30 @@ class Distil(Task):
             fake = self._predictions(self.critic.network, x0, noised, sigma, context, which)
             real = self._predictions(self.teacher, x0, noised, sigma, context, which, GUIDANCE)
             direction = matching_direction(x0, fake, real)
-        loss = matching_loss(x0, direction)
+        loss = self.spatial * matching_loss(x0, direction)
+        if self.regression or self.flow:
+            wanted = self._first_clips(context, which, rolled)
+            loss = loss + self.regression * (x0 - wanted).square().mean()
         if self.flow:
-            wanted = self._wanted_flow(context, which, seed)
-            matched = flow_matching(x0, fake, real, frame_weights(fake, real))
-            loss = loss + self.flow * (FLOW_DMD * matched + REGULARISED * self._regression(x0, wanted))
+            matched = flow_matching(x0, fake, real, frame_weights(fake, real), self.kind)
+            loss = loss + self.flow * (FLOW_DMD * matched + self._flow_regression(x0, wanted))
         self.student.step(loss)
-        if self.flow:  # the head learns by the same regression, after the student, whose gradient came through it
-            self.head.step(self._regression(x0.detach(), wanted))
+        if "head" in self.parts:  # it learns by the same regression, after the student, whose gradient came through it
+            self.head.step(self._flow_regression(x0.detach(), wanted))
         return direction.abs().mean()
 
-    def _regression(self, x0: Tensor, wanted: Tensor) -> Tensor:
-        return (self.head.network(x0.diff(dim=2)) - wanted).square().mean()
+    def _flow_regression(self, x0: Tensor, wanted: Tensor) -> Tensor:
+        """Through the head, and on the other side through its running average."""
+        own, other = motion(x0, self.kind), motion(wanted, self.kind)
+        if "head" in self.parts:
+            own, other = self.head.network(own), self.head.result(other).detach()
+        return (own - other).square().mean()
 
-    def _wanted_flow(self, context: Tensor, which: Tensor, seed: int) -> Tensor:
-        """The averaged head's view of what the start makes of the same noises in four steps."""
-        draw = self._draw(torch.Generator().manual_seed(seed))
+    def _first_clips(self, context: Tensor, which: Tensor, noise: Tensor) -> Tensor:
+        """What the start makes of the same noise in four steps."""
+        exits = [len(sigmas) - 1 for sigmas in self.four_steps]
         with torch.no_grad():
-            exits = [len(sigmas) - 1 for sigmas in self.four_steps]
-            before = rollout(self.first, context, which, self.four_steps, exits, draw, CLEAN, False)
-            return self.head.result(before.diff(dim=2))
+            return rollout(self.first, context, which, self.four_steps, exits, noise, 0.0, False)
 
     def _criticise(self, x0: Tensor, context: Tensor, which: Tensor) -> Tensor:
         """A step of the critic, which learns the student's clips as the teacher has learnt the rendered ones."""
@@ -199,8 +213,7 @@ class Distil(Task):
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        how = How(self.digits, self.last, 0.0 if self.history == CLEAN else None)
-        return {"right": self.measured.right(self.student.result, how)}
+        return {"right": self.measured.right(self.student.result, How(self.digits, self.last, self.context_noise))}
 
     def export(self, record: Record) -> None:
         recipe = record.described(self.name) | self.settings
@@ -216,22 +229,27 @@ class Distil(Task):
 
 def self_forcing(
     digits: str = "4", start: Path = STATE / "causal.safetensors", teacher: Path = STATE / "causal.safetensors",
-    export: Path = STATE / "self_forcing.safetensors", history: Literal["clean", "last"] = CLEAN,
+    export: Path = STATE / "self_forcing.safetensors", history: History = CLEAN, level: float = 0.1,
     critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
 ) -> Distil:
     """The four-step student: distribution matching by self-forcing rollouts from the causal model."""
-    task = Distil(digits, None, history, 0.0, start, teacher, export, seed, scale, critic_steps, "self_forcing")
+    task = Distil("self_forcing", digits, None, start, teacher, export, history=history, level=level,
+                  critic_steps=critic_steps, seed=seed, scale=scale)  # fmt: skip
     task.steps = 600
     return task
 
 
 def diagonal(
-    digits: str = "4322222", last: float = 100.0, history: Literal["clean", "last"] = LAST, flow: float = FLOW,
-    start: Path = STATE / "self_forcing.safetensors", teacher: Path = STATE / "causal.safetensors",
-    export: Path = STATE / "diagonal.safetensors", critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
+    digits: str = "4322222", last: float = 100.0, history: History = LAST, level: float = 0.1, flow: float = FLOW,
+    kind: Kind = "head", regression: float = REGRESSION, start: Path = STATE / "self_forcing.safetensors",
+    teacher: Path = STATE / "causal.safetensors", export: Path = STATE / "diagonal.safetensors",
+    critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
 ) -> Distil:
     """Diagonal distillation: fewer steps from chunk to chunk, the last step's keys and values as history, and matched
-    motion. Stage 1 is the same with digits 4. last: 0 for an even schedule; flow: 0 for no matching of motion."""
-    task = Distil(digits, last or None, history, flow, start, teacher, export, seed, scale, critic_steps, "diagonal")
+    motion. Stage 1 is the same with digits 4. last: timestep of each chunk's last step, 0 for an even schedule. level:
+    of a noisy history, a sigma: the paper's context noise of 100 is 0.1, or 0.357 where it is warped."""
+    task = Distil("diagonal", digits, last or None, start, teacher, export, history=history, level=level,
+                  spatial=SPATIAL, regression=regression, flow=flow, kind=kind, critic_steps=critic_steps, seed=seed,
+                  scale=scale)  # fmt: skip
     task.steps = 600
     return task
