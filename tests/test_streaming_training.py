@@ -24,7 +24,7 @@ from foresight.demo.script import (
 )
 from foresight.demo.stream import Stream, block_causal, renoised, sample_stream, teacher_forced
 from foresight.demo.wan_dit import WanTransformer
-from foresight.lab.training import causal, distil, long_clips, streams
+from foresight.lab.training import causal, consistency, distil, long_clips, streams
 from foresight.lab.training.flow_matching import FlowHead, flow_matching, frame_weights
 from foresight.lab.training.loop import train
 from foresight.sampling import stream_engine
@@ -218,6 +218,25 @@ def test_motion_is_matched_on_differences_and_its_head_starts_as_nothing():
     assert weights.shape == (2, 1, 6, 1, 1) and (weights.diff(dim=2) > 0).all(), "later differences count more"
 
 
+def test_a_student_that_finds_the_end_of_the_teachers_path_has_nothing_to_learn(tiny, tmp_path, monkeypatch):
+    """Velocities that all point from the noise to the clip, whose guidance changes nothing."""
+    task = consistency.Consistency(start=tiny, export=tmp_path / "c.safetensors")
+    clean, drawn = noise(15, 2, 16, 7, 8, 8), noise(16, 2, 16, 7, 8, 8)
+    at = torch.tensor([[0, 3, 6, 9, 12, 15, 15]] * 2)
+    off = {}
+
+    def path(model, clean, noised, sigma, *_):
+        # At level 0 there is no way left, and a velocity does not matter.
+        return (noised - clean) / consistency._wide(sigma.clamp(min=1e-3)) + off.get(model, 0)
+
+    monkeypatch.setattr(consistency, "teacher_forced", path)
+    assert task.loss(clean, drawn, at, *prompts_of()) < 1e-8
+    off[task.student.network] = 0.5
+    wrong = task.loss(clean, drawn, at, *prompts_of())
+    assert wrong == pytest.approx((0.5 * task.levels[at]).square().mean().item(), rel=1e-3)
+    assert task.levels[::4].tolist() == pytest.approx([1, 0.9375, 0.8333333, 0.625, 0])
+
+
 @pytest.fixture
 def tiny(network, tmp_path, monkeypatch):
     """Recipes on a network and data of a few clips, without decoding."""
@@ -240,7 +259,7 @@ def tiny(network, tmp_path, monkeypatch):
         def right(self, *_, **__):
             return 0.5
 
-    for module in (causal, distil):
+    for module in (causal, consistency, distil):
         monkeypatch.setattr(module, "LongClips", Clips)
         monkeypatch.setattr(module, "Measure", Measure)
         monkeypatch.setattr(module, "BATCH", 2)
@@ -254,16 +273,18 @@ def tiny(network, tmp_path, monkeypatch):
 def made(kind, start, out):
     if kind == "causal":
         return causal.Causal(start=start, export=out, compile=False)
+    if kind == "consistency":
+        return consistency.Consistency(start=start, export=out)
     make = distil.diagonal if kind == "diagonal" else distil.self_forcing
     return make(start=start, teacher=start, export=out, critic_steps=2)
 
 
-@pytest.mark.parametrize("kind", ["causal", "self_forcing", "diagonal"])
+@pytest.mark.parametrize("kind", ["causal", "consistency", "self_forcing", "diagonal"])
 def test_a_recipe_goes_on_after_a_stop_as_if_there_had_been_none(tiny, tmp_path, kind):
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    for cls in (causal.Causal, distil.Distil):
+    for cls in (causal.Causal, consistency.Consistency, distil.Distil):
         cls.every = 2
     whole = made(kind, tiny, tmp_path / "whole.safetensors")
     train(whole, 4, say=lambda _: None)
