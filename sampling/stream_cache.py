@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -38,7 +37,7 @@ class _Opened:
 class KVCache:
     """layers, tokens: of the network and of one latent. window: latents it has room for; sink: how many of the first
     are never evicted. depth: how many chunks can be taken back across evictions (their slabs wait on the CPU). spare:
-    latents more of which there is room, for `reflect`.
+    latents more of which there is room, for what is seen `beside` a chunk.
 
     A chunk is opened, written by as many forwards as it takes (each overwrites the one before), and committed. Because
     nothing before an open chunk is ever written to, leaving it uncommitted is the same as never having tried; `back`
@@ -50,7 +49,6 @@ class KVCache:
         self.layers, self.tokens, self.window, self.sink, self.depth = layers, tokens, window, sink, depth
         self.spare = spare
         self.held = self.position = 0
-        self._reflected = False
         self._stores: list[_Store] = []
         self._open: _Opened | None = None
         self._history: deque[_Opened] = deque()
@@ -80,16 +78,6 @@ class KVCache:
                 for tensor in (k, v):
                     tensor[:, kept.start : end - (kept.stop - kept.start)] = tensor[:, kept.stop : end].clone()
             self.held -= evicted
-
-    @contextmanager
-    def reflect(self) -> Iterator[None]:
-        """What is written meanwhile lies behind the open chunk, at its own positions, and sees it: the same latents
-        twice. Afterwards the open chunk is written over as always."""
-        self._reflected = True
-        try:
-            yield
-        finally:
-            self._reflected = False
 
     def commit(self) -> None:
         """The open chunk is what later ones see."""
@@ -137,14 +125,16 @@ class KVCache:
         return other
 
     def attend(
-        self, layer: int, keys: Sequence[int], k: torch.Tensor, v: torch.Tensor
+        self, layer: int, keys: Sequence[int], k: torch.Tensor, v: torch.Tensor, beside: bool = False,
+        history: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes the open chunk's k and v [len(keys) B, tokens, width] and gives those of all that it sees.
 
         keys: the conditioning of each part of the batch (0 positive, 1 negative). Buffers are made at the first call,
-        in its type and on its device. ValueError for tokens that are no latents of the chunk.
+        in its type and on its device. beside: the chunk comes twice, as an x0 prediction and as noise (`spare` has room
+        for it); history: whether it sees what is held. ValueError for tokens that are no latents of the chunk.
         """
-        length, begin = self.opened * self.tokens, (self.held + self.opened * self._reflected) * self.tokens
+        length, begin = self.opened * self.tokens * (1 + beside), self.held * self.tokens
         if k.shape[1] != length:
             raise ValueError(
                 f"a chunk of {self.opened} latents has {length} tokens, but the model sees {k.shape[1]}: reference "
@@ -161,15 +151,16 @@ class KVCache:
             self._stores.append(self._allocate(keys, k))
             known |= dict.fromkeys(keys, self._stores[-1])
         end, store = begin + length, known[keys[0]]
+        seen = slice(0 if history else begin, end)
         if store.keys == keys:
             store.k[layer][:, begin:end], store.v[layer][:, begin:end] = k, v
-            return store.k[layer][:, :end], store.v[layer][:, :end]
+            return store.k[layer][:, seen], store.v[layer][:, seen]
         # The parts come in another order or number than at first, as ComfyUI does when memory runs low.
         parts = []
         for key, new_k, new_v in zip(keys, k.chunk(len(keys)), v.chunk(len(keys)), strict=True):
             store, rows = known[key], known[key].rows(key)
             store.k[layer][rows, begin:end], store.v[layer][rows, begin:end] = new_k, new_v
-            parts.append((store.k[layer][rows, :end], store.v[layer][rows, :end]))
+            parts.append((store.k[layer][rows, seen], store.v[layer][rows, seen]))
         if len(parts) == 1:
             return parts[0]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

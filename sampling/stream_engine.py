@@ -61,9 +61,9 @@ class StreamEngine:
     is made anew. Counts `forwards` of the model, those of the cache included.
 
     refine(noise, x0 before, cache, chunk, step) gives the noise that an x0 prediction is mixed with instead of `noise`;
-    where it has an `attach(engine)`, it is given this run first. score(step, x0): of each item where the step is a
-    look. on_step(chunk, step, x0) sees every prediction; on_keep(chunk, x0) every finished chunk, and says whether to
-    go on.
+    where it has an `attach(engine)`, that gives what refines in this run. score(step, x0): of each item where the step
+    is a look. on_step(chunk, step, x0) sees every prediction; on_keep(chunk, x0) every finished chunk, and says whether
+    to go on.
     """
 
     settings: StreamSettings
@@ -96,7 +96,7 @@ class StreamEngine:
     def __post_init__(self):
         self.output = torch.zeros_like(self.noise)
         if hasattr(self.refine, "attach"):
-            self.refine.attach(self)
+            self.refine = self.refine.attach(self)
 
     def clip(self, chunk: Chunk, x0: torch.Tensor, item: int | None = None) -> torch.Tensor:
         """The clip so far: what it began with, the finished chunks, and this one as it is predicted. item: that of the
@@ -106,13 +106,14 @@ class StreamEngine:
         given = None if self.given is None else self.given[whose]
         return torch.cat([part for part in (given, before, x0) if part is not None], 2)
 
-    def reflect(self, chunk: Chunk, before: torch.Tensor, noise: torch.Tensor, sigma: float, **by: Any) -> torch.Tensor:
+    def reflect(
+        self, chunk: Chunk, before: torch.Tensor | None, noise: torch.Tensor, sigma: float, history: bool = True,
+        model: Model | None = None, hooks: CausalHooks | None = None,
+    ) -> torch.Tensor:
         """What a model makes of noise at this level with the x0 prediction before it, and the history, in view
-        (AutoRefiner's reflective cache): two forwards, after which the cache is what it was. by: `model` and `hooks` of
-        a refiner whose network is another one, with keys and values like this one's."""
-        self._forward(chunk.index, before, 0.0, **by)
-        with self.cache.reflect():
-            return self._forward(chunk.index, noise, sigma, **by)
+        (AutoRefiner's reflective cache), in one forward. What is held stays as it was; the open chunk is to be written
+        again. model and hooks: of a refiner whose network is another one, with keys and values like this one's."""
+        return self._forward(chunk.index, noise, sigma, model, hooks, beside=before, history=history)
 
     def do(self, action: Step | Keep | Back) -> Any:
         if isinstance(action, Step):
@@ -221,13 +222,14 @@ class StreamEngine:
         return torch.tensor(sigma, dtype=torch.float32, device=x.device)
 
     def _forward(
-        self, index: int, x: torch.Tensor, sigma: float, model: Model | None = None, hooks: CausalHooks | None = None
+        self, index: int, x: torch.Tensor, sigma: float, model: Model | None = None, hooks: CausalHooks | None = None,
+        **seen: Any,
     ) -> torch.Tensor:
         # Core looks for the user's cancel in callbacks only, and cache passes have none.
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.forwards += 1
         hooks = hooks or self.hooks
-        hooks.begin(tuple(x.shape[-2:]), chunk=index, start=self.cache.position)
+        hooks.begin(tuple(x.shape[-2:]), chunk=index, start=self.cache.position, **seen)
         levels = self._level(x, sigma) * x.new_ones([len(x)])
         denoised = (model or self.model)(x, levels, **{**self.extra_args, "model_options": hooks.options})
         hooks.end()

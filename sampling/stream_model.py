@@ -12,6 +12,7 @@ from typing import Any
 import comfy.ldm.wan.model
 import comfy.model_management
 import comfy.model_patcher
+import comfy.patcher_extension
 import torch
 
 from ..trials.stream import cache_bytes
@@ -53,7 +54,9 @@ def require_streamable(model: Any, model_options: dict[str, Any], shape: tuple[i
 class CausalHooks:
     """The hooks of one run, and the model options that carry them.
 
-    network: a WanModel. A forward is `begin`, the model's call with `options`, `end`.
+    network: a WanModel. A forward is `begin`, the model's call with `options`, `end`. With an x0 prediction `beside`,
+    the network reads it (as clean) and the chunk (at the level that is asked for) as one sequence, both at the chunk's
+    own positions; the prediction does not see the chunk. That is AutoRefiner's reflective cache in one forward.
     """
 
     def __init__(self, network: torch.nn.Module, cache: KVCache, model_options: dict[str, Any], name: str):
@@ -67,24 +70,31 @@ class CausalHooks:
         replaced = own.setdefault("patches_replace", {}).setdefault("dit", {})
         for layer in range(self.layers):
             replaced["double_block", layer] = self._block(layer, replaced.get(("double_block", layer)))
+        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        comfy.patcher_extension.add_wrapper_with_key(kind, KEY, self._network, self.options, is_model_options=True)
         self._layer: int | None = None  # whose self-attention comes next
         self._keys: tuple[int, ...] = ()
         self._seen: list[int] = []
         self._visits = 0
         self._size: tuple[int, int] = (0, 0)
         self._freqs: torch.Tensor | None = None
+        self._beside: torch.Tensor | None = None
+        self._history = True
 
-    def begin(self, size: tuple[int, int], **told: Any) -> None:
-        """A forward of the cache's open chunk starts. size: the latent's height and width; told: for guiders that
-        choose by chunk."""
+    def begin(
+        self, size: tuple[int, int], beside: torch.Tensor | None = None, history: bool = True, **told: Any
+    ) -> None:
+        """A forward of the cache's open chunk starts. size: the latent's height and width; history: whether it sees the
+        chunks before; told: for guiders that choose by chunk."""
         self._seen, self._visits, self._layer, self._size, self._freqs = [], 0, None, size, None
+        self._beside, self._history = beside, history
         own = self.options["transformer_options"]
         own["rope_options"] = {**self._rope, "shift_t": self._rope.get("shift_t", 0.0) + self.cache.position}
         own[KEY] = told
 
     def end(self) -> None:
         """Raises ValueError where the network did not run whole, so that the cache has a hole."""
-        calls = self._visits // self.layers
+        self._beside, calls = None, self._visits // self.layers
         if not self._seen or self._visits != self.layers * calls:
             raise ValueError(
                 f"{self.name}: the model was called, but {'no' if not self._seen else 'not every'} block of it ran, so "
@@ -99,6 +109,9 @@ class CausalHooks:
             self._visits, self._layer = self._visits + 1, layer
             if args["img"].dtype != torch.float32 and self.cache.position + self.cache.opened > EXACT:
                 args = {**args, "pe": self._positions(args)}
+            if self._beside is not None:
+                places = args["pe"][:, : self.cache.opened * self.cache.tokens]
+                args = {**args, "pe": torch.cat([places, places], 1)}
             return before(args, extra) if before is not None else extra["original_block"](args)
 
         return patch
@@ -114,13 +127,31 @@ class CausalHooks:
         self._keys = keys
         self._seen += keys
 
+    def _network(self, execute, x, timestep, *args, **kwargs):
+        if self._beside is None:
+            return execute(x, timestep, *args, **kwargs)
+        frames = x.shape[2]
+        beside = self._beside.to(x).repeat(len(x) // len(self._beside), 1, 1, 1, 1)
+        levels = timestep[:, None].expand(-1, frames)
+        levels = torch.cat([torch.zeros_like(levels), levels], 1)
+        return execute(torch.cat([beside, x], 2), levels, *args, **kwargs)[:, :, frames:]
+
     def _attention(self, func, q, k, v, *args, **kwargs):
-        if self._layer is not None:  # the first attention in a block is its self-attention
-            layer, self._layer = self._layer, None
-            k, v = self.cache.attend(layer, self._keys, k, v)
-        if self._override is not None:
-            return self._override(func, q, k, v, *args, **kwargs)
-        return func(q, k, v, *args, **kwargs)
+        def attention(q, k, v):
+            if self._override is not None:
+                return self._override(func, q, k, v, *args, **kwargs)
+            return func(q, k, v, *args, **kwargs)
+
+        if self._layer is None:
+            return attention(q, k, v)
+        layer, self._layer = self._layer, None  # the first attention in a block is its self-attention
+        joined = self._beside is not None
+        k, v = (each.to(q.dtype) for each in self.cache.attend(layer, self._keys, k, v, joined, self._history))
+        if not joined:
+            return attention(q, k, v)
+        own = q.shape[1] // 2
+        parts = attention(q[:, :own], k[:, :-own], v[:, :-own]), attention(q[:, own:], k, v)
+        return torch.cat(parts, 1)
 
     def _positions(self, args: dict[str, Any]) -> torch.Tensor:
         """The chunk's rope in float32: core counts positions in the network's own type, which has no room for large
