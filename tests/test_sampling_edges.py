@@ -10,6 +10,7 @@ from gaussians import Mixture, draw, sample
 from searches import EULER, Mean, Told, searching
 from tiny_wan import gate, inputs, model
 
+from foresight.sampling.injection import Anchor, Injection
 from foresight.sampling.monitor import MonitorSampler
 from foresight.sampling.records import additions
 from foresight.sampling.run import monitored_sample
@@ -18,6 +19,7 @@ from foresight.sampling.self_refine import PRESETS, self_refining
 from foresight.sampling.stream_sampler import StreamSampler
 from foresight.sampling.watch import Watch
 from foresight.scoring.inspector import Gate
+from foresight.trials.verdict import TrialRecord, Verdict
 
 
 def test_what_search_and_self_refinement_did_is_told_of_samplers_that_have_them():
@@ -103,3 +105,12 @@ def test_a_look_knows_the_noise_level_of_its_step(monkeypatch):
     assert len(made) == 2
     for each in made:
         assert each.last.step > 1 and each.last.sigma == pytest.approx(float(own.sigmas[each.last.step - 1]))
+
+
+@pytest.mark.parametrize("refined, trial", [(None, "1"), (False, "1"), (True, "2->1")])
+def test_a_run_from_a_frame_is_of_the_trial_that_it_answers(refined, trial):
+    rewording = () if refined is None else (TrialRecord("2", "refine", accepted=refined),)
+    previous = Verdict((TrialRecord("0", "sample", accepted=False), *rewording, TrialRecord("1", "probe")))
+    anchor = Anchor(torch.zeros(1, 16, 1, 4, 4), previous)
+    record = monitored_sample(inputs(model(), steps=3), injection=Injection(anchor)).verdict.record
+    assert (record.trial, record.kind) == (trial, "inject")

@@ -211,11 +211,13 @@ class Kept:
         self.path.write_text(json.dumps([asdict(each) for each in self.faults.values()], indent=1), encoding="utf-8")
 
 
-def plant(fault: Fault, forks: Forks, recorded: Recorded, seconds: float) -> Fault:
+def plant(
+    fault: Fault, forks: Forks, recorded: Recorded, seconds: float, equivalent: list[dict[str, str]]
+) -> Fault:
     """What became of it; at once where that is known."""
     kept = Kept(forks.copy, fault.module)
     known = kept.of(fault)
-    if known and known.outcome == "killed":
+    if known and judged(known, equivalent).outcome != "survived":
         return known
     tests = tests_for(forks.copy, fault, recorded, seconds)
     texts = [(forks.copy / file).read_text(encoding="utf-8") for file in sorted({_file(test) for test in tests})]
@@ -313,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     equivalent = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
     for name, chosen in samples.items():
         for done, fault in enumerate(chosen, 1):
-            result = judged(plant(fault, forks, recorded, a.seconds), equivalent)
+            result = judged(plant(fault, forks, recorded, a.seconds, equivalent), equivalent)
             where = f"{fault.module}:{fault.line} {result.test}"
             print(f"{name} {done}/{len(chosen)}: {result.outcome}, {where}", flush=True)
         if name in ROOMS:
