@@ -17,7 +17,7 @@ from .checkpoint import load_fit, load_l2r, save_l2r
 from .clips import procedural_clips
 from .decode import decode
 from .fit import AffineFit, check_pair, key_frames, psnr, quality, refine
-from .pairs import encoded, fingerprint, spatial, temporal, whole_latents
+from .pairs import channels, encoded, fingerprint, spatial, temporal, whole_latents
 
 CLIPS, HELD_OUT = 24, 6  # procedural clips, and those of them that only measure
 GROUPS = 4  # latent frames a clip, beside the first
@@ -43,7 +43,7 @@ def calibrate(
     """
     path = path_of(folder, latent_format, vae)
     own = own_pair(vae, latent_format, images, samples)
-    kept, fit = load_kept(path, latent_format.latent_channels, check_pair(*own) if own else spatial(vae))
+    kept, fit = load_kept(path, channels(latent_format), check_pair(*own) if own else spatial(vae))
     learn = learn and samples is not None
     fit = fit if learn else None
     source = iter(()) if vae is None else procedural_pairs(vae, latent_format)

@@ -23,6 +23,14 @@ def spatial(vae: Any) -> int:
     return vae.spacial_compression_decode()
 
 
+def channels(latent_format: Any) -> int:
+    """Of the video. A format of video and sound may state the larger of the two (MiniMax H3); core's map to colours has
+    a row for each of the video's, unless the model folds its latents (Flux 2)."""
+    if latent_format.latent_rgb_factors is None or latent_format.latent_rgb_factors_reshape is not None:
+        return latent_format.latent_channels
+    return len(latent_format.latent_rgb_factors)
+
+
 def whole_latents(vae: Any, frames: Tensor) -> Tensor:
     """Frames [T, H, W, 3] cut to what makes whole latents. ValueError for less than one."""
     step, side = temporal(vae), spatial(vae)
@@ -47,10 +55,10 @@ def encoded(vae: Any, latent_format: Any, clip: Tensor) -> tuple[Tensor, Tensor]
         ) from error
     if latent.ndim == 4:  # image VAEs make one latent of each frame
         latent = latent.movedim(0, 1).unsqueeze(0)
-    if latent.shape[1] != latent_format.latent_channels:
+    if latent.shape[1] != (own := channels(latent_format)):
         raise ValueError(
-            f"this VAE's latents have {latent.shape[1]} channels, the model's {latent_format.latent_channels}: connect "
-            "the VAE that belongs to the model."
+            f"this VAE's latents have {latent.shape[1]} channels, the model's {own}: connect the VAE that belongs to "
+            "the model."
         )
     return latent_format.process_in(latent).float(), key_frames(clip[None].float().cpu(), latent.shape[2])
 

@@ -51,7 +51,7 @@ def filled(make: Callable[..., torch.nn.Module], **options) -> torch.nn.Module:
 
 def loaded(network: str, config: dict | None = None, further: dict | None = None, **options):
     """A MODEL, from a state dict. network: module:class below comfy.ldm; config: what its file's metadata say; further:
-    weights that core does not know."""
+    weights beside its parameters."""
     make = resolve_name(f"comfy.ldm.{network}")
     weights = filled(make, operations=comfy.ops.disable_weight_init, **options).state_dict() | (further or {})
     metadata = {"config": json.dumps({"transformer": config})} if config else None
@@ -142,6 +142,11 @@ LTX_2 = LTX | {
     "audio_attention_head_dim": 2, "audio_num_attention_heads": 32, "audio_cross_attention_dim": 64,
     "connector_attention_head_dim": 32, "connector_num_attention_heads": 2, "connector_num_layers": 1,
 }  # fmt: skip
+MINIMAX = {
+    "hidden_size": 64, "num_layers": 1, "token_refiner_num_layers": 1, "num_attention_heads": 1, "text_dim": 64,
+    "attention_head_dim": 96, "ffn_hidden_size": 64, "timestep_input_dim": 32, "time_embed_hidden_size": 32,
+    "time_embed_dim": 32,
+}  # fmt: skip
 COSMOS = {
     "max_img_h": 8, "max_img_w": 8, "max_frames": 16, "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1,
     "model_channels": 96, "num_heads": 2, "num_blocks": 2, "pos_emb_cls": "rope3d", "use_adaln_lora": True,
@@ -210,10 +215,10 @@ def ltx_from_image(prompt: int) -> tuple:
     return nodes_lt.LTXVImgToVideo.execute(*both, image, vae, 64, 64, 17, 1, 1.0).args
 
 
-def with_sound(prompt: int) -> tuple:
-    """The two parts of one latent, as LTXVConcatAVLatent joins them."""
-    parts = [torch.zeros(1, 128, 3, 2, 2), torch.zeros(1, 8, 6, 16)]
-    return text(prompt, 64), text(2, 64), {"samples": comfy.nested_tensor.NestedTensor(parts)}
+def with_sound(*shapes: tuple[int, ...]) -> Callable[[int], tuple]:
+    """Text alone, and an empty latent of two parts, as LTXVConcatAVLatent joins them."""
+    parts = [torch.zeros(1, *shape) for shape in shapes]
+    return lambda prompt: (text(prompt, 64), text(2, 64), {"samples": comfy.nested_tensor.NestedTensor(parts)})
 
 
 def mochi(prompt: int) -> tuple:
@@ -266,6 +271,8 @@ def start_of_cogvideox(prompt: int) -> tuple:
 LTX_VIDEO = partial(loaded, "lightricks.model:LTXVModel", config=LTX, **LTX)
 LTX_VIDEO_2 = partial(loaded, "lightricks.av_model:LTXAVModel", config=LTX_2, **LTX_2)
 FLUX_1 = partial(sized, "Flux", "comfy.ldm.flux.model:FluxParams", **FLUX)
+FREQUENCIES = {"rope.inv_freq": torch.logspace(0, -4, 16)}  # no parameter, and empty in a network that is made anew
+MINIMAX_H3 = partial(loaded, "minimax.model:MiniMaxH3Model", config=MINIMAX, further=FREQUENCIES, **MINIMAX)
 KANDINSKY_5 = partial(
     loaded, "kandinsky5.model:Kandinsky5", model_dim=64, ff_dim=64, time_dim=64, num_text_blocks=1, num_visual_blocks=1,
 )  # fmt: skip
@@ -305,7 +312,8 @@ OTHERS = {
     "Kandinsky 5 I2V": Tiny(KANDINSKY_5, kandinsky(start_image=IMAGE)),
     "LTX-Video": Tiny(LTX_VIDEO, words(128, 3, 2, 2, width=64, attention_mask=MASK)),
     "LTX-Video I2V": Tiny(LTX_VIDEO, ltx_from_image),
-    "LTX-2, video and sound": Tiny(LTX_VIDEO_2, with_sound),
+    "LTX-2, video and sound": Tiny(LTX_VIDEO_2, with_sound((128, 3, 2, 2), (8, 6, 16))),
+    "MiniMax H3, video and sound": Tiny(MINIMAX_H3, with_sound((24, 3, 2, 2), (32, 2, 15))),
     "Mochi": Tiny(partial(built, "GenmoMochi", **MOCHI), mochi),
     "SkyReels V2 T2V, as Wan 2.1": Tiny(partial(skyreels, "2.1 T2V"), words(*VIDEO)),
     "SkyReels V2 I2V, as Wan 2.1": Tiny(partial(skyreels, "2.1 I2V"), by(nodes_wan.WanImageToVideo, IMAGE)),
