@@ -13,6 +13,8 @@ import comfy.samplers
 import comfyui_version
 import pytest
 import torch
+from comfy.cli_args import LatentPreviewMethod
+from comfy.nested_tensor import NestedTensor
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from searches import Mean, searching
 from tiny_families import EVERY, absent
@@ -25,10 +27,12 @@ from foresight.lab.release.compatibility import PAGE, RESULTS, section
 from foresight.nodes.calibration import L2RCalibrate
 from foresight.nodes.drop_in import ForesightKSampler, ForesightSamplerCustomAdvanced
 from foresight.nodes.loaders import AUTO, load_converter
+from foresight.sampling import guided
 from foresight.sampling.audition import hold_audition
 from foresight.sampling.compat import RAW_INPUT
 from foresight.sampling.hierarchy import run_hierarchy
 from foresight.sampling.injection import InjectionSettings
+from foresight.sampling.inputs import joined
 from foresight.sampling.line import video_latent
 from foresight.sampling.noise import FixedNoise, SeededNoise
 from foresight.sampling.run import monitored_sample
@@ -237,6 +241,23 @@ def test_a_video_in_rows_is_one_clip():
     family = EVERY["Stable Video Diffusion"]
     record = monitored_sample(inputs(family), looking(family, 0.3)).verdict.record
     assert len(record.items) == 1 and len(record.preview) == 3 and record.nfe_video == STEPS
+
+
+def test_clips_of_video_and_sound_are_joined_part_by_part():
+    latent = {"samples": NestedTensor([torch.zeros(1, 2, 3, 2, 2), torch.ones(1, 4, 5)])}
+    assert [part.shape for part in parts(joined([latent, latent]))] == [(2, 2, 3, 2, 2), (2, 4, 5)]
+
+
+@pytest.mark.parametrize("each", ["Stable Video Diffusion", "LTX-2, video and sound", "Wan 2.1 T2V"])
+def test_cores_own_previews_are_made_by_the_converter(each, monkeypatch, caplog):
+    """Also where frames are the rows of a batch, and where sound comes with them."""
+    if each in absent():
+        pytest.skip("this ComfyUI has no such model")
+    monkeypatch.setattr(guided.args, "preview_method", LatentPreviewMethod.Auto)
+    made = []
+    monkeypatch.setattr(guided.latent_preview, "preview_to_image", lambda still, do_scale: made.append(still.shape))
+    monitored_sample(inputs(EVERY[each]), looking(EVERY[each], 0.3))
+    assert len(made) == STEPS and made[0][-1] == 3 and "has no preview" not in caplog.text
 
 
 def test_no_family_is_left_out():
