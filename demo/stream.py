@@ -32,11 +32,14 @@ def block_causal(latents: int, window: int = 0, sink: int = 0) -> Tensor:
 
 
 def teacher_forced(
-    model: WanTransformer, clean: Tensor, noised: Tensor, sigma: Tensor, context: Tensor, which: Tensor, mask: Tensor,
-    history: Tensor | float = 0.0,
+    model: WanTransformer, clean: Tensor, noised: Tensor, sigma: Tensor, context: Tensor, which: Tensor,
+    mask: Tensor | None, history: Tensor | float = 0.0,
 ) -> Tensor:
     """Velocities of the noised latents [B, 16, F, 8, 8] at levels sigma [B, F], each beside the clean ones before it,
-    in one forward. history: level of the clean ones, where they are not quite."""
+    in one forward. history: level of the clean ones, where they are not quite. mask: of `block_causal`; None: noised
+    latents see each other and no clean ones, as in a model that makes whole clips."""
+    if mask is None:
+        return model(noised, 1000 * sigma, context, which=which)
     times = torch.arange(clean.shape[2]).repeat(2)
     levels = torch.cat([torch.zeros_like(sigma) + history, sigma], 1)
     both = model(

@@ -30,18 +30,20 @@ NOISY_SHARE, NOISY_MOST = 0.5, 0.3
 CONFIG = {"config": json.dumps({"transformer": {"causal_ar": True}})}  # what core loads as causal from 0.33 on
 
 
-def save_causal(model: WanTransformer, path: Path, recipe: dict[str, Any], record: Record, columns: list[str]) -> None:
+def save_causal(
+    model: WanTransformer, path: Path, recipe: dict[str, Any], record: Record, columns: list[str], config: dict = CONFIG
+) -> None:
     """As ComfyUI's stock loaders read it, fp16; the recipe beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    save_file(state, path, {key: str(value) for key, value in recipe.items()} | CONFIG)
+    save_file(state, path, {key: str(value) for key, value in recipe.items()} | config)
     recipe |= {"curve": record.curve, "curve_columns": ["minutes", "step", *columns]}
     path.with_suffix(".json").write_text(json.dumps(recipe, indent=1) + "\n")
 
 
 def forcing_loss(
     model: WanTransformer, x0: Tensor, sigma: Tensor, noise: Tensor, context: Tensor, which: Tensor, history: Tensor,
-    history_noise: Tensor, mask: Tensor,
+    history_noise: Tensor, mask: Tensor | None,
 ) -> Tensor:
     """Mean squared error of the velocity. x0 [B, 16, F, 8, 8]; sigma [B, F]; history [B, 1]: the level of the latents
     before."""
@@ -54,13 +56,14 @@ def forcing_loss(
 
 
 class Causal(Task):
-    """scale: share of the data. start: the transformer whose weights it begins with."""
+    """scale: share of the data. start: the transformer that it begins with. both_ways: a teacher of whole clips
+    instead, all of whose latents see each other (only its validation loss is measured)."""
 
-    steps, every, columns, usable_early = 700, 100, ("loss", "validation", "right"), True
+    steps, every, usable_early = 700, 100, True
 
     def __init__(
         self, seed: int = 1, scale: float = 1.0, start: Path = TRANSFORMER, export: Path = STATE / "causal.safetensors",
-        compile: bool = True,
+        compile: bool = True, both_ways: bool = False,
     ):
         self.out, self.checkpoint = export, export.with_suffix(".pt")
         self.data = LongClips(scale, seed)
@@ -70,8 +73,9 @@ class Causal(Task):
         optimiser = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
         self.learner = Learner(model, optimiser, decay=0.995)
         self.generator = torch.Generator().manual_seed(seed)
-        self.mask = block_causal(self.data.latents.shape[2])
-        self.measured = Measure(scale)
+        self.mask = None if both_ways else block_causal(self.data.latents.shape[2])
+        self.measured = None if both_ways else Measure(scale)
+        self.columns = ("loss", "validation") if both_ways else ("loss", "validation", "right")
         self.running = torch.tensor(torch.nan)
         self.parts = {"transformer": self.learner, "generator": self.generator}
         if compile:
@@ -81,7 +85,8 @@ class Causal(Task):
     def _loss(self, model: WanTransformer, rows: Tensor, generator: torch.Generator, dropout: float) -> Tensor:
         x0, count = self.data.latents[rows].float(), len(rows)
         noise, other = (torch.randn(x0.shape, generator=generator) for _ in range(2))
-        sigma = draw_sigma(x0.shape[2] * count, "clips", generator).view(count, -1)
+        levels = 1 if self.mask is None else x0.shape[2]
+        sigma = draw_sigma(levels * count, "clips", generator).view(count, -1).expand(-1, x0.shape[2])
         noisy = torch.rand(count, 1, generator=generator) < NOISY_SHARE
         history = NOISY_MOST * torch.rand(count, 1, generator=generator) * noisy
         dropped = torch.rand(count, generator=generator) < dropout
@@ -101,10 +106,12 @@ class Causal(Task):
         rows = torch.arange(len(self.data) - self.held, len(self.data))
         model = self.learner.result
         loss = self._loss(model, rows, torch.Generator().manual_seed(0), 0.0)
-        return {"validation": loss.item(), "right": self.measured.right(model, How(cfg=GUIDANCE))}
+        right = {} if self.measured is None else {"right": self.measured.right(model, How(cfg=GUIDANCE))}
+        return {"validation": loss.item()} | right
 
     def export(self, record: Record) -> None:
-        save_causal(self.learner.result, self.out, record.described("causal") | self.settings, record, [*self.columns])
+        recipe, config = record.described("causal") | self.settings, {} if self.mask is None else CONFIG
+        save_causal(self.learner.result, self.out, recipe, record, [*self.columns], config)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"running": self.running}

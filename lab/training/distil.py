@@ -97,14 +97,15 @@ class Distil(Task):
     """digits, last: the student's schedule (see schedule_of). history: what later chunks see of a chunk: its CLEAN
     prediction, the keys and values of its LAST step, or the prediction at a `level` (sigma) of noise. spatial,
     regression, flow: weights of the losses (see SPATIAL), 0: none. kind: of motion (see `motion`). critic_steps: see
-    CRITIC_STEPS. scale: share of the prompts."""
+    CRITIC_STEPS. both_ways: the teacher is one of whole clips (`causal --both-ways`). scale: share of the prompts."""
 
     every, usable_early = 100, True
 
     def __init__(
         self, name: str, digits: str, last: float | None, start: Path, teacher: Path, export: Path, *,
         history: History = CLEAN, level: float = 0.0, spatial: float = 1.0, regression: float = 0.0, flow: float = 0.0,
-        kind: Kind = "head", critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
+        kind: Kind = "head", critic_steps: int = CRITIC_STEPS, both_ways: bool = False, seed: int = 1,
+        scale: float = 1.0,
     ):
         self.out, self.checkpoint, self.name = export, export.with_suffix(".pt"), name
         self.data, self.measured = LongClips(scale, seed), Measure(scale)
@@ -133,7 +134,7 @@ class Distil(Task):
                 head = FlowHead()
             self.head = Learner(head, torch.optim.AdamW(head.parameters(), LR), decay=0.95)
             self.parts["head"] = self.head
-        self.mask = block_causal(latents)
+        self.mask = None if both_ways else block_causal(latents)
         self.running: dict[str, Tensor] = {}
 
     def _predictions(self, model: nn.Module, x0: Tensor, noised: Tensor, sigma: Tensor, context: Tensor, which: Tensor,
@@ -230,11 +231,11 @@ class Distil(Task):
 def self_forcing(
     digits: str = "4", start: Path = STATE / "causal.safetensors", teacher: Path = STATE / "causal.safetensors",
     export: Path = STATE / "self_forcing.safetensors", history: History = CLEAN, level: float = 0.1,
-    critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
+    critic_steps: int = CRITIC_STEPS, both_ways: bool = False, seed: int = 1, scale: float = 1.0,
 ) -> Distil:
     """The four-step student: distribution matching by self-forcing rollouts from the causal model."""
     task = Distil("self_forcing", digits, None, start, teacher, export, history=history, level=level,
-                  critic_steps=critic_steps, seed=seed, scale=scale)  # fmt: skip
+                  critic_steps=critic_steps, both_ways=both_ways, seed=seed, scale=scale)  # fmt: skip
     task.steps = 600
     return task
 
@@ -243,13 +244,13 @@ def diagonal(
     digits: str = "4322222", last: float = 100.0, history: History = LAST, level: float = 0.1, flow: float = FLOW,
     kind: Kind = "head", regression: float = REGRESSION, start: Path = STATE / "self_forcing.safetensors",
     teacher: Path = STATE / "causal.safetensors", export: Path = STATE / "diagonal.safetensors",
-    critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
+    critic_steps: int = CRITIC_STEPS, both_ways: bool = False, seed: int = 1, scale: float = 1.0,
 ) -> Distil:
     """Diagonal distillation: fewer steps from chunk to chunk, the last step's keys and values as history, and matched
     motion. Stage 1 is the same with digits 4. last: timestep of each chunk's last step, 0 for an even schedule. level:
     of a noisy history, a sigma: the paper's context noise of 100 is 0.1, or 0.357 where it is warped."""
     task = Distil("diagonal", digits, last or None, start, teacher, export, history=history, level=level,
-                  spatial=SPATIAL, regression=regression, flow=flow, kind=kind, critic_steps=critic_steps, seed=seed,
-                  scale=scale)  # fmt: skip
+                  spatial=SPATIAL, regression=regression, flow=flow, kind=kind, critic_steps=critic_steps,
+                  both_ways=both_ways, seed=seed, scale=scale)  # fmt: skip
     task.steps = 600
     return task
