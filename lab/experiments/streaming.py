@@ -3,9 +3,10 @@
     python -m foresight.lab.experiments.streaming FOLDER --prompts 204
 
 FOLDER holds causal.safetensors, self_forcing.safetensors and diagonal.safetensors (recipes of foresight.lab.training);
-further students there are told as well. Whole batches run in plain torch, which makes the clips that ComfyUI makes
-(tests/test_streaming_training.py). Each arm's results are kept in FOLDER, so a stopped command goes on. Results are of
-test prompts; --validation is for choosing. Writes streaming_students.json and streaming_students.md.
+further students there are told as well, each as it was trained to be sampled. Whole batches run in plain torch, which
+makes the clips that ComfyUI makes (tests/test_streaming_training.py). Each arm's results are kept in FOLDER, so a
+stopped command goes on. Results are of test prompts; --validation is for choosing. Writes streaming_students.json and
+streaming_students.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ...evaluation.comfyui import ROOT, load_comfyui
 from ...evaluation.results import percent
 from ...evaluation.suites import load_suite
 from ..training.causal import GUIDANCE
-from ..training.streams import How, Streams, decode
+from ..training.streams import How, Streams, decode, trained_how
 from .common import made_by, write
 
 AT_ONCE = 51  # clips in a batch
@@ -55,12 +56,13 @@ class Arm:
         return f"{self.table}: {self.name}"
 
 
-def arms(students: list[str]) -> list[Arm]:
-    """The paper's tables in this world. Each runs on one student, which was trained on its own schedule only."""
+def arms(students: dict[str, How]) -> list[Arm]:
+    """The paper's tables in this world. Each runs on one student, which was trained on its own schedule only. students:
+    further ones."""
     made = [Arm("students", f"{name}, {how.digits}", name, how, against="students: self_forcing, 4")
             for name, how in (("causal", TEACHER), ("causal", replace(TEACHER, digits="4")), ("self_forcing", FOUR),
                               ("self_forcing", replace(FOUR, digits="4322222")), ("diagonal", DIAGONAL),
-                              *((name, DIAGONAL) for name in students))]  # fmt: skip
+                              *students.items())]  # fmt: skip
     for digits in ("4222222", "5432222", "4333333", "4444444", "3333533", "3233343"):
         made.append(Arm("schedules", f"diagonal, {digits}", "diagonal", replace(DIAGONAL, digits=digits),
                         against="students: diagonal, 4322222"))  # fmt: skip
@@ -195,7 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
     load_comfyui()  # its version is told
     suite = "demo_validation" if a.validation else "demo"
     files = sorted(path.stem for path in a.folder.glob("*.safetensors"))
-    others = [name for name in files if name not in ("causal", "self_forcing", "diagonal")]
+    others = {name: trained_how(a.folder / f"{name}.safetensors") for name in files
+              if name not in ("causal", "self_forcing", "diagonal")}  # fmt: skip
     results: dict[str, dict[str, Any]] = {}
     tables: dict[str, list[dict[str, Any]]] = {}
     for arm in arms(others):
