@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -131,7 +132,8 @@ def learn(
     loss."""
     model, device = learner.network, next(learner.network.parameters()).device
     latents = latents + noise * torch.randn(latents.shape, generator=generator)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    # torch knows no autocast of some devices (DirectML), not even one that is switched off.
+    with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
         shown = getattr(model, "colours", model)(latents.to(device))
     error = shown.float() - frames.to(device)
     loss = error.abs().mean() + error.square().mean()

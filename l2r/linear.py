@@ -41,7 +41,7 @@ class LinearL2R(nn.Module):
     def forward(self, latent: Tensor, frames: Sequence[int] | None = None) -> Tensor:
         """[B, C, F, H, W] to [B, F, scale*H, scale*W, 3] in 0..1, on the latent's device; or only these frames."""
         check_latent(latent, self)
-        latent = latent if frames is None else latent[:, :, frames]
+        latent = latent if frames is None else torch.stack([latent[:, :, at] for at in frames], 2)
         scale = float(self.scale)
         if self.unfold is not None:
             unfolded = self.unfold(latent.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(latent), -1)).movedim(1, 2)

@@ -33,7 +33,8 @@ class CausalConv3d(nn.Conv3d):
         x = F.pad(x, (0, 0, 0, 0, 1, 0))
         if frames is None:
             return super().forward(x)
-        pairs = x.unfold(2, 2, 1)[:, :, frames].permute(0, 2, 1, 5, 3, 4)  # [B, n, C, 2, H, W]
+        # Picked one by one: a list of places would be copied to the device, which stalls it.
+        pairs = torch.stack([x[:, :, at : at + 2] for at in frames], 1)  # [B, n, C, 2, H, W]
         return super().forward(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])[:, :, :, 0].transpose(1, 2)
 
 

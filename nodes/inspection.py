@@ -107,7 +107,7 @@ class ViCLIPScore(Checked):
 
 
 def score_images(scorer, images, prompt: str) -> float:
-    return on_device(scorer).score(images[..., :3], scorer.encode_text(prompt))
+    return float(on_device(scorer).score(images[..., :3], scorer.encode_text(prompt)))
 
 
 def build_gate(l2r, scorer, prompt, tau, delta, start, end, single_start, single_end, every, **rules) -> Gate:

@@ -81,7 +81,7 @@ class AblationReworder:
         )
 
     def _score(self, preview: Tensor, text: str) -> float:
-        score = self.scorer.score(preview, self.scorer.encode_text(text))
+        score = float(self.scorer.score(preview, self.scorer.encode_text(text)))
         if not math.isfinite(score):
             raise RewordingError(f"{self.scorer.name} scored the preview {score} for {quoted(plain(text))}")
         return score

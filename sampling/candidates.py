@@ -13,6 +13,7 @@ import comfy.samplers
 import torch
 
 from .line import Line, Steps
+from .sent import Sent
 
 POST_CFG = "sampler_post_cfg_function"
 DRY = 1e3  # what a dry run takes for predictions: far apart, so that nothing looks settled and the count is the highest
@@ -23,12 +24,11 @@ MOST = 100  # evaluations a step that a dry run follows; no sampler of fixed ste
 class Call:
     """One model evaluation. parts: what CFG++ samplers look at beside x0; empty for all others."""
 
-    x0: torch.Tensor
-    parts: dict[str, torch.Tensor]
+    x0: torch.Tensor | Sent
+    parts: dict[str, torch.Tensor | Sent]
 
     def on_cpu(self) -> Call:
-        parts = {name: part.to("cpu", copy=True) for name, part in self.parts.items()}
-        return Call(self.x0.to("cpu", copy=True), parts)
+        return Call(Sent(self.x0), {name: Sent(part) for name, part in self.parts.items()})
 
     def answer(self, x: torch.Tensor, sigma: torch.Tensor, options: dict[str, Any], functions: Sequence[Callable]):
         """The guider's answer, shown once more to the functions that the sampler has added."""
@@ -49,13 +49,6 @@ class Candidate:
     steps: int = 0
     x0: torch.Tensor | None = None
     calls: list[Call] = field(default_factory=list)
-
-
-class Unkept(Exception):
-    """There is no memory to keep a call in; `call` is the call itself, where it was made."""
-
-    def __init__(self, call: Call):
-        self.call = call
 
 
 class Tape:
@@ -86,12 +79,14 @@ class Tape:
             self.replaying = False
             if not self.recording:
                 return live(x, sigma, model_options, seed)
+            call = self._make(live, (x, sigma, model_options, seed))
             try:
-                self._calls.append(self._make(live, (x, sigma, model_options, seed)))
-            except Unkept as unkept:
+                self._calls.append(call.on_cpu())
+                self._at += 1
+            except (MemoryError, RuntimeError):  # torch's CPU allocator raises the latter
                 self.forget()
                 self.full = True
-                return unkept.call.answer(x, sigma, model_options, functions)
+            return call.answer(x, sigma, model_options, functions)
         self._at += 1
         return self._calls[self._at - 1].answer(x, sigma, model_options, functions)
 
@@ -112,28 +107,34 @@ class CandidateEngine:
     at_once: int = 1
     evaluations: int = 0
     bar: Any = None
+    _schedule: torch.Tensor = field(init=False)  # the sigmas on the CPU
+
+    def __post_init__(self):
+        self._schedule = self.sigmas.cpu()
 
     def costs(self, noise: torch.Tensor) -> list[int] | None:
         """[N + 1]: evaluations of a run at the start and at the x0 prediction of each step, 0 where none is shown; the
         last are all of them. Counted by running the sampler without the model. None where that is not to be had: the
         sampler asks the model past its guider's own call, or chooses its steps by the model's answers."""
-        calls, counts = [], [0] * len(self.sigmas)
+        asked, counts = 0, [0] * len(self.sigmas)
 
-        def make(live, request):
-            if len(calls) == MOST * (len(self.sigmas) - 1):
+        def answer(live, x, sigma, model_options, seed):
+            nonlocal asked
+            if asked == MOST * (len(self.sigmas) - 1):
                 line.end()
-            x0 = torch.full_like(request[0], DRY * (len(calls) + 1), device="cpu")
-            return Call(x0, {"cond_denoised": x0, "uncond_denoised": x0})
+            asked += 1
+            x0 = torch.full_like(x, DRY * asked)
+            call = Call(x0, {"cond_denoised": x0, "uncond_denoised": x0})
+            return call.answer(x, sigma, model_options, model_options.get(POST_CFG, [])[self._own :])
 
         def watch(step, x0, *_):
             if place := steps.place(step, x0, line.level):
-                counts[place] = len(calls)
+                counts[place] = asked
 
-        line = Line(answer=Tape(calls, self._own, make), offline=True)
-        steps = Steps(self.sigmas, noise.shape)
+        line, steps = Line(answer=answer, offline=True), Steps(self._schedule, noise.shape)
         if self._sample(line, Candidate(0, noise), watch) is None:
             return None
-        counts[-1] = len(calls)
+        counts[-1] = asked
         return counts
 
     def advance(self, candidates: Sequence[Candidate], stop: int, most: int) -> None:
@@ -145,7 +146,7 @@ class CandidateEngine:
                 requests = [(each, request) for each in group if (request := self._next(each, stop, most)) is not None]
                 calls = self._evaluate([request for _, request in requests]) if requests else []
                 for (each, _), call in zip(requests, calls, strict=True):
-                    each.calls.append(call)
+                    each.calls.append(call.on_cpu())
                 group = [each for each, _ in requests]
             for last in group:
                 self._stage(last, stop, most, lambda _, live, request: self._evaluate([request], live)[0])
@@ -189,7 +190,7 @@ class CandidateEngine:
                     line.end()
 
         line = Line(len(candidate.noise), Tape(candidate.calls, self._own, bounded))
-        steps = Steps(self.sigmas, candidate.noise.shape)
+        steps = Steps(self._schedule, candidate.noise.shape)
         self._sample(line, candidate, watch)
 
     def _sample(self, line: Line, candidate: Candidate, callback: Callable | None, disable: bool = True):
@@ -226,8 +227,7 @@ def own_functions(extra_args: dict[str, Any]) -> int:
 
 
 def record(model: Callable, own: int, requests: list[tuple]) -> list[Call]:
-    """The evaluations for these requests (x, sigma, model_options, seed), from one call of the model, kept on the
-    CPU. Unkept where that has no room for a single one."""
+    """The evaluations for these requests (x, sigma, model_options, seed), from one call of the model."""
     options, seed = requests[0][2:]
     parts: dict[str, torch.Tensor] = {}
     if len(options.get(POST_CFG, [])) > own:
@@ -240,13 +240,7 @@ def record(model: Callable, own: int, requests: list[tuple]) -> list[Call]:
     x, sigma = (torch.cat([request[i] for request in requests]) for i in (0, 1))
     x0 = model(x, sigma, model_options=options, seed=seed)
     rows = len(x) // len(requests)
-    calls = [
+    return [
         Call(x0[i : i + rows], {name: part[i : i + rows] for name, part in parts.items()})
         for i in range(0, len(x), rows)
     ]
-    try:
-        return [call.on_cpu() for call in calls]
-    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises the latter
-        if len(calls) > 1:
-            raise
-        raise Unkept(calls[0]) from error

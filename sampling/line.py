@@ -20,6 +20,8 @@ import comfy.utils
 import torch
 from comfy.model_management import InterruptProcessingException
 
+from .sent import Sent
+
 KINDS = comfy.patcher_extension.WrappersMP
 
 
@@ -58,12 +60,12 @@ class Line:
     offline: bool = False
     evaluations: int = field(default=0, init=False)
     beside: int = field(default=0, init=False)
-    level: torch.Tensor | None = field(default=None, init=False)
+    level: Sent | None = field(default=None, init=False)
     guider: Any = field(default=None, init=False)
     ended: BaseException | None = field(default=None, init=False)
     ignored: bool = field(default=False, init=False)
     _outer: Line | None = field(default=None, init=False)
-    _asked: torch.Tensor | None = field(default=None, init=False)
+    _asked: Sent | None = field(default=None, init=False)
     _seen: bool = field(default=False, init=False)  # whether anything was asked, and shown
     _shown: bool = field(default=False, init=False)
     _open: bool = field(default=False, init=False)
@@ -149,17 +151,17 @@ class Line:
             self.ended = cancel
             raise
 
-    def _see(self, sigma: torch.Tensor) -> None:
+    def _see(self, level: Sent) -> None:
         if self._outer is not None:
-            self._outer._see(sigma)
+            self._outer._see(level)
         self._go_on()
-        self._seen, self._asked = True, sigma
+        self._seen, self._asked = True, level
 
     def _predict(self, executor, x, sigma, model_options=None, seed=None):
         request = (x, sigma, {} if model_options is None else model_options, seed)
         if not self._open or self._within:
             return executor(*request)
-        self._see(sigma)
+        self._see(Sent(sigma.max()))
         self.guider = executor.class_obj
         self._within, live = True, partial(self._live, executor)
         try:
@@ -173,7 +175,7 @@ class Line:
 
     def _evaluate(self, executor, model, conds, x, sigma, model_options):
         if self._open and not self._within:
-            self._see(sigma)
+            self._see(Sent(sigma.max()))
             if self.offline:
                 self.end()
             self.evaluations += self._count(x)
@@ -221,7 +223,7 @@ class Steps:
         self.levels, self.shape = sigmas.tolist(), shape
         self.part, self._latest = False, 0
 
-    def place(self, index: Any, x0: Any, level: torch.Tensor | None) -> int | None:
+    def place(self, index: Any, x0: Any, level: Sent | None) -> int | None:
         """The step (1-based) of a callback's `index` (0-based) and x0, None where it is not in the schedule, or done.
 
         level: as Line's. The index is believed where the level is none of the schedule's, and within a step of it.
@@ -231,7 +233,7 @@ class Steps:
             return None
         if level is None:
             return None
-        last, level = len(self.levels) - 1, float(level.max())
+        last, level = len(self.levels) - 1, float(level)
         nearest = min(range(last), key=lambda i: abs(self.levels[i] - level))
         own = abs(self.levels[nearest] - level) > 1e-4 * level
         believed = own and isinstance(index, int) and self._latest <= index < last and abs(index - nearest) <= 1

@@ -219,7 +219,7 @@ class StreamEngine:
         return Candidate(x0, x, chosen[0].sigma, chosen[0].step)
 
     def _level(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return torch.tensor(sigma, dtype=torch.float32, device=x.device)
+        return torch.full((), sigma, dtype=torch.float32, device=x.device)
 
     def _forward(
         self, index: int, x: torch.Tensor, sigma: float, model: Model | None = None, hooks: CausalHooks | None = None,

@@ -13,6 +13,7 @@ import comfy.model_management
 import torch
 
 from ..scoring.inspector import Gate
+from ..scoring.scorer import numbers
 from ..trials.observer import SILENT, Decision, Observer
 from ..trials.stream import Chunk, parse_prompts
 from ..trials.stream_plans import Drift, GateSettings, Plan, Step, Work
@@ -152,12 +153,11 @@ class ChunkWatcher:
             # Under a new prompt only what was made for it is held against it.
             seen = SEEN if begin == 0 else min(SEEN, (chunk.index - begin) * self.engine.settings.chunk + chunk.frames)
             clip = self.engine.clip(chunk, x0)
-            if not torch.isfinite(x0).all():
+            shown = [self._frames(item, seen, scored=True) for item in clip.split(1)]
+            scores, finite = self.gate.gate.scores(shown, self._texts[prompt], x0)
+            if not finite:
                 raise ValueError("the x0 prediction is not finite")
-            return tuple(
-                float(self.gate.gate.scorer.score(self._frames(item, seen, scored=True), self._texts[prompt]))
-                for item in clip.split(1)
-            )
+            return scores
         self._note(failure.message)
         return (math.nan,) * len(x0)
 
@@ -212,5 +212,5 @@ def measures(frames: torch.Tensor) -> dict[str, float]:
     frames = frames.float()
     grey = frames.mean(-1)
     motion = (grey[1:] - grey[:-1]).abs().mean() if len(grey) > 1 else grey.new_zeros(())
-    values = {"saturation": (frames.amax(-1) - frames.amin(-1)).mean(), "contrast": grey.std(), "motion": motion}
-    return {name: round(float(value), 6) for name, value in values.items()}
+    values = numbers([(frames.amax(-1) - frames.amin(-1)).mean(), grey.std(), motion])
+    return dict(zip(("saturation", "contrast", "motion"), (round(value, 6) for value in values), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from ..l2r.decode import decode
 from ..trials.verdict import ItemVerdict
 from .detector import Detector, DetectorSettings
-from .scorer import Scorer
+from .scorer import Scorer, numbers
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,19 @@ class Gate:
         that were scored, [F, sH, sW, 3] in 0..1 on the CPU."""
         latent = video(x0)
         text, indices = self.scorer.encode_text(self.prompt), self.scorer.looks_at(latent.shape[2])
-        scores, clips = [], []
-        for item in latent.split(1):
-            frames = self.decode(item, indices)
-            clips.append(frames.cpu())
-            scores.append(float(self.scorer.score(frames, text)) if torch.isfinite(item).all() else math.nan)
-        return tuple(scores), tuple(clips)
+        clips = [self.decode(item, indices) for item in latent.split(1)]
+        scores, _ = self.scores(clips, text, latent)
+        return scores, tuple(frames.cpu() for frames in clips)
+
+    def scores(
+        self, clips: Sequence[torch.Tensor], text: torch.Tensor, latent: torch.Tensor
+    ) -> tuple[tuple[float, ...], bool]:
+        """Of the frames of each item of a latent, NaN where the item is not finite; and whether all are. What all of
+        it takes from the device comes in one copy."""
+        items = [torch.isfinite(item).all() for item in latent.split(1)]
+        told = numbers([*items, *(self.scorer.score(frames, text) for frames in clips)])
+        finite, scores = told[: len(items)], told[len(items) :]
+        return tuple(s if sound else math.nan for s, sound in zip(scores, finite, strict=True)), all(finite)
 
     def still(self, x0: torch.Tensor) -> torch.Tensor:
         """The middle frame of an x0 prediction's first item, [sH, sW, 3]."""
@@ -155,20 +162,16 @@ class Inspector:
         begin = time.perf_counter()
         try:
             latent = video(x0)
-            if not torch.isfinite(latent).all():
-                raise ValueError(f"the x0 prediction of step {step} is not finite")
             if self._text is None:
                 self._text = self.gate.scorer.encode_text(self.gate.prompt)
             indices = self.gate.scorer.looks_at(latent.shape[2])
-            scores, best, decoded = [], None, []
-            for item in latent.split(1):
-                frames = self.gate.decode(item, indices)
-                if len(indices) == latent.shape[2]:
-                    decoded.append(frames)
-                scores.append(float(self.gate.scorer.score(frames, self._text)))
-                if scores[-1] == max(scores):
-                    best = frames
-            self.last = Observation(step, sigma, tuple(scores), latent.clone(), decoded=tuple(decoded))
+            clips = tuple(self.gate.decode(item, indices) for item in latent.split(1))
+            scores, finite = self.gate.scores(clips, self._text, latent)
+            if not finite:
+                raise ValueError(f"the x0 prediction of step {step} is not finite")
+            best = clips[scores.index(max(scores))]
+            decoded = clips if len(indices) == latent.shape[2] else ()
+            self.last = Observation(step, sigma, scores, latent.clone(), decoded=decoded)
             if not all(map(math.isfinite, scores)):
                 self.message = f"step {step}: the score is not finite"
             self._decide(step, self.last.scores)

@@ -29,7 +29,9 @@ def vbench_frames(frames: Tensor, size: int = 224, count: int = 8) -> Tensor:
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"A scorer takes frames [F, H, W, 3], not {list(frames.shape)}.")
-    x = frames[middle_frames(len(frames), count)].movedim(-1, 1)
+    chosen = middle_frames(len(frames), count)
+    # Picked one by one: a list of places would be copied to the device, which stalls it. So would MEAN and STD.
+    x = (frames if chosen == list(range(len(frames))) else torch.stack([frames[at] for at in chosen])).movedim(-1, 1)
     x = x.float() if x.dtype == torch.uint8 else x.float().mul(255).round().clamp(0, 255)
     height, width = x.shape[-2:]
     short, long = sorted((height, width))
@@ -39,4 +41,5 @@ def vbench_frames(frames: Tensor, size: int = 224, count: int = 8) -> Tensor:
         x = F.interpolate(x, target, mode="bicubic", align_corners=False, antialias=False).clamp(0, 255).round()
     top, left = (int(round((side - size) / 2)) for side in target)
     x = x[..., top : top + size, left : left + size] / 255
-    return (x - x.new_tensor(MEAN)[:, None, None]) / x.new_tensor(STD)[:, None, None]
+    channels = zip(x.unbind(1), MEAN, STD, strict=True)
+    return torch.stack([(values - mean) / deviation for values, mean, deviation in channels], 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -54,9 +53,5 @@ class AlignmentReward:
     def score(self, x0: Tensor, sigma: float, step: int) -> Tensor:
         if self._text is None:
             self._text = self.gate.scorer.encode_text(self.gate.prompt)
-        return torch.tensor([self._one(item) for item in video(x0).split(1)])
-
-    def _one(self, item: Tensor) -> float:
-        if not torch.isfinite(item).all():
-            return math.nan
-        return float(self.gate.scorer.score(self.gate.look(item), self._text))
+        latent = video(x0)
+        return torch.tensor(self.gate.scores([self.gate.look(item) for item in latent.split(1)], self._text, latent)[0])

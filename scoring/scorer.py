@@ -1,5 +1,6 @@
 """What an alignment scorer is."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -25,8 +26,16 @@ class Scorer(Protocol):
     def looks_at(self, count: int) -> list[int]:
         """Which of a clip's `count` frames it scores: those alone give the same score, and only they are decoded."""
 
-    def score(self, frames: Tensor, text: Tensor) -> float:
-        """Cosine of frames [F, H, W, 3] in 0..1 and a text feature of encode_text."""
+    def score(self, frames: Tensor, text: Tensor) -> float | Tensor:
+        """Cosine of frames [F, H, W, 3] in 0..1 and a text feature of encode_text; a tensor without dimensions where it
+        still lies on a device, so that whoever asks for several waits once (`numbers`)."""
+
+
+def numbers(values: Sequence[float | Tensor]) -> list[float]:
+    """Of numbers, some of which may lie on a device: those come in one copy."""
+    away = [value for value in values if isinstance(value, Tensor)]
+    come = iter(torch.stack([value.float().to(away[0].device) for value in away]).tolist() if away else ())
+    return [next(come) if isinstance(value, Tensor) else float(value) for value in values]
 
 
 def reading_of(scorer: Scorer, prompt: str) -> Reading:

@@ -60,7 +60,8 @@ class ViCLIPScorer:
         clip = vbench_frames(frames.to(self.device), self.config.image_size, self.config.frames)
         return F.normalize(self.model.encode_vision(clip[None])[0].float(), dim=-1)
 
-    def score(self, frames: Tensor, text: Tensor) -> float:
-        """Cosine, as VBench computes it: no temperature, no template; of a text in pieces see `aligned`."""
+    def score(self, frames: Tensor, text: Tensor) -> Tensor:
+        """Cosine, as VBench computes it: no temperature, no template; of a text in pieces see `aligned`. Without
+        dimensions, on its own device."""
         frames, text = self.encode_frames(frames), text.to(self.device)
-        return float(frames @ text if text.ndim == 1 else aligned(frames, text, self.scale))
+        return frames @ text if text.ndim == 1 else aligned(frames, text, self.scale)

@@ -221,12 +221,12 @@ def test_saved_model_keeps_sizes_name_and_thresholds(tmp_path, tokenize):
     assert loaded.config == TINY
     assert "vision_encoder.transformer.resblocks.0.attn.in_proj_weight" in load_file(tmp_path / "tiny.safetensors")
     frames = video(5, 30, 30)
-    scores = [(s := ViCLIPScorer(m, tokenize)).score(frames, s.encode_text("a ring")) for m in (model, loaded)]
+    scores = [float((s := ViCLIPScorer(m, tokenize)).score(frames, s.encode_text("a ring"))) for m in (model, loaded)]
     assert scores[0] == scores[1]
     half = load_viclip(tmp_path / "tiny.safetensors", dtype=torch.float16)
     assert half.dtype == torch.float16
     scorer = ViCLIPScorer(half, tokenize)
-    assert scorer.score(frames, scorer.encode_text("a ring")) == pytest.approx(scores[0], abs=0.05)
+    assert float(scorer.score(frames, scorer.encode_text("a ring"))) == pytest.approx(scores[0], abs=0.05)
 
 
 def test_text_features_are_cached_by_prompt():
