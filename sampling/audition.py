@@ -21,7 +21,7 @@ from .enhanced import unsearched
 from .inputs import Inputs, Latent, joined
 from .records import gate_settings
 from .segments import own_steps
-from .self_refine import caches
+from .self_refine import remembers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def budget(seeds: int, keep: int, fraction: float, inputs: Inputs, by_hand: bool
 
 def _resumes(inputs: Inputs) -> bool:
     """Whether a seed can be gone on with; else it is begun anew."""
-    return unsearched(inputs.sampler) is inputs.sampler and not caches(inputs.guider.model_patcher.model_options)
+    return unsearched(inputs.sampler) is inputs.sampler and not remembers(inputs.guider.model_patcher.model_options)
 
 
 def hold_audition(

@@ -36,7 +36,7 @@ from .noise_space import NoiseSpace
 from .records import gate_settings, model_family, partial_schedule
 from .search import SearchSampler
 from .segments import own_steps
-from .self_refine import PRESETS, SelfRefineSettings, caches, extra_passes, self_refining
+from .self_refine import PRESETS, SelfRefineSettings, caches, extra_passes, remembers, self_refining
 
 LIGHT = PRESETS["light"].settings()
 PLAIN, REFINED = Candidate(0), Candidate(0, self_refined=True)
@@ -88,7 +88,7 @@ class _Race:
             )
         self.steps = tuple(reached(look.share, inputs.whole) for look in rules.looks)
         self.stop = self.steps[-1]
-        self.resumes = not caches(inputs.guider.model_patcher.model_options)
+        self.resumes = not remembers(inputs.guider.model_patcher.model_options)
         self.own = self_refinement(inputs.sampler)
         if self.own:  # the user's sampler refines every candidate itself
             self.rules = rules = replace(rules, settings=replace(rules.settings, self_refine="all"))
@@ -120,6 +120,12 @@ class _Race:
             return "the sampler chooses its own steps, so none can be looked at"
         if self.stop >= self.inputs.steps:
             return f"the look at step {self.stop} is not before the last of {self.inputs.steps} steps"
+        options = self.inputs.guider.model_patcher.model_options
+        if self.steps[0] == 1 and remembers(options) and not caches(options):
+            return "a node in the model's path keeps something from step to step, and would not forget it after one"
+        costs, budget = self._costs(PLAIN), self.rules.budget
+        if budget is not None and costs.look + costs.rest > costs.whole * (1 + budget) + 1e-9:
+            return f"the model remembers what it was asked, and the budget of {budget:.0%} is too small to begin anew"
         noise = self.inputs.noise.generate_noise(dict(self.inputs.latent))
         if not any(part.any() for part in parts_of(noise)):
             return "no noise is added here, so every seed gives the same clip"

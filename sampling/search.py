@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..scoring.reward import Reward
+from ..scoring.scorer import numbers
 from ..trials.observer import SILENT, Decision, Observer
 from ..trials.verdict import TrialRecord
 from .candidates import Candidate, CandidateEngine
@@ -24,7 +25,7 @@ from .line import video_latent
 from .noise import following, mixed_noise
 from .search_rules import SearchSettings, resampled, survival_weights
 from .segments import own_steps
-from .self_refine import refuse_caches
+from .self_refine import refuse_caches, remembers
 from .vp import require_fitting
 
 PICTURED = 6  # candidates whose previews are kept: as many as a report's picture shows
@@ -77,6 +78,11 @@ class SearchSampler(comfy.samplers.Sampler):
         disable_pbar=False,
     ):
         refuse_caches(extra_args, "Latent Search")
+        if remembers(extra_args.get("model_options", {})):
+            raise ValueError(
+                "Latent Search samples its candidates by turns, but a node in the model's path keeps something from "
+                "step to step (APG's momentum), which would get from one to the other: take that node out."
+            )
         require_fitting(self.inner, model_wrap.inner_model.model_sampling)
         clips = len(video_latent(noise, model_wrap.inner_model))
         if clips != 1:
@@ -293,7 +299,8 @@ class _Search:
     def _rewards(self, live: list[_Contender], check: int) -> torch.Tensor:
         """[n], NaN where a candidate cannot be judged. Whatever breaks a reward must not break the clip (promise 2)."""
         rewards = torch.full((len(live),), math.nan)
-        sound = [i for i, each in enumerate(live) if each.x0 is not None and torch.isfinite(each.x0).all()]
+        finite = numbers([each.x0 is not None and torch.isfinite(each.x0).all() for each in live])
+        sound = [i for i, whole in enumerate(finite) if whole]
         if len(sound) < len(live):
             self.notes.append(f"step {check}: the predictions of {len(live) - len(sound)} candidate(s) are not finite")
         if not sound:

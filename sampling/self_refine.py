@@ -4,6 +4,8 @@ uncertainty-aware P&P). Numbers that the paper leaves open are those of its auth
 from __future__ import annotations
 
 import copy
+import dis
+import itertools
 import math
 import re
 import weakref
@@ -300,6 +302,25 @@ def self_refining(inner: comfy.samplers.Sampler, settings: SelfRefineSettings) -
 def caches(model_options: dict[str, Any]) -> bool:
     """Whether the model skips evaluations that look alike, by what it remembers of the steps before."""
     return "easycache" in model_options.get("transformer_options", {})  # LazyCache's key too
+
+
+def remembers(model_options: dict[str, Any]) -> bool:
+    """Whether what the model answers depends on what it was asked before, so that a run of it cannot be left and gone
+    on with: a cache, or a function in its path that writes to what it keeps from step to step (APG's momentum)."""
+    functions = [value for name, value in model_options.items() if name.endswith("_function")]
+    return caches(model_options) or any(map(_writes, itertools.chain(*map(_listed, functions))))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _writes(function: Any) -> bool:
+    """Whether it assigns to a variable of the function that has made it (nonlocal)."""
+    code = getattr(function, "__code__", None)
+    kept = set(getattr(code, "co_freevars", ()))
+    lines = dis.get_instructions(code) if kept else ()
+    return any(line.opname == "STORE_DEREF" and line.argval in kept for line in lines)
 
 
 def refuse_caches(extra_args: dict[str, Any] | None, name: str) -> None:
