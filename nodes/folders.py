@@ -11,18 +11,19 @@ from ..trials.foreign import printable, quoted
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 VICLIP, L2R, PRESETS, REWARD = "foresight", "foresight_l2r", "foresight_presets", "foresight_reward"
-RACES = "foresight_races"
+RACES, REFINERS = "foresight_races", "foresight_refiners"
 DEMO = {"diffusion_models": "demo/diffusion_models", "vae": "demo/vae"}  # of core's folders
 EXTENSIONS = {
     VICLIP: {".safetensors", ".sft", ".pth"}, L2R: {".safetensors", ".sft"}, PRESETS: {".json"},
-    REWARD: {".safetensors", ".sft"}, RACES: {".json"},
+    REWARD: {".safetensors", ".sft"}, RACES: {".json"}, REFINERS: {".safetensors", ".sft"},
 }  # fmt: skip
 
 
 def register() -> None:
     """Adds models/foresight (ViCLIP), models/foresight_l2r, models/foresight_presets (of the gate),
-    models/foresight_reward and models/foresight_races (presets of the race), and what of the demo family belongs in them. Its
-    model and VAE are added to core's folders only where there are no others: a node of its own loads them anywhere."""
+    models/foresight_reward, models/foresight_races (presets of the race) and models/foresight_refiners (of a stream's
+    noise), and what of the demo family belongs in them. Its model and VAE are added to core's folders only where there
+    are no others: a node of its own loads them anywhere."""
     for folder, extensions in EXTENSIONS.items():
         # Behind what extra_model_paths.yaml names: which of that is_default, core does not keep.
         folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))

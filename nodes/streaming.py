@@ -255,6 +255,9 @@ def summary(report: dict) -> str:
         f"{report['nfe']} forwards for {report['made']} latents; the plain stream takes {report['nfe_plain']}",
         f"steps by chunk: {report['schedule']}; cache: {report['window']} latents, {report['cache_bytes'] / 2**20:.1f} MiB",
     ]
+    if refiner := report.get("refiner"):
+        sizes = ", ".join(f"{size:.1%}" for size in refiner["change_by_step"].values())
+        lines.append(f"{refiner['forwards']} forwards refined the noise ({refiner['name']}), by step by {sizes or 'nothing'}")
     for line in report.get("draws", ()):
         if "draw" in line and "step" not in line:
             scores = ", ".join("none" if score is None else f"{score:.3f}" for score in line["scores"])

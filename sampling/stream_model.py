@@ -176,10 +176,11 @@ def tokens_of(network: torch.nn.Module, shape: Sequence[int]) -> int:
     return -(-shape[3] // high) * -(-shape[4] // wide)
 
 
-def make_room(expected: int, guider: Any, device: torch.device) -> None:
-    """Asks ComfyUI for the memory of a cache that is about to be made, beside the models of this run."""
+def make_room(expected: int, guider: Any, device: torch.device, refiner: Any = None) -> None:
+    """Asks ComfyUI for the memory of a cache that is about to be made, beside the models of this run. refiner: a model
+    of its own that refines noise."""
     model = guider.inner_model
-    used = [model.current_patcher, *(getattr(guider, "loaded_models", None) or ())]
+    used = [model.current_patcher, *(getattr(guider, "loaded_models", None) or ()), *([refiner] if refiner else [])]
     keep = [
         loaded for loaded in comfy.model_management.current_loaded_models
         if loaded.model is not None and any(loaded.model.is_clone(patcher) for patcher in used)

@@ -73,7 +73,6 @@ class StreamSampler(comfy.samplers.Sampler):
         chunks = self.settings.chunks(frames - n, shift, sigmas.tolist(), start, first)
         self._require_prompts(model_wrap, chunks)
         expected = self.cache_bytes(model, noise.shape, guided)
-        make_room(expected, model_wrap, noise.device)
         cache = self._cache(model.diffusion_model, noise, state)
         logger.info("Foresight: the cache of %d latents takes %.1f MiB", cache.window, expected / 2**20)
         engine = StreamEngine(
@@ -85,8 +84,10 @@ class StreamSampler(comfy.samplers.Sampler):
             frozenset(getattr(model_wrap, "recaches", ())), self.refine,
             given=given, recent=state.recent.copy() if state else Recent(cache.sink, cache.window),
         )  # fmt: skip
+        make_room(expected, model_wrap, noise.device, getattr(engine.refine, "patcher", None))
         passes = [self.settings.passes(chunks, chunk) for chunk in chunks]
-        work = Work(chunks, passes, len(noise), engine.recaches, int(self.settings.kv == REUSE))
+        refined = getattr(engine.refine, "steps", ())
+        work = Work(chunks, passes, len(noise), engine.recaches, int(self.settings.kv == REUSE), refined)
         watcher = self.gate and self.gate.watcher(engine)
         self._show(engine, callback, work)
         try:
@@ -99,9 +100,12 @@ class StreamSampler(comfy.samplers.Sampler):
                 self._put_state(engine, model, output)
             self.result = self._report(engine, work, chunks, expected, time.perf_counter() - begin)
             self.result |= watcher.report() if watcher else {}
+            self.result |= engine.refine.report() if hasattr(engine.refine, "report") else {}
             return output if given is None else torch.cat([given, output], 2)
         finally:
             cache.free()
+            if hasattr(engine.refine, "end"):
+                engine.refine.end()
 
     def _require(
         self, guider: Any, options: dict[str, Any], noise: torch.Tensor, denoise_mask: torch.Tensor | None

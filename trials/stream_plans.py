@@ -7,7 +7,7 @@ are plans of one engine (sampling/stream_engine.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,18 +56,29 @@ Plan = Generator[Step | Keep | Back, Any, None]
 class Work:
     """What there is to do. passes: forwards that follow each chunk; barriers: chunks before which none can be taken
     back, because the cache was made anew there; items: of the batch. replays: 1 where keeping a candidate that was not
-    the last takes a forward more, because its keys and values are those that stay."""
+    the last takes a forward more, because its keys and values are those that stay. refined: the steps (0-based, the
+    first is never one) before which a refiner of noise takes a forward."""
 
     chunks: Sequence[Chunk]
     passes: Sequence[int]
     items: int = 1
     barriers: frozenset[int] = field(default_factory=frozenset)
     replays: int = 0
+    refined: Container[int] = ()
+
+    def forwards(self, at: int, first: int = 0) -> int:
+        """Forwards of the steps of chunk `at` from the step `first` on."""
+        return sum(1 + (step in self.refined) for step in range(first, self.chunks[at].steps))
 
     @property
     def plain(self) -> int:
-        """Forwards of a plain run, without those that fill the cache with what was given."""
+        """Forwards of a plain run, without a refiner and without those that fill the cache with what was given."""
         return sum(chunk.steps for chunk in self.chunks) + sum(self.passes)
+
+    @property
+    def ungated(self) -> int:
+        """The same with the refiner's."""
+        return sum(map(self.forwards, range(len(self.chunks)))) + sum(self.passes)
 
 
 def plain(work: Work) -> Plan:
@@ -88,7 +99,7 @@ class GateSettings:
     """plan: GATE draws a chunk again that scores below `floor` at a look; BEST draws each chunk `tries` times and keeps
     the best; PATH does so at each step. looks: steps (1-based, or "last") at which GATE scores, in commas. tries:
     draws of a chunk at most. depth: chunks before a failing one that are taken back at most, when all its draws have
-    failed. budget: forwards beyond a plain run that a plan may spend, as a share of it. drift: by which factor a
+    failed. budget: forwards beyond an ungated run that a plan may spend, as a share of it. drift: by which factor a
     chunk's colours may leave those of the first two without a warning; stop: whether the stream then ends."""
 
     floor: float
@@ -125,7 +136,7 @@ class GateSettings:
 
 @dataclass
 class _Draw:
-    """One draw of a chunk: its latest candidate, what that scored by item, and how many steps are left of it."""
+    """One draw of a chunk: its latest candidate, what that scored by item, and how many forwards are left of it."""
 
     draw: int
     candidate: int
@@ -138,7 +149,7 @@ class _Spending:
 
     def __init__(self, settings: GateSettings, work: Work, told: list[dict[str, Any]]):
         self.settings, self.work, self.told = settings, work, told
-        self.most, self.spent = work.plain + int(settings.budget * work.plain), 0
+        self.most, self.spent = work.ungated + int(settings.budget * work.ungated), 0
         self.next_draw = [0] * len(work.chunks)
         self.recipes: list[tuple[int, ...]] = []  # by kept chunk, the draw of each item
         self.last = -1  # the candidate that was made last
@@ -158,7 +169,7 @@ class _Spending:
 
     def _affords(self, at: int, forwards: int) -> bool:
         """Whether so many can be spent on chunk `at` beside the rest of the stream."""
-        rest = sum(chunk.steps for chunk in self.work.chunks[at + 1 :]) + sum(self.work.passes[at:])
+        rest = sum(map(self.work.forwards, range(at + 1, len(self.work.chunks)))) + sum(self.work.passes[at:])
         return self.spent + forwards + rest + self.work.replays <= self.most
 
     def _keep(self, at: int, picks: tuple[int, ...]) -> Generator[Keep, bool, bool]:
@@ -166,7 +177,7 @@ class _Spending:
         return (yield Keep(self.work.chunks[at], picks))
 
     def _step(self, at: int, step: int, base: tuple[int, ...], draw: int, look: bool) -> Generator[Step, Seen, Seen]:
-        self.spent += 1
+        self.spent += 1 + (step in self.work.refined)
         seen = yield Step(self.work.chunks[at], step, base, draw, look)
         self.last = seen.candidate
         return seen
@@ -185,16 +196,16 @@ class _Spending:
             if seen.scores and all(score < self.settings.floor for score in seen.scores) and again:
                 break
         self.told.append({"chunk": chunk.index, "draw": draw, "steps": step + 1, "scores": list(scores)})
-        return _Draw(draw, base[0], scores, chunk.steps - step - 1)
+        return _Draw(draw, base[0], scores, self.work.forwards(at, step + 1))
 
     def _gated(self, at: int) -> Generator[Step, Seen, tuple[tuple[int, ...], tuple[float, ...]]]:
         """Draws a chunk until each item passes, or it cannot be drawn again; (picks, the score of each pick)."""
-        steps, draws = self.work.chunks[at].steps, []
+        forwards, draws = self.work.forwards(at), []
         passing: dict[int, _Draw] = {}
         for left in reversed(range(self.settings.tries)):
             # A draw that was left half way may still be the best of an item, and is finished then.
             unfinished = sorted((draw.left for draw in draws), reverse=True)[: self.work.items]
-            again = left > 0 and self._affords(at, 2 * steps + sum(unfinished))
+            again = left > 0 and self._affords(at, 2 * forwards + sum(unfinished))
             draws.append((yield from self._drawn(at, again)))
             scores = draws[-1].scores or (math.nan,) * self.work.items
             for item, score in enumerate(scores):
@@ -232,7 +243,7 @@ class _Spending:
             if start < 0 or any(start < barrier <= at for barrier in self.work.barriers):
                 break
             again = range(start, at + 1)
-            once = sum(self.work.chunks[i].steps + self.work.passes[i] + self.work.replays for i in again)
+            once = sum(self.work.forwards(i) + self.work.passes[i] + self.work.replays for i in again)
             if not self._affords(at, 2 * once):
                 break
             before, recipes = sum(scores), self.recipes[start : at + 1]
@@ -267,8 +278,8 @@ class _Spending:
 
     def _count(self, at: int) -> int:
         """How many candidates of a chunk the budget pays, at most as many as are wanted."""
-        steps = self.work.chunks[at].steps
-        return next((n for n in range(self.settings.tries, 1, -1) if self._affords(at, n * steps)), 1)
+        forwards = self.work.forwards(at)
+        return next((n for n in range(self.settings.tries, 1, -1) if self._affords(at, n * forwards)), 1)
 
     def _best_of(self, at: int) -> Generator[Step, Seen, tuple[int, ...]]:
         chunk, made = self.work.chunks[at], []
