@@ -113,7 +113,7 @@ def test_the_drop_in_says_it_in_its_title(patcher):
     positive, negative = [[torch.zeros(1, 8, 4096), {}]], [[torch.ones(1, 8, 4096), {}]]
     latent = {"samples": torch.zeros(1, 16, 3, 4, 4)}
     out = ForesightKSampler.execute(
-        patcher, 3, 10, 4.0, "euler", "simple", positive, negative, latent, budget=1.0, self_refine="off",
+        patcher, 3, 10, 4.0, "euler", "simple", positive, negative, latent, 1.0, budget=1.0, self_refine="off",
         prompt="a red circle", gate=forced(Brightness()),
     )  # fmt: skip
     assert STILL in out.ui["text"][0].splitlines()[0]
