@@ -47,7 +47,7 @@ def raced(race_settings, leads, finals=None, most=math.inf, early=()):
 
     def do(action):
         candidate = action.candidate
-        costs = LIGHTLY if candidate.self_refined else PLAIN
+        costs = aside.get(candidate) or (LIGHTLY if candidate.self_refined else PLAIN)
         if actions and not purse.affords(action, costs):
             return None
         actions.append(action)
