@@ -12,6 +12,7 @@ from .enhancers import CandidateNoise, EnhancerReport, LatentSearchSampler, Self
 from .experts import TwoExpertGuiderNode
 from .hierarchy import ForesightSampler
 from .inspection import FailureGate, L2RPreview, ViCLIPScore
+from .refining import NoiseRefinerNode
 from .report import RunReport
 from .reward import LatentRewardNode
 from .rewording import PromptRefiner
@@ -27,7 +28,7 @@ NODES = [
     ForesightKSampler, ForesightSamplerCustomAdvanced, ForesightSampler, L2RPreview, L2RCalibrate, ViCLIPScore, FailureGate, MonitoredSampler, SingleFrameProbe, LatentInjector,
     PromptRefiner, TrialSwitch, RunReport, ForesightWatch, SeedAudition, TwoExpertGuiderNode, CogVideoXSampler, DemoTextEncoder,
     LatentRewardNode, SelfRefineSampler, LatentSearchSampler, EnhancerReport, CandidateNoise,
-    StreamingSampler, StreamingGuiderNode, ChunkGateNode, StreamingReport,
+    StreamingSampler, StreamingGuiderNode, ChunkGateNode, StreamingReport, NoiseRefinerNode,
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class NoiseRefinerNode(Checked):
             "that was trained for this very model. Takes one forward before each step but a chunk's first.",
             inputs=[
                 io.Combo.Input(
-                    "refiner", options=files(REFINERS),
+                    "weights", options=files(REFINERS),
                     tooltip="A refiner in models/foresight_refiners, as a whole model or as a LoRA. It fits the model that it was trained "
                     "for, and no other.",
                 ),
@@ -45,15 +45,15 @@ class NoiseRefinerNode(Checked):
 
     @classmethod
     def check(cls, known, graph, id):
-        check_file(REFINERS, known.get("refiner"))
+        check_file(REFINERS, known.get("weights"))
 
     @classmethod
-    def fingerprint_inputs(cls, refiner=None, **_):
-        return state(REFINERS, refiner)
+    def fingerprint_inputs(cls, weights=None, **_):
+        return state(REFINERS, weights)
 
     @classmethod
-    def execute(cls, refiner, renormalise=False, most_change=0.0):
-        path = path_of(REFINERS, refiner)
+    def execute(cls, weights, renormalise=False, most_change=0.0):
+        path = path_of(REFINERS, weights)
         described = describe(Path(path))
         model = described.kind == MODEL
         patcher = comfy.sd.load_diffusion_model(path) if model else None

@@ -51,6 +51,7 @@ NODES = {
     "ForesightStreamingGuider": "Streaming Guider",
     "ForesightChunkGate": "Chunk Gate",
     "ForesightStreamingReport": "Streaming Report",
+    "ForesightNoiseRefiner": "Noise Refiner",
 }
 # Sockets that mean what they mean on core's sampling nodes; everything else explains itself.
 CORES = {"model", "high_noise_model", "low_noise_model", "clip", "noise", "guider", "sampler", "sigmas", "latent_image",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from ...evaluation.store import Store
 from ...l2r.checkpoint import load_fit, load_l2r, save_l2r
@@ -16,6 +17,7 @@ from ...l2r.fit import AffineFit
 from ...l2r.model import L2R
 from ...panel.routes import BASE
 from ...refiner.profiles import load_profiles
+from ...sampling.refiner_file import HEAD, LORA, MARKS, Described, RefinerSettings, describe, lora_names, set_name
 from ...scoring.detector import Detector
 from ...scoring.latent_reward import RewardConfig, RewardModel, load_reward, save_reward
 from ...scoring.preset import load_preset
@@ -109,6 +111,12 @@ def _reported(path: Path) -> None:
         store.rows(clips=True), store.metas(), store.fingerprints()
 
 
+def _refiner(path: Path) -> None:
+    described = Described("mine", LORA, 1, 8, (0.5,) * MARKS, "my model", RefinerSettings(steps=(1, 2)))
+    names = [*lora_names("blocks.0.ffn.0"), *(set_name(f"{HEAD}.{part}") for part in ("weight", "bias"))]
+    save_file({name: torch.zeros(2, 2) for name in names}, path, described.as_metadata())
+
+
 def _copied(path: str) -> Callable[[Path], object]:
     return lambda to: to.write_bytes((ROOT / "weights" / "demo" / path).read_bytes())
 
@@ -127,6 +135,7 @@ FILES = {
             {k.replace(".in_proj.", ".in_proj_"): v for k, v in _viclip().state_dict().items()}, p
         ), scrambled, _scored,
     ),
+    "noise refiner": FileKind("a.safetensors", _refiner, broken_weights, describe),
     "detector preset": FileKind(
         "a.json", _copied("presets/foresight_demo_conformal.json"), broken_json, _detected
     ),
