@@ -15,7 +15,7 @@ from foresight.l2r.pairs import encoded
 
 
 class Format:
-    latent_channels = 4
+    latent_channels, latent_rgb_factors = 4, None
 
     def process_in(self, latent):
         return 2 * latent
