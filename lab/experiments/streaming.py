@@ -200,17 +200,18 @@ def main(arguments: list[str] | None = None) -> None:
     others = {name: trained_how(a.folder / f"{name}.safetensors") for name in files
               if name not in ("causal", "self_forcing", "diagonal")}  # fmt: skip
     results: dict[str, dict[str, Any]] = {}
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for arm in arms(others):
-        if arm.student not in files or (a.table and arm.table not in {*a.table, "students"}):
-            continue
+    chosen = [arm for arm in arms(others)
+              if arm.student in files and not (a.table and arm.table not in {*a.table, "students"})]  # fmt: skip
+    for arm in chosen:
         with torch.inference_mode():
             results[arm.key] = kept(
                 a.folder, arm, suite, a.prompts, lambda arm=arm: run(arm, a.folder, suite, a.prompts)
             )
         row = told(arm, results)
-        tables.setdefault(arm.table, []).append(row)
         print(f"{arm.key}: {percent(row['right'])}, {row['forwards']} forwards", flush=True)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for arm in chosen:  # once all rivals are there
+        tables.setdefault(arm.table, []).append(told(arm, results))
     document = {"split": "validation" if a.validation else "test", "prompts": a.prompts, "tables": tables}
     command = f"python -m foresight.lab.experiments.streaming FOLDER --prompts {a.prompts}"
     write(a.out, "streaming_students", command + (" --validation" if a.validation else ""), document, markdown)
