@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from . import causal, consistency, converter, distil, dit, footage, l2r, reward, scorer, vae
+from . import causal, consistency, converter, distil, dit, footage, l2r, refiner, reward, scorer, vae
 from .loop import Task, train
 
 # What makes each task; its parameters are the command's options.
@@ -19,7 +19,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "vae": vae.demo_vae, "decoder": vae.Decoder, "dit": dit.Transformer, "l2r": l2r.DemoL2R, "scorer": scorer.Scorer,
     "reward": reward.Reward, "converter": converter.from_videos, "footage_vae": footage.footage_vae,
     "causal": causal.Causal, "consistency": consistency.Consistency, "self_forcing": distil.self_forcing,
-    "diagonal": distil.diagonal,
+    "diagonal": distil.diagonal, "refiner": refiner.Refine,
 }  # fmt: skip
 
 

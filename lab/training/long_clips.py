@@ -56,7 +56,7 @@ class LongClips:
     """Rendered clips of LATENTS latents with the features of their prompts, made once and kept on disk.
 
     share: of CLIPS. latents [clips, 16, LATENTS, 8, 8] fp16; which [clips, LATENTS]: of the two prompts of each clip,
-    which are the same where nothing changes."""
+    which are the same where nothing changes; prompts: of each clip."""
 
     def __init__(self, share: float, seed: int):
         count = part(CLIPS, share)
@@ -68,8 +68,8 @@ class LongClips:
         chunks = make_chunks(STATE / f"long_{digest}_{len(scenes)}_{seed}", encode_chunk, jobs)
         self.latents = torch.cat([chunk["latents"] for chunk in chunks])
         self.which = torch.tensor([which for chunk in chunks for which in chunk["which"]])
-        texts = [prompts for chunk in chunks for prompts in chunk["prompts"]]
-        self.table = TextTable([text for two in texts for text in (two[0], two[-1])])
+        self.prompts = [prompts for chunk in chunks for prompts in chunk["prompts"]]
+        self.table = TextTable([text for two in self.prompts for text in (two[0], two[-1])])
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ...demo.stream import TOKENS, Stream, renoised
 from ...demo.wan_dit import WanTransformer
 from ...sampling.refiner_file import HEAD, NOISE, RefinerSettings, lora_names, set_name
+from .streams import Streams, schedule_of
 
 Draw = Callable[[], Tensor]
 
@@ -53,14 +54,16 @@ def with_lora(base: WanTransformer, rank: int, seed: int, silent: bool) -> WanTr
 
 
 @torch.no_grad()
-def merged(network: WanTransformer) -> dict[str, Tensor]:
-    """The weights of a network of `with_lora`, by the names of a plain one."""
+def merged(network: WanTransformer, base: WanTransformer) -> WanTransformer:
+    """A network of `with_lora` of this base as a plain one."""
     state = {name.replace(".layer.", "."): weight.clone() for name, weight in network.state_dict().items()
              if not name.endswith((".down", ".up"))}  # fmt: skip
     for name, part in network.named_modules():
         if isinstance(part, LoRALinear):
             state[f"{name}.weight"] += part.up @ part.down
-    return state
+    plain = copy.deepcopy(base)
+    plain.load_state_dict(state)
+    return plain
 
 
 def as_lora(network: WanTransformer) -> dict[str, Tensor]:
@@ -135,3 +138,21 @@ def refined_rollout(
                 stream.predict(x0.detach(), 0.0)
             stream.keep()
     return torch.cat(chunks, 2)
+
+
+@torch.no_grad()
+def sampled(
+    streams: Streams, base: WanTransformer, network: WanTransformer | None, how: RefinerSettings, what: str = PATH,
+    digits: str = "4", seed: int = 0,
+) -> tuple[Tensor, int, Tensor]:
+    """Latents [B, 16, F, 8, 8] of streams from the noise of `Streams.sampled`, the forwards that one clip took, and the
+    changes of the noise [B, 16, changes, 8, 8]. network: a refiner, or with WEIGHTS what samples instead of the base.
+    """
+    generator, chunks = torch.Generator().manual_seed(seed), streams.which.shape[1]
+    shape = (len(streams.which), 16, 1, 8, 8)
+    stream = Stream(network if what == WEIGHTS and network is not None else base, streams.context, streams.which)
+    refiner = None if network is None or what == WEIGHTS else Refiner(network, streams.context, how)
+    latents = refined_rollout(
+        stream, schedule_of(digits, chunks), lambda: torch.randn(shape, generator=generator), refiner, what == START
+    )
+    return latents, stream.forwards, torch.cat(refiner.changes if refiner else [torch.zeros(shape)], 2)
