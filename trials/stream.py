@@ -57,9 +57,14 @@ class Preset:
         return even if self.last is None else (*even, self.last)
 
 
-# Self-Forcing (arXiv 2506.08009), CausVid (2412.07772; its levels are those of shift 8, already warped), Causal-Forcing
-# by frames and its ++ of two steps (code 1fc7bbc), LongLive (2509.22622), and the second generation of Diagonal
-# Distillation's code (24ef1c9): 4, 3, then 2 steps, the last at 100, whose own keys and values stay in the cache.
+# Sources (a GitHub repository, and its file):
+# - Self-Forcing (arXiv 2506.08009): guandeh17/Self-Forcing, configs/self_forcing_dmd.yaml.
+# - CausVid (2412.07772): tianweiy/CausVid, configs/wan_causal_dmd.yaml. Not warped: they are those of shift 8 already.
+# - Causal-Forcing (2602.02214) by frames, and its ++ of two steps (2605.15141): thu-ml/Causal-Forcing,
+#   configs/causal_forcing_dmd_framewise.yaml and configs/causal_forcing_dmd_framewise_2step.yaml.
+# - LongLive 1.0 (2509.22622): NVlabs/LongLive, configs/longlive_inference.yaml at 294de2d. 2.0 is another model.
+# - Diagonal Distillation: Sphere-AI-Lab/diagdistill at 24ef1c9, configs/shared_schedule.yaml for the steps (4, 3, then
+#   2, the last at 100, whose keys and values stay), configs/exp_stage2_diag_from_stage1.yaml for window and sink.
 PRESETS = {
     "Self-Forcing": Preset("4"),
     "CausVid": Preset("3", levels=(1000.0, 757.0, 522.0), warped=False),
