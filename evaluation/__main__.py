@@ -6,7 +6,7 @@
     calibrate  the detector's thresholds fitted to logged runs
     tune       the race fitted to your own model: your graph over the API, then the preset
     ceiling    how early anything can be known on a model's schedule
-    convert    a released CogVideoX transformer under the names that ComfyUI reads
+    convert    a released CogVideoX or causal Wan transformer under the names that ComfyUI reads
     demo       the embedded model with and without Foresight, on a running ComfyUI
 
 Each explains itself with --help.

@@ -11,8 +11,10 @@ import pytest
 import tiny_wan
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-from streams import SIGMAS, causal, sampled, streamed
+from safetensors.torch import load_file
+from streams import SIGMAS, causal, largest, sampled, streamed
 
+from foresight.evaluation import convert
 from foresight.sampling.compat import CAUSAL_WAN
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.stream_sampler import StreamSampler
@@ -36,6 +38,49 @@ def test_raw_files_load_and_stream(patcher, tmp_path, wrap):
     torch.save(wrap(weights), tmp_path / "raw.pt")
     loaded = comfy.sd.load_diffusion_model(str(tmp_path / "raw.pt"))
     assert torch.equal(streamed(loaded, 3)[0], streamed(patcher, 3)[0])
+
+
+@pytest.mark.parametrize("named, options, seed", [
+    (["generator", "generator_ema"], [], 1), (["generator", "generator_ema"], ["--weights", "generator"], 0),
+    (["critic", "generator"], [], 1),
+], ids=["averaged", "the other", "one of a training"])  # fmt: skip
+def test_checkpoints_of_a_training_are_converted(patcher, tmp_path, named, options, seed):
+    """Two sets of weights, and the names of what training wraps around a network: core reads neither."""
+    sets = (tiny_wan.network(seed=each).state_dict() for each in range(2))
+    states = [{f"model._fsdp_wrapped_module.{name}": weight for name, weight in each.items()} for each in sets]
+    torch.save(dict(zip(named, states, strict=True)), tmp_path / "raw.pt")
+    convert.main([str(tmp_path / "raw.pt"), str(tmp_path / "made.safetensors"), *options])
+    loaded = comfy.sd.load_diffusion_model(str(tmp_path / "made.safetensors"))
+    assert torch.equal(streamed(loaded, 3)[0], streamed(tiny_wan.model(seed=seed), 3)[0])
+
+
+@pytest.mark.parametrize("middle", ["", ".default"])
+def test_a_lora_of_a_training_is_converted(patcher, tmp_path, middle):
+    """As LongLive's: PEFT's names, which core's loader passes over, inside a set."""
+    name, generator = "blocks.0.self_attn.v", torch.Generator().manual_seed(7)
+    down, up = (0.3 * torch.randn(shape, generator=generator) for shape in ((2, 128), (128, 2)))
+    key = f"base_model.model.{name}"
+    lora = {f"{key}.lora_A{middle}.weight": down, f"{key}.lora_B{middle}.weight": up}
+    torch.save({"generator_lora": lora}, tmp_path / "lora.pt")
+    convert.main([str(tmp_path / "lora.pt"), str(tmp_path / "lora.safetensors")])
+    merged, _ = comfy.sd.load_lora_for_models(patcher, None, load_file(tmp_path / "lora.safetensors"), 1.0, 0.0)
+    weights = tiny_wan.network().state_dict()
+    weights[f"{name}.weight"] += up @ down
+    found, expected = streamed(merged, 3)[0], streamed(comfy.sd.load_diffusion_model_state_dict(weights), 3)[0]
+    assert largest(found, expected) < 2e-5 < 0.1 < largest(found, streamed(patcher, 3)[0])
+
+
+@pytest.mark.parametrize("content, options, message", [
+    ({"generator": {"x": torch.zeros(1)}}, [], "no causal Wan 2.1"),
+    ({"generator": {}}, ["--weights", "generator_ema"], "has no generator_ema; it has generator"),
+    (b"no weights", [], "cannot be read as weights"),
+])  # fmt: skip
+def test_what_cannot_be_converted_is_named(tmp_path, content, options, message):
+    source = tmp_path / "raw.pt"
+    source.write_bytes(content) if isinstance(content, bytes) else torch.save(content, source)
+    with pytest.raises(SystemExit, match=message):
+        convert.main([str(source), str(tmp_path / "made.safetensors"), *options])
+    assert not (tmp_path / "made.safetensors").exists()
 
 
 def test_a_lora_file_of_cores_loader(patcher):
