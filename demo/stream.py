@@ -50,27 +50,34 @@ def teacher_forced(
 
 class Stream:
     """One batch of streams. context [B, prompts, words, text_dim] and which [B, F] as WanTransformer takes them; cfg
-    above 1 runs the empty prompt beside. window, sink: in latents, 0: all are seen. forwards: made so far, those for
-    the memory included (which the papers do not count), one for both sides of the guidance."""
+    above 1 runs the empty prompt beside. window, sink: in latents, 0: all are seen. chunk: latents in one, tokens: of a
+    latent. forwards: made so far, those for the memory included (which the papers do not count), one for both sides of
+    the guidance."""
 
     def __init__(
-        self, model: WanTransformer, context: Tensor, which: Tensor, cfg: float = 1.0, window: int = 0, sink: int = 0
+        self, model: WanTransformer, context: Tensor, which: Tensor, cfg: float = 1.0, window: int = 0, sink: int = 0,
+        chunk: int = 1, tokens: int = TOKENS,
     ):
         self.model, self.cfg = model, cfg
         context = torch.cat([context, torch.zeros_like(context)]) if cfg > 1 else context
         self.words = model.read(context)  # once for all chunks
         self.which = which.repeat(2, 1) if cfg > 1 else which
-        self.most, self.sink = (window - 1) * TOKENS if window else None, sink * TOKENS
+        self.most, self.sink, self.chunk = (window - chunk) * tokens if window else None, sink * tokens, chunk
         self.memory = [Memory() for _ in model.blocks]
         self.at, self.forwards = 0, 0
 
+    @property
+    def places(self) -> Tensor:
+        """Where the latents of the open chunk are in their clip."""
+        return torch.arange(self.at * self.chunk, (self.at + 1) * self.chunk)
+
     def predict(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The x0 prediction of the open chunk x [B, 16, 1, 8, 8] at a noise level, one or [B]."""
+        """The x0 prediction of the open chunk x [B, 16, chunk, 8, 8] at a noise level, one or [B]."""
         sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
         rows = x.repeat(2, 1, 1, 1, 1) if self.cfg > 1 else x
         velocity = self.model(
-            rows, 1000 * sigma.repeat(len(rows) // len(x)), self.words, which=self.which[:, self.at : self.at + 1],
-            times=torch.tensor([self.at]), memory=self.memory,
+            rows, 1000 * sigma.repeat(len(rows) // len(x)), self.words, which=self.which[:, self.places],
+            times=self.places, memory=self.memory,
         )  # fmt: skip
         self.forwards += 1
         if self.cfg > 1:

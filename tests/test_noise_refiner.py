@@ -105,8 +105,10 @@ def test_both_kinds_of_file_refine_alike_and_leave_the_base_as_it_was(patcher, l
 @pytest.mark.parametrize(("level", "prediction", "history"), [
     ("noise", True, True), ("step", True, False), ("step", False, True), ("noise", False, False),
 ])  # fmt: skip
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_refined_stream_is_the_one_in_plain_torch(patcher, folder, monkeypatch, kind, level, prediction, history):
+@pytest.mark.parametrize(("kind", "chunk"), [(MODEL, 1), (LORA, 1), (LORA, 2)])
+def test_a_refined_stream_is_the_one_in_plain_torch(
+    patcher, folder, monkeypatch, kind, chunk, level, prediction, history
+):
     """Which sees the base's history, and is what recipes train."""
     network, how = patcher.model.diffusion_model, {"level": level, "prediction": prediction, "history": history}
     written(folder / "asked.safetensors", network, kind, **how)
@@ -117,15 +119,16 @@ def test_a_refined_stream_is_the_one_in_plain_torch(patcher, folder, monkeypatch
         return draws[-1]
 
     monkeypatch.setattr(stream_engine, "drawn", drawn)
-    first = tiny_wan.Noise(3).generate_noise({"samples": torch.zeros(1, 16, 3, 8, 8)})
+    first = tiny_wan.Noise(3).generate_noise({"samples": torch.zeros(1, 16, 3 * chunk, 8, 8)})
     refiner = NoiseRefinerNode.execute("asked.safetensors").args[0]
-    found, sampler = streamed(patcher, 3, refine=refiner, size=(8, 8), noise=first)
+    run = {"refine": refiner, "size": (8, 8), "noise": first, "settings": {"chunk": chunk}}
+    found, sampler = streamed(patcher, 3 * chunk, **run)
     base, own = transformer(patcher), transformer(patcher)
     own.load_state_dict(refiners.tensors(network, MODEL))
     context = tiny_wan.conditioning(1)[0][0][:, None]
-    stream = Stream(base, context, torch.zeros(1, 3, dtype=torch.long))
-    fresh = iter(draws)
-    order = iter([first[:, :, step // 4 : step // 4 + 1] if step % 4 == 0 else next(fresh) for step in range(12)])
+    stream = Stream(base, context, torch.zeros(1, 3 * chunk, dtype=torch.long), chunk=chunk)
+    fresh, starts = iter(draws), iter(first.split(chunk, 2))
+    order = iter([next(fresh) if step % 4 else next(starts) for step in range(12)])
     refiner = refining.Refiner(own, context, RefinerSettings(**how))
     with torch.no_grad():
         clip = refining.refined_rollout(stream, [SIGMAS[:-1].tolist()] * 3, lambda: next(order), refiner)

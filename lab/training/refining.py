@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...demo.stream import TOKENS, Stream, renoised
+from ...demo.stream import Stream, renoised
 from ...demo.wan_dit import WanTransformer
 from ...sampling.refiner_file import HEAD, NOISE, RefinerSettings, lora_names, set_name
 from .streams import Streams, schedule_of
@@ -86,21 +86,22 @@ class Refiner:
         self.changes: list[Tensor] = []
 
     def __call__(self, stream: Stream, noise: Tensor, before: Tensor | None, sigma: float) -> Tensor:
-        """noise of the stream's open chunk [B, 16, 1, 8, 8], changed. before: the x0 prediction that it is mixed with;
-        sigma: of the step that follows."""
+        """noise of the stream's open chunk [B, 16, chunk, h, w], changed. before: the x0 prediction that it is mixed
+        with; sigma: of the step that follows."""
         level = 1000 * (1.0 if self.how.level == NOISE else sigma)
-        x, levels, mask = noise, [level], None
+        x, places, mask, frames = noise, stream.places, None, noise.shape[2]
+        levels = torch.full([len(noise), frames], level)
         if self.how.prediction and before is not None:
-            x, levels = torch.cat([before.detach(), noise], 2), [0.0, level]
+            x, places = torch.cat([before.detach(), noise], 2), places.repeat(2)
+            levels = torch.cat([torch.zeros_like(levels), levels], 1)
             past = stream.memory[0].past if self.how.history else None
-            mask = torch.ones(2 * TOKENS, (0 if past is None else past[0].shape[2]) + 2 * TOKENS, dtype=torch.bool)
-            mask[:TOKENS, -TOKENS:] = False  # the prediction does not see the noise
-        frames = x.shape[2]
+            own = noise[0, 0].numel() // 4  # tokens
+            mask = torch.ones(2 * own, (0 if past is None else past[0].shape[2]) + 2 * own, dtype=torch.bool)
+            mask[:own, -own:] = False  # the prediction does not see the noise
         change = self.network(
-            x, torch.tensor([levels]).expand(len(x), -1), self.words, times=torch.tensor([stream.at] * frames),
-            which=stream.which[:, stream.at : stream.at + 1].expand(-1, frames),
+            x, levels, self.words, which=stream.which[:, places], times=places,
             memory=stream.memory if self.how.history else None, mask=mask,
-        )[:, :, -1:]  # fmt: skip
+        )[:, :, -frames:]  # fmt: skip
         stream.forwards += 1
         self.changes.append(change)
         return noise + change
@@ -113,7 +114,7 @@ def refined_rollout(
     stream: Stream, schedule: Sequence[Sequence[float]], draw: Draw, refiner: Refiner | None = None,
     initial: bool = False, stop: int | None = None, gradient: bool = False,
 ) -> Tensor:
-    """The x0 predictions [B, 16, chunks, 8, 8] of each chunk's step `stop` (0-based; None: its last), which is also
+    """The x0 predictions [B, 16, latents, h, w] of each chunk's step `stop` (0-based; None: its last), which is also
     what later chunks see of it, by a forward of its own (algorithm 1 of the paper; with `stop` None a plain run).
 
     initial: the refiner changes each chunk's first noise, and not those between steps. gradient: through the last
