@@ -62,7 +62,7 @@ MODULE = re.compile(r"python3? -m (foresight(?:\.\w+)+)(?: (\w+))?")
 DEV = re.compile(r"dev\.py (\w+)")
 WORDS = {"foresight.evaluation": COMMANDS, "foresight.lab.training": TASKS}  # module -> what may follow it
 # In an archive, in a clone.
-DEV_COMMANDS = {False: {"demo", "serve"}, True: {"demo", "serve", "test", "lint", "train", "mutate"}}
+DEV_COMMANDS = {False: {"demo", "serve"}, True: {"demo", "serve", "test", "lint", "train", "mutate", "compatibility"}}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -117,7 +117,7 @@ def test_comfyui_runs_the_archive(archive, comfyui, tmp_path):
         assert sorted(json.loads(server.get("/workflow_templates"))["foresight"]) == graphs
 
 
-@pytest.mark.parametrize("command", ["test", "lint", "train"])
+@pytest.mark.parametrize("command", ["test", "lint", "train", "compatibility"])
 def test_what_develops_says_that_a_clone_is_needed(archive, command):
     ended = subprocess.run([sys.executable, archive / "dev.py", command], capture_output=True, text=True)
     assert ended.returncode == 1 and "Clone the repository" in " ".join(ended.stderr.split())
