@@ -188,7 +188,7 @@ def tiny(base, tmp_path, monkeypatch):
     return make
 
 
-RECIPES = [("path", "dmd"), ("path", "reward"), ("start", "reward"), ("weights", "dmd")]
+RECIPES = [("path", "dmd"), ("path", "reward"), ("start", "dmd"), ("weights", "reward")]
 
 
 @pytest.mark.parametrize(("what", "mode"), RECIPES)

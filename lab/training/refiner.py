@@ -51,10 +51,11 @@ class LatentJudge:
 
 
 class Refine(Distil):
-    """what, mode: see above. rank: of the LoRA. level, prediction, history, refined: as `RefinerSettings` says of
-    level, prediction, history and steps ("1,3"; empty: all). strength: what a unit of reward counts against half the
-    squared change. rate: peak of the learning rate, 0: that of the mode. start: the student; teacher: of the matching.
-    """
+    """what: path (AutoRefiner), start (each chunk's first noise) or weights (LoRA on the student). mode: dmd (matching)
+    or reward (the demo's latent reward, and half the squared change as a bound). rank: of the LoRA. level, prediction,
+    history, refined: as `RefinerSettings` says of level, prediction, history and steps ("1,3"; empty: all). strength:
+    what a unit of reward counts against half the squared change. rate: peak of the learning rate, 0: that of the mode.
+    start: the student; teacher: of the matching."""
 
     steps = 600
 
@@ -115,9 +116,9 @@ class Refine(Distil):
             context, which = self.data.texts(rows.tolist()), self.data.which[rows]
             x0, stop, changes = self.roll(context, which, True)
             reward = self.judge(x0, self.schedule[0][stop], self.features[picked]).mean()
-            bound = sum(0.5 * change.square().sum((1, 2, 3, 4)).mean() for change in changes)
+            bound = sum((0.5 * change.square().sum((1, 2, 3, 4)).mean() for change in changes), torch.zeros(()))
             self.student.step(bound - self.strength * reward)
-            figures = {"trained_reward": reward.detach(), "bound": torch.as_tensor(bound).detach()}
+            figures = {"trained_reward": reward.detach(), "bound": bound.detach()}
         for name, value in figures.items():
             self.running[name] = value if name not in self.running else self.running[name].lerp(value, 0.1)
         return dict(self.running)
