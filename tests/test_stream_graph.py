@@ -10,7 +10,7 @@ import tiny_weights
 from playwright.sync_api import expect, sync_playwright
 
 from foresight.evaluation.graphs import node_of
-from foresight.evaluation.server import ComfyServer, ExecutionFailed
+from foresight.evaluation.server import ComfyServer, PromptRejected
 from foresight.lab.graphs.forms import api_graph
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS, READY
 
@@ -55,7 +55,7 @@ def test_a_model_of_another_kind_is_named(server):
     prompt = api_graph("demo_streaming", server.object_info(), **TINY)
     stream = node_of(prompt, "ForesightStreamingSampler")
     prompt[stream]["inputs"] |= {"preset": "Self-Forcing", "chunk": 3, "window": 2}
-    with pytest.raises(ExecutionFailed, match=r"(?s)\(ForesightStreamingSampler\).*window is 2 latents"):
+    with pytest.raises(PromptRejected, match=r"(?s)\(ForesightStreamingSampler\).*window is 2 latents"):
         server.queue(prompt)
 
 
