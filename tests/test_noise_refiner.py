@@ -243,6 +243,17 @@ def streamed_with(refiner):
     return StreamSampler(StreamSettings("sigmas", chunk=1), refine=refiner)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refined_stream_goes_on_in_another_call(patcher, loaded, kind):
+    """To the last bit, and without reading its start anew."""
+    settings = {"preset": "Self-Forcing", "chunk": 2, "window": 4, "goes_on": True}
+    whole, told = streamed(patcher, 6, refine=loaded(kind), settings=settings)
+    first, before = streamed(patcher, 4, refine=loaded(kind), settings=settings)
+    clip, after = streamed(patcher, 6, start=first, previous=before, refine=loaded(kind), settings=settings)
+    assert before.result["nfe"] + after.result["nfe"] == told.result["nfe"]
+    assert torch.equal(first, whole[:, :, :4]) and torch.equal(clip[:, :, 4:], whole[:, :, 4:])
+
+
 def test_a_gates_budget_holds_with_a_refiner(patcher, loaded):
     from test_stream_gate import ruled
 

@@ -92,7 +92,7 @@ class Refiner:
         x, places, mask, frames = noise, stream.places, None, noise.shape[2]
         levels = torch.full([len(noise), frames], level)
         if self.how.prediction and before is not None:
-            x, places = torch.cat([before.detach(), noise], 2), places.repeat(2)
+            x, places = torch.cat([before, noise], 2), places.repeat(2)
             levels = torch.cat([torch.zeros_like(levels), levels], 1)
             past = stream.memory[0].past if self.how.history else None
             own = noise[0, 0].numel() // 4  # tokens
@@ -132,7 +132,7 @@ def refined_rollout(
                     noise = refiner(stream, noise, before, sigmas[step])
                 x = noise if before is None else renoised(before, sigmas[step], noise)
                 x0 = stream.predict(x, sigmas[step])
-            before = x0 if initial else x0.detach()
+            before = x0
         chunks.append(x0)
         if number + 1 < len(schedule):
             with torch.no_grad():
