@@ -19,7 +19,7 @@ from ..files.weights import open_weights
 
 KEY = "foresight.noise_refiner"
 MODEL, LORA = KINDS = ("model", "lora")
-NOISE, STEP = LEVELS = ("noise", "step")
+NOISE, _STEP = LEVELS = ("noise", "step")
 HEAD = "head.head"
 WAY_OUT = "Take a file that foresight.lab.training refiner has written (docs/streaming.md)."
 MOST_BYTES = 64 << 30
@@ -31,7 +31,7 @@ class RefinerSettings:
     """How a refiner's network is asked, which is as it was trained.
 
     level: the noise level that it is told. NOISE: 1, because what it is given is pure noise, of which the base knows
-    that level alone; STEP: that of the step to come, so that it knows the step. prediction: whether it reads the x0
+    that level alone; "step": that of the step to come, so that it knows the step. prediction: whether it reads the x0
     prediction before, as clean, in its own forward: written at a noise level its keys and values would be of another
     latent. history: whether it sees the keys and values of the chunks before. They are the base's: its own would take a
     forward more for each chunk. steps: before which (0-based, from 1 on) noise is refined; none: before all.

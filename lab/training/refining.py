@@ -107,7 +107,7 @@ class Refiner:
         return noise + change
 
 
-PATH, START, WEIGHTS = WHAT = ("path", "start", "weights")
+PATH, START, WEIGHTS = "path", "start", "weights"
 
 
 def refined_rollout(
