@@ -65,6 +65,13 @@ class Settings:
     race: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StreamedSettings(Settings):
+    """Of a causal model. stream: widgets of Streaming Sampler; start_image is what the clip begins with."""
+
+    stream: Mapping[str, Any] = field(default_factory=dict)
+
+
 DEMO = Settings(
     model=preset.TRANSFORMER, vae=preset.VAE, scorer=preset.SCORER, converter=preset.CONVERTER,
     prompt="one yellow ring glides upwards on a brown background",
@@ -107,15 +114,34 @@ FAMILIES = {
     "demo": DEMO, "wan2.1_t2v_1.3b": WAN, "wan2.1_t2v_14b": WAN_14B, "wan2.2_t2v_14b": WAN_22,
     "wan2.2_ti2v_5b": WAN_5B, "cogvideox_5b": COGVIDEOX,
 }  # fmt: skip
+START = "example.png"  # an image that ComfyUI brings
 # Of the drop-in's graphs, as ComfyUI's own templates have these models. Of four steps the look comes after the first
 # (how much that tells has not been measured), and a budget of a quarter would pay for one more candidate alone.
-START, _FEW = "example.png", {"budget": 1.0, "self_refine": "off"}  # the image is one that ComfyUI brings
+_FEW = {"budget": 1.0, "self_refine": "off"}
 _LORA = "wan2.2_{}_lightx2v_4steps_lora_{}_{}_noise.safetensors"
 _FEW_STEPS = replace(
     WAN_22, steps=4, cfg=1.0, low_noise_cfg=-1.0, shift=5.0, switch_step=2, width=640, height=640, race=_FEW,
     loras=tuple(_LORA.format("t2v", "v1.1", noise) for noise in ("high", "low")),
 )  # fmt: skip
+# Causal models, as they were published: 81 frames (21 latents) are what they were trained on, CFG 1 and shift 5 theirs.
+SELF_FORCING = StreamedSettings(**vars(WAN) | {
+    "model": "self_forcing_dmd.safetensors", "negative": "", "cfg": 1.0, "shift": 5.0,
+    "length": 81, "steps": 4, "stream": {"preset": "Self-Forcing"},
+})  # fmt: skip
+CAUSAL_FORCING = replace(
+    SELF_FORCING, model="causal_forcing-framewise.safetensors", stream={"preset": "Causal-Forcing"}
+)
+LONGLIVE = replace(
+    SELF_FORCING, model="longlive_base.safetensors", loras=("longlive_lora.safetensors",),
+    stream={"preset": "LongLive"},
+)  # fmt: skip
 EXAMPLES = FAMILIES | {
+    "self_forcing_1.3b": SELF_FORCING, "causal_forcing_1.3b": CAUSAL_FORCING, "longlive_1.3b": LONGLIVE,
+    "causal_forcing_1.3b_i2v": replace(CAUSAL_FORCING, start_image=START),
+    "longlive_1.3b_long": replace(
+        LONGLIVE, length=237, prompt=f"{_PROMPT}\n7: the fox stops beside a frozen lake and looks up, while it begins "
+        "to snow\n14: the fox curls up in the falling snow and closes its eyes, close-up",
+    ),
     "demo_retried": replace(DEMO, seed=6),  # whose clip misses its prompt, and another seed's does not
     "wan2.1_i2v_14b": replace(
         WAN, model="wan2.1_i2v_480p_14B_fp16.safetensors", start_image=START, clip_vision="clip_vision_h.safetensors",

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from foresight.evaluation.graph_settings import COGVIDEOX, EXAMPLES, START
+from foresight.evaluation.graph_settings import EXAMPLES, START
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph
-from foresight.lab.graphs.notes import DOWNLOADS
+from foresight.lab.graphs.notes import CONVERTED, DOWNLOADS
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, READY
 from foresight.sampling.compat import RAW_INPUT
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 @pytest.fixture(scope="module")
 def page(comfy_server: ComfyServer, comfyui: Path) -> Iterator[Page]:
     models = comfy_server.base / "models"
-    named = {name: folder for name, (folder, _) in DOWNLOADS.items()} | {COGVIDEOX.model: "diffusion_models"}
+    named = {name: folder for name, (folder, *_) in (DOWNLOADS | CONVERTED).items()}
     for name, folder in named.items():  # a file's name is enough for the frontend
         (models / folder).mkdir(parents=True, exist_ok=True)
         (models / folder / name).touch()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import tiny_weights
 from playwright.sync_api import expect, sync_playwright
+from safetensors.torch import load
 
+from foresight.evaluation.graph_settings import EXAMPLES, START, StreamedSettings
 from foresight.evaluation.graphs import node_of
 from foresight.evaluation.server import ComfyServer, PromptRejected
-from foresight.lab.graphs.forms import api_graph
+from foresight.lab.graphs.forms import GRAPHS, api_graph
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS, READY
+from foresight.trials.stream import PRESETS
 
 TINY = {"model": "stream_wan.safetensors", "vae": "stream_vae.safetensors", "scorer": "stream_viclip.safetensors",
         "converter": "stream_l2r.safetensors", "width": 32, "height": 32, "length": 17}  # fmt: skip
@@ -51,7 +55,36 @@ def test_a_stream_that_fails_is_drawn_again_within_its_budget(server):
     assert kept == list(range(5))
 
 
-def test_a_model_of_another_kind_is_named(server):
+CAUSAL = [name for name, (_, family) in GRAPHS.items() if isinstance(EXAMPLES[family], StreamedSettings)]
+SMALL = {key: TINY[key] for key in ("vae", "scorer")} | {"text_encoder": None, "width": 32, "height": 32}
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_graphs_of_causal_models_run(server, comfyui, name):
+    """With stand-ins for the big files, at a small size and at their own length and schedule."""
+    s = EXAMPLES[GRAPHS[name][1]]
+    models = server.base / "models"
+    tiny_weights.write_transformer(models, s.model)
+    for file in s.loras:
+        tiny_weights.write_lora(models, file, 1)
+    shutil.copy(comfyui / "input" / START, server.base / "input" / START)
+    prompt = api_graph(name, server.object_info(), **SMALL, tau=-0.99)
+    latents, made = (2 * s.length + 3 if name.endswith("_extension") else s.length) // 4 + 1, prompt.copy()
+    made["latent"] = {"class_type": "SaveLatent", "inputs": {
+        "samples": prompt[node_of(prompt, "VAEDecode")]["inputs"]["samples"], "filename_prefix": "stream"}}  # fmt: skip
+    outputs = server.queue(made)["outputs"]
+    assert load(server.view(outputs["latent"]["latents"][0]))["latent_tensor"].shape == (1, 16, latents, 4, 4)
+    (text,) = outputs[node_of(prompt, "PreviewAny")]["text"]
+    report, preset = json.loads(text), PRESETS[s.stream["preset"]]
+    given = bool(s.start_image) + latents // 2 * name.endswith("_extension")
+    chunks = -(-(latents - given) // preset.chunk)
+    recached = 2 * 12 // 3 if "long_" in name else 0  # of the whole window, at two chunks
+    started = int(bool(s.start_image))  # the image is read into the cache
+    assert report["preset"] == s.stream["preset"] and report["schedule"] == "4" * chunks
+    assert report["nfe"] == 5 * chunks - 1 + recached + started and report["made"] == latents - given
+
+
+def test_what_cannot_be_is_told_when_the_graph_is_queued(server):
     prompt = api_graph("demo_streaming", server.object_info(), **TINY)
     stream = node_of(prompt, "ForesightStreamingSampler")
     prompt[stream]["inputs"] |= {"preset": "Self-Forcing", "chunk": 3, "window": 2}

@@ -10,12 +10,13 @@ from typing import Any
 import comfyui_version
 import pytest
 
-from foresight.evaluation.graph_settings import COGVIDEOX, EXAMPLES, FAMILIES
+from foresight.evaluation.graph_settings import EXAMPLES, FAMILIES
 from foresight.evaluation.graphs import api_form, one_node
 from foresight.evaluation.server import ComfyServer
 from foresight.lab.graphs.__main__ import BLUEPRINT, BOX_INPUTS
 from foresight.lab.graphs.__main__ import files as graph_files
 from foresight.lab.graphs.forms import GRAPHS, api_graph, graph
+from foresight.lab.graphs.notes import CONVERTED
 from foresight.lab.graphs.ui_format import CORE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,9 @@ def test_the_file_names_its_sources(comfy_server, info, name):
     if name.endswith("_drop_in"):  # its scorer loads itself; the note says where it goes
         wanted -= {s.scorer}
         assert s.scorer in json.dumps(workflow)
-    wanted -= {COGVIDEOX.model}  # is nowhere to be had under ComfyUI's names; the note says how it is made
+    text = graph(name).note
+    assert all(f"convert {CONVERTED[file][1]} {file}`" in text for file in wanted & CONVERTED.keys())
+    wanted -= CONVERTED.keys()  # are nowhere to be had under ComfyUI's names; the note says how they are made
     assert named == wanted
 
 

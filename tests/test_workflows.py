@@ -21,7 +21,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from foresight.evaluation.graph_settings import COGVIDEOX, EXAMPLES, FAMILIES, START, WAN, WAN_5B, WAN_14B, WAN_22
+from foresight.evaluation.graph_settings import (
+    COGVIDEOX,
+    EXAMPLES,
+    FAMILIES,
+    START,
+    WAN,
+    WAN_5B,
+    WAN_14B,
+    WAN_22,
+    StreamedSettings,
+)  # fmt: skip
 from foresight.evaluation.graphs import api_form, node_of
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph, graph
@@ -56,7 +66,7 @@ def server(comfy_server: ComfyServer, comfyui: Path) -> ComfyServer:
     tiny_weights.write_transformer(models, WAN_22.low_noise_model, seed=1)
     tiny_weights.write_transformer(models, WAN_5B.model, channels=48)
     for s in EXAMPLES.values():
-        if s.start_image:
+        if s.start_image and not isinstance(s, StreamedSettings):
             kind = "2.2 14B I2V" if s.low_noise_model else "2.1 I2V"
             for seed, file in enumerate(filter(None, (s.model, s.low_noise_model))):
                 tiny_weights.write_network(models, file, tiny_wan.network(kind, seed))

@@ -115,7 +115,7 @@ def main(names: list[str]) -> None:
                 form, family = GRAPHS[name]
                 model, title = graph(name).note.splitlines()[0].removeprefix("## ").split(": ", 1)
                 own = EXAMPLES[family].model == FAMILIES["demo"].model
-                shown = name if own else f"demo_{form.__name__}"
+                shown = name if own else {"extension": "demo_streaming"}.get(form.__name__, f"demo_{form.__name__}")
                 if shown not in made:
                     made[shown] = list(rows(server, shown))
                 said = f"\u201c{EXAMPLES[GRAPHS[shown][1]].prompt}\u201d" if form is not calibrate else ON_THE_SPOT

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...evaluation.graph_settings import DEMO, EXAMPLES, FAMILIES, Settings
+from ...evaluation.graph_settings import DEMO, EXAMPLES, FAMILIES, Settings, StreamedSettings
 from ...evaluation.graphs import ObjectInfo, fill_defaults
 from ...evaluation.server import Prompt
 from .graph import Graph, Link, Node
 from .notes import note
 from .parts import (
     add_clip,
+    add_first_latents,
     add_gate,
     add_guider,
     add_inspector,
@@ -223,26 +224,46 @@ def latent_search(graph: Graph, s: Settings) -> None:
         "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
 
-def streaming(graph: Graph, s: Settings) -> None:
-    """The clip by single latents, each over a short schedule of its own, under a Chunk Gate."""
+def _streams(
+    graph: Graph, s: Settings, calls: Sequence[tuple[Mapping[str, Any], int]], steps: int, **gate: Any
+) -> None:
+    """A clip chunk by chunk under a Chunk Gate, in one call or more, each of which goes on with the one before. calls:
+    for each its widgets of Streaming Sampler, and the frames of the clip by then. gate: its other widgets."""
     family = load_models(graph, s)
+    start = add_first_latents(graph, s, family.vae, column=1)
     l2r, scorer = add_inspector(graph, s, family, column=2)
-    latent = add_size(graph, s, family.vae, column=2)
+    latents = [add_size(graph, replace(s, length=length), family.vae, column=2) for _, length in calls]
     graph.group("Prompts by chunk, and the gate", column=3)
     guider = graph.add(
         "ForesightStreamingGuider", model=family.model, clip=family.clip, prompts=s.prompt, negative=s.negative,
         cfg=s.cfg)[0]
-    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, looks="4, last", tau=s.tau)[0]
-    graph.group("Chunk by chunk", column=4)
+    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, **gate, tau=s.tau)[0]
+    graph.group("Noise", column=3)
     noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
-    sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=8, denoise=1.0)[0]
-    stream = graph.add("ForesightStreamingSampler", preset="sigmas", chunk=1, chunk_gate=gate)[0]
-    run = graph.add(
-        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=stream, sigmas=sigmas, latent_image=latent)
-    report = graph.add("ForesightStreamingReport", sampler=stream, latent=run[0])
-    graph.group("Result", column=5)
+    sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=steps, denoise=1.0)[0]
+    for number, ((widgets, _), latent) in enumerate(zip(calls, latents, strict=True)):
+        graph.group("What goes on from there" if number else "Chunk by chunk", column=4 + number)
+        stream = graph.add("ForesightStreamingSampler", **widgets, **start, chunk_gate=gate)[0]
+        run = graph.add(
+            "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=stream, sigmas=sigmas, latent_image=latent)
+        report = graph.add("ForesightStreamingReport", sampler=stream, latent=run[0])
+        start = {"start": report[0], "previous": stream}
+    graph.group("Result", column=4 + len(calls))
     add_clip(graph, s, report[0], family.vae)
     graph.add("PreviewAny", source=report[2], size=(620, 330))
+
+
+def streaming(graph: Graph, s: Settings) -> None:
+    """Causal models by their preset; the demo's by single latents, each over a short schedule of its own."""
+    if isinstance(s, StreamedSettings):
+        _streams(graph, s, [(s.stream, s.length)], s.steps)
+    else:
+        _streams(graph, s, [({"preset": "sigmas", "chunk": 1}, s.length)], 8, looks="4, last")
+
+
+def extension(graph: Graph, s: StreamedSettings) -> None:
+    """A clip in one call, and as many latents again in a second one."""
+    _streams(graph, s, [(s.stream | {"goes_on": True}, s.length), (s.stream, 2 * s.length + 3)], s.steps)
 
 
 FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
@@ -256,7 +277,11 @@ FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     seed_audition: ("demo", "wan2.1_t2v_1.3b"),
     watch: ("demo", "wan2.1_t2v_1.3b"),
     calibrate: ("demo", "wan2.1_t2v_1.3b", "cogvideox_5b"),
-    streaming: ("demo",),
+    streaming: (
+        "demo", "self_forcing_1.3b", "causal_forcing_1.3b", "causal_forcing_1.3b_i2v", "longlive_1.3b",
+        "longlive_1.3b_long",
+    ),
+    extension: ("longlive_1.3b",),
 }  # fmt: skip
 # The frontend calls a graph by its file's name and sorts by it: what a newcomer should open stands first.
 GRAPHS = {"1_start_here": (side_by_side, "demo_retried")} | {

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ...evaluation.graph_settings import DEMO, EXAMPLES, Settings
+from ...evaluation.graph_settings import (
+    CAUSAL_FORCING,
+    COGVIDEOX,
+    DEMO,
+    EXAMPLES,
+    LONGLIVE,
+    SELF_FORCING,
+    Settings,
+)  # fmt: skip
 from ...scoring.detector import DetectorSettings, reached
 from ...trials.race import LOOK
 
@@ -27,14 +35,27 @@ DOWNLOADS = {
             (_WAN_21, "vae", "wan_2.1_vae.safetensors"),
             (_WAN_22, "vae", "wan2.2_vae.safetensors"),
             (_WAN_21, "clip_vision", "clip_vision_h.safetensors"),
-            *((_WAN_22, "loras", lora) for s in EXAMPLES.values() for lora in s.loras),
+            *((_WAN_22, "loras", lora) for s in EXAMPLES.values() if s.low_noise_model for lora in s.loras),
         )
     },
     "t5xxl_fp16.safetensors": (
         "text_encoders", f"{_HUB}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors"
     ),
     "cogvideox_vae.safetensors": ("vae", f"{_HUB}/Comfy-Org/void-model/resolve/main/vae/cogvideox_vae.safetensors"),
+    CAUSAL_FORCING.model: (
+        "diffusion_models",
+        f"{_HUB}/TalmajM/causal_forcing_framewise_ComfyUI_repackaged/resolve/main/split_files/diffusion_models/"
+        f"{CAUSAL_FORCING.model}",
+    ),
     _VICLIP: ("foresight", f"{_HUB}/OpenGVLab/ViCLIP-L-14-hf/resolve/main/model.safetensors"),
+}
+# Files that are nowhere to be had under names that ComfyUI reads: folder, what they are made from, and where that is.
+_LONGLIVE = "Efficient-Large-Model/LongLive-1.3B"
+CONVERTED = {
+    COGVIDEOX.model: ("diffusion_models", "transformer", "THUDM/CogVideoX-5b"),
+    SELF_FORCING.model: ("diffusion_models", "self_forcing_dmd.pt", "gdhe17/Self-Forcing"),
+    LONGLIVE.model: ("diffusion_models", "longlive_base.pt", _LONGLIVE),
+    LONGLIVE.loras[0]: ("loras", "lora.pt", _LONGLIVE),
 }
 
 _DEMO = """Small models that come with Foresight draw coloured shapes that move. Nothing has to be downloaded, no GPU is
@@ -42,6 +63,10 @@ needed. Press **Run**.
 
 Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, a direction and a background:
 "a red circle moves left on a white background", "a green square under a blue ring, both standing still"."""
+_NO_STREAM = (
+    " The demo's model was not trained to be streamed, so few of these clips are right: with a model that was, choose "
+    "its preset instead of *sigmas*, and CFG 1."
+)
 # Form of a graph -> its title after the model's name, and what is to be known of it, where that is the same of all.
 _FORMS = {
     "side_by_side": (
@@ -85,16 +110,23 @@ _FORMS = {
     ),
     "streaming": (
         "chunk by chunk, and back where one falls short",
-        "**Streaming Sampler** makes the clip latent by latent, and remembers those before in a cache. *Chunk Gate* "
+        "**Streaming Sampler** makes the clip chunk by chunk, and remembers those before in a cache. *Chunk Gate* "
         "looks at each while it is made, and takes back what falls short; *Streaming Report* and the live view tell of "
-        "every draw. The demo's model was not trained to be streamed, so few of these clips are right: with a model "
-        "that was, choose its preset instead of *sigmas*, and CFG 1.",
+        "every draw.",
+    ),
+    "extension": (
+        "a clip, and as much again behind it",
+        "**What to look at.** The first *Streaming Sampler* **goes_on**: it keeps its cache, and the second takes it "
+        "over (**previous**, **start**), so that both clips join as if they had been made in one call, to the last "
+        "bit. A prompt that begins at chunk 7 (*7: it sits down*) is that of the second. Any clip can be extended: "
+        "encode it with *VAE Encode*, connect it as **start**, and leave **previous** open.",
     ),
 }  # fmt: skip
 _FOUR = (
     "A 4-step LoRA for each expert, CFG 1 and shift 5, as in ComfyUI's own template. The clip is looked at after the "
     "first of its 4 steps, so four more tries cost what one more clip would (**budget** 1)."
 )
+_STREAMED = "4 steps for each chunk, CFG 1 and shift 5, as published, in 480p at 16 frames a second."
 # Family -> its name, and what is to be known of it.
 _TEXTS = {
     "wan2.1_t2v_1.3b": (
@@ -120,10 +152,24 @@ _TEXTS = {
     "wan2.2_i2v_14b_4_steps": ("Wan 2.2 I2V 14B in 4 steps", f"Choose your start image in *Load Image*. {_FOUR}"),
     "cogvideox_5b": (
         "CogVideoX-5B",
-        "and *cogvideox_5b_t2v.safetensors* into ComfyUI/models/diffusion_models. The released transformer "
-        "(THUDM/CogVideoX-5b, folder *transformer*) has other names inside than ComfyUI reads; this makes the file:\n\n"
-        "    python -m foresight.evaluation.convert CogVideoX-5b/transformer cogvideox_5b_t2v.safetensors\n\n"
         "Needs ComfyUI 0.33 or newer. *L2R Calibrate* makes the preview from the VAE when the graph first runs.",
+    ),
+    "self_forcing_1.3b": ("Self-Forcing 1.3B", _STREAMED),
+    "causal_forcing_1.3b": ("Causal-Forcing 1.3B", f"{_STREAMED} This model makes one latent at a time."),
+    "causal_forcing_1.3b_i2v": (
+        "Causal-Forcing 1.3B from an image",
+        "Choose your start image in *Load Image*. It is encoded, and is the first latent of the clip: the model is the "
+        f"one for text to video. {_STREAMED}",
+    ),
+    "longlive_1.3b": (
+        "LongLive 1.3B", f"{_STREAMED} It sees 12 latents, of which the first 3 always, so that a clip of any length "
+        "takes the same memory.",
+    ),
+    "longlive_1.3b_long": (
+        "LongLive 1.3B, 15 seconds",
+        "The prompt changes at chunks 7 and 14 of 20 (*7: the fox stops*; a chunk is 3 latents, 12 frames). What is "
+        "seen of the chunks before is read again under the new prompt (**recache**), and *Chunk Gate* holds against "
+        f"each prompt what was made for it. {_STREAMED}",
     ),
 }  # fmt: skip
 
@@ -134,11 +180,11 @@ def note(form: str, family: str) -> str:
     notes = {"one_node": race_note, "visual_hierarchy": paper_note, "drop_in": drop_in_note}
     form_text = notes[form](s) if form in notes else form_text
     if family not in _TEXTS:
-        return f"## The demo: {title}\n\n{_DEMO}\n\n{form_text}"
+        weak = _NO_STREAM if form == "streaming" else ""
+        return f"## The demo: {title}\n\n{_DEMO}\n\n{form_text}{weak}"
     name, lines = _TEXTS[family]
-    files = [file for file in _files(s, form) if file in DOWNLOADS]
     return "\n".join((
-        f"## {name}: {title}", "", "Put these files here:", "", *map(_entry, files), "", lines, "", form_text,
+        f"## {name}: {title}", "", "Put these files here:", "", *map(_entry, _files(s, form)), "", lines, "", form_text,
     ))  # fmt: skip
 
 
@@ -203,6 +249,12 @@ def paper_note(s: Settings) -> str:
 
 
 def _entry(file: str) -> str:
+    if file in CONVERTED:
+        folder, source, repository = CONVERTED[file]
+        return (
+            f"- ComfyUI/models/{folder}: {file}, made from *{source}* of [{repository}]({_HUB}/{repository}), in which "
+            f"are other names than ComfyUI reads: `python -m foresight.evaluation convert {source} {file}`"
+        )
     folder, address = DOWNLOADS[file]
     if file == _VICLIP:
         return f"- ComfyUI/models/{folder}: [ViCLIP-L-14's model.safetensors]({address}), saved as {file}"

@@ -91,6 +91,17 @@ def add_size(graph: Graph, s: Settings, vae: Link, column: int) -> Link:
     return graph.add("EmptyHunyuanLatentVideo", **size, batch_size=1)[0]
 
 
+def add_first_latents(graph: Graph, s: Settings, vae: Link, column: int) -> dict[str, Link]:
+    """What a stream begins with: its start image, at the clip's size."""
+    if not s.start_image:
+        return {}
+    graph.group("Start image", column)
+    image = graph.add("LoadImage", image=s.start_image, size=(WIDTH, 320))[0]
+    sized = graph.add(
+        "ImageScale", image=image, upscale_method="lanczos", width=s.width, height=s.height, crop="center")[0]
+    return {"start": graph.add("VAEEncode", pixels=sized, vae=vae)[0]}
+
+
 def add_start(graph: Graph, s: Settings, family: Models) -> tuple[dict[str, Link], Link]:
     """Positive and negative, and the latent; with a start image both come through core's node for it."""
     if not s.start_image:
