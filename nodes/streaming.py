@@ -181,14 +181,14 @@ class ChunkGateNode(Checked):
                 io.Combo.Input(
                     "plan", options=list(PLANS), default=own.plan,
                     tooltip="gate: draw again what fails. best of N: make each chunk so often and keep the best. search over path: choose at "
-                    "each step. The last two need a budget of tries - 1.",
+                    "each step; these two need a budget of tries - 1. reseed: begin the clip again where its first chunks fail.",
                 ),
-                io.String.Input("looks", default=own.looks, tooltip="For gate: the steps of a chunk that are scored, from 1 on, or last."),
-                io.Int.Input("tries", default=own.tries, min=1, max=64, tooltip="How often a chunk is drawn at most."),
+                io.String.Input("looks", default=own.looks, tooltip="For gate and reseed: the steps of a chunk that are scored, from 1 on, or last."),
+                io.Int.Input("tries", default=own.tries, min=1, max=64, tooltip="How often a chunk (reseed: the clip) is drawn at most."),
                 io.Int.Input(
                     "depth", default=own.depth, min=0, max=16,
-                    tooltip="For gate: how many chunks before one that stays bad are taken back at most. Each keeps in main memory what it pushed "
-                    "out of the window.",
+                    tooltip="For gate: how many chunks before one that stays bad are taken back at most. For reseed: how many after the first "
+                    "decide as well. Each keeps in main memory what it pushed out of the window.",
                 ),
                 io.Float.Input(
                     "budget", default=own.budget, min=0.0, max=100.0, step=0.05, round=0.001,
@@ -203,7 +203,7 @@ class ChunkGateNode(Checked):
                 ),
             ],
             outputs=[types.ChunkGate.Output(display_name="chunk_gate")],
-        ), "retry", "rollback", "causal")  # fmt: skip
+        ), "retry", "rollback", "causal", "race")  # fmt: skip
 
     @classmethod
     def check(cls, known, graph, id):

@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 
 from ..trials.stream import REUSE, Chunk, StreamSettings, pieces
-from ..trials.stream_plans import Back, Keep, Seen, Step
+from ..trials.stream_work import Back, Keep, Seen, Step
 from .noise_space import NoiseSpace
 from .stream_cache import KVCache
 from .stream_model import CausalHooks

@@ -16,7 +16,9 @@ from ..scoring.inspector import Gate
 from ..scoring.scorer import numbers
 from ..trials.observer import SILENT, Decision, Observer
 from ..trials.stream import Chunk, parse_prompts
-from ..trials.stream_plans import Drift, GateSettings, Plan, Step, Work
+from ..trials.stream_drift import Drift
+from ..trials.stream_plans import GateSettings
+from ..trials.stream_work import Plan, Step, Work
 from ..trials.verdict import ItemVerdict, TrialRecord, Verdict
 from .guard import harmless
 from .stream_engine import StreamEngine

@@ -15,7 +15,7 @@ import torch
 from ..trials.foreign import logger
 from ..trials.plan import drive
 from ..trials.stream import REUSE, Chunk, StreamSettings
-from ..trials.stream_plans import Work, plain
+from ..trials.stream_work import Work, plain
 from .line import recorded
 from .noise_space import NoiseSpace
 from .stream_cache import KVCache
@@ -114,7 +114,8 @@ class StreamSampler(comfy.samplers.Sampler):
         if recorded(guider):
             raise ValueError(
                 f"{NAME} cannot be raced: a candidate that is put aside would lose its cache. Connect a Chunk Gate to "
-                "it, which draws chunks again, and sample with SamplerCustomAdvanced or the Monitored Sampler."
+                "it, which draws chunks again (plan reseed: the clip), and sample with SamplerCustomAdvanced or the "
+                "Monitored Sampler."
             )
         require_streamable(guider.inner_model, options, tuple(noise.shape), NAME)
         if denoise_mask is not None:

@@ -14,7 +14,7 @@ from foresight.trials.stream import (
     split_sigmas,
     steps_by_chunk,
 )
-from foresight.trials.stream_plans import Back, Keep, Seen, Step, Work, plain
+from foresight.trials.stream_work import Back, Keep, Seen, Step, Work, plain
 
 SEVEN = {"chunk": 3, "window": 0, "sink": 0}
 

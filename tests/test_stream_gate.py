@@ -16,7 +16,7 @@ from foresight.l2r.model import L2R
 from foresight.sampling.stream_gate import MEMORY, ChunkGate, measures
 from foresight.trials.observer import Decision, Observer
 from foresight.trials.report import Report, run_report
-from foresight.trials.stream_plans import BEST, PATH, GateSettings
+from foresight.trials.stream_plans import BEST, GATE, PATH, RESEED, GateSettings
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,10 @@ WINDOWS = pytest.mark.parametrize("settings", [{"chunk": 1}, {"chunk": 2, "windo
 
 @KV
 @WINDOWS
-def test_a_passing_stream_is_untouched(patcher, kv, settings):
+@pytest.mark.parametrize("plan", [GATE, RESEED])
+def test_a_passing_stream_is_untouched(patcher, kv, settings, plan):
     plain, _ = streamed(patcher, 9, settings={**settings, "kv": kv})
-    watched, sampler = streamed(patcher, 9, gate=gate(0.9, depth=3), settings={**settings, "kv": kv})
+    watched, sampler = streamed(patcher, 9, gate=gate(0.9, plan=plan, depth=3), settings={**settings, "kv": kv})
     assert torch.equal(watched, plain) and sampler.result["nfe"] == sampler.result["nfe_plain"]
     assert sampler.result["redraws"] == sampler.result["taken_back"] == 0
 
@@ -108,6 +109,29 @@ def test_the_rivals_are_plans_of_the_same_engine(patcher, plan, more, kv):
     plain, _ = streamed(patcher, 7, settings={"kv": kv})
     replays = 6 if kv == "reuse last" else 0
     assert sampler.result["nfe"] == sampler.result["nfe_plain"] + more + replays and torch.equal(clip, plain)
+
+
+@KV
+@WINDOWS
+def test_a_clip_that_is_begun_again_leaves_no_trace(patcher, kv, settings):
+    """All of three clips fail at their third chunk, and the first was best: it comes back as the plain one."""
+    plain, _ = streamed(patcher, 9, settings={**settings, "kv": kv})
+    scores = iter([0.9, 0.9, 0.3, 0.9, 0.9, 0.2, 0.9, 0.9, 0.1])
+    made = ruled(lambda _: next(scores), plan=RESEED, looks="last", depth=2, budget=9.0)
+    clip, sampler = streamed(patcher, 9, gate=made, settings={**settings, "kv": kv})
+    told = sampler.result
+    assert torch.equal(clip, plain) and told["taken_back"] == 6 and made.gate.scorer.calls == 9
+    assert [line for line in told["draws"] if "taken_back" in line][-1]["restored"]
+    passes = 0 if kv == "reuse last" else 2
+    assert told["nfe"] == told["nfe_plain"] + 3 * (3 * 4 + passes)
+
+
+def test_a_clip_from_other_noise_is_another_from_its_first_chunk_on(patcher):
+    plain, _ = streamed(patcher, 6)
+    scores = iter([0.9, 0.1, 0.9, 0.9])
+    clip, sampler = streamed(patcher, 6, gate=ruled(lambda _: next(scores), plan=RESEED, looks="last", budget=2.0))
+    assert not torch.equal(clip[:, :, 0], plain[:, :, 0]) and sampler.result["taken_back"] == 1
+    assert sampler.result["nfe"] == sampler.result["nfe_plain"] + 5 + 4 and sampler.result["below"] == []
 
 
 @pytest.mark.parametrize("score", [RuntimeError("no"), torch.OutOfMemoryError("full"), float("nan")])

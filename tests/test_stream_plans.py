@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from foresight.trials.plan import drive
 from foresight.trials.stream import StreamSettings, parse_prompts
-from foresight.trials.stream_plans import BEST, GATE, PATH, Back, Drift, GateSettings, Keep, Seen, Step, Work
+from foresight.trials.stream_drift import Drift
+from foresight.trials.stream_plans import BEST, GATE, PATH, RESEED, GateSettings
+from foresight.trials.stream_work import Back, Keep, Seen, Step, Work
 
 
 @dataclass
@@ -52,9 +54,9 @@ class Made:
         return True
 
 
-def run(score, chunks=7, items=1, kv="clean", barriers=(), digits="4", **settings):
+def run(score, chunks=7, items=1, kv="clean", barriers=(), digits="4", first=0, **settings):
     made = StreamSettings(chunk=1, digits=digits, kv=kv)
-    parts = made.chunks(chunks, 5.0)
+    parts = made.chunks(chunks, 5.0, start=first, first=first)
     passes = [made.passes(parts, chunk) for chunk in parts]
     work = Work(parts, passes, items, frozenset(barriers), int(kv == "reuse last"))
     told: list = []
@@ -130,9 +132,17 @@ def test_the_first_chunk_can_be_taken_back_too():
 
 
 @pytest.mark.parametrize("barriers, backs", [((), 1), ((3,), 0), ((2,), 1), ((4,), 1)])
-def test_nothing_is_taken_back_over_a_cache_that_was_made_anew(barriers, backs):
-    _, told = run(lambda chunk, *_: 0.9 if chunk != 3 else 0.1, budget=2.0, barriers=barriers)
+@pytest.mark.parametrize("first", [0, 20])  # a stream that goes on counts on
+def test_nothing_is_taken_back_over_a_cache_that_was_made_anew(barriers, backs, first):
+    settings = {"first": first, "barriers": [first + barrier for barrier in barriers]}
+
+    def score(chunk, *_):
+        return 0.9 if chunk != first + 3 else 0.1
+
+    _, told = run(score, budget=2.0, **settings)
     assert len([line for line in told if line.get("taken_back") and not line.get("restored")]) == backs
+    clips, _ = run(score, budget=4.0, plan=RESEED, depth=3, **settings)
+    assert (clips.forwards > clips.work.plain) == (barriers in ((), (4,)))
 
 
 def test_a_batch_keeps_the_items_that_pass():
@@ -159,13 +169,55 @@ def test_best_of_n_within_a_budget():
     assert [line["chunk"] for line in told][:5] == [0] * 5
 
 
+def clip_of(engine):
+    """The draw of each chunk's one item."""
+    return [draw for (draw,) in engine.kept]
+
+
+@pytest.mark.parametrize("step, forwards", [(1, 2), (3, 4)])
+def test_a_clip_whose_first_chunk_fails_is_begun_again_with_other_noise(step, forwards):
+    engine, told = run(lambda chunk, at, draw, _: 0.1 if draw == 0 and at >= step else 0.9, plan=RESEED, budget=2.0)
+    assert clip_of(engine) == [1] * 7 and engine.forwards == 34 + forwards
+    assert [(line["chunk"], line["draw"]) for line in told] == [(0, 0), (0, 1), (1, 1)], "later chunks are looked at"
+
+
+def test_a_clip_is_taken_back_as_a_whole():
+    settings = {"plan": RESEED, "budget": 2.0}
+    engine, told = run(lambda chunk, _, draw, __: 0.1 if (chunk, draw) == (2, 0) else 0.9, depth=2, **settings)
+    assert clip_of(engine) == [1] * 7 and {"chunk": 2, "taken_back": 2} in told
+    assert engine.forwards == 34 + 5 + 5 + 2  # two chunks with their passes, and two steps of the third
+    engine, told = run(lambda chunk, *_: 0.1 if chunk == 2 else 0.9, depth=1, **settings)
+    assert clip_of(engine) == [0] * 7 and engine.forwards == 34, "the third chunk is none of the first two"
+
+
+@pytest.mark.parametrize("scores, best", [((0.1, 0.3, 0.2), 1), ((0.1, 0.2, 0.3), 2), ((0.3, 0.3, 0.3), 0)])
+def test_the_clip_that_came_furthest_goes_on_where_all_fail(scores, best):
+    engine, told = run(lambda _, __, draw, ___: scores[draw], plan=RESEED, budget=4.0)
+    assert clip_of(engine) == [best] * 7
+    # A chunk of draw 0 passes, so that it came further than better ones that did not.
+    passed = {(0, 0): 0.9}
+    further, _ = run(lambda chunk, _, draw, __: passed.get((chunk, draw), scores[draw]), plan=RESEED, budget=4.0)
+    assert clip_of(further) == [0] * 7
+
+
+def test_without_a_budget_the_first_clip_is_kept():
+    engine, _ = run(lambda *_: 0.1, plan=RESEED, budget=0.3, tries=9)
+    assert clip_of(engine) == [0] * 7 and engine.forwards == engine.work.plain, "the way back would not be paid"
+
+
+def test_a_passing_clip_is_not_begun_again():
+    engine, told = run(lambda *_: 0.9, plan=RESEED, depth=6, budget=4.0)
+    assert clip_of(engine) == [0] * 7 and engine.forwards == engine.work.plain
+    assert not any("taken_back" in line for line in told)
+
+
 def test_search_over_path_chooses_by_item():
     engine, _ = run(lambda chunk, step, draw, item: float(draw == item), plan=PATH, tries=2, budget=4.0, items=2)
     assert engine.kept == [(0, 1)] * 7
 
 
 @given(
-    st.integers(0, 2**32), st.sampled_from([GATE, BEST, PATH]), st.integers(1, 4), st.integers(0, 3),
+    st.integers(0, 2**32), st.sampled_from([GATE, BEST, PATH, RESEED]), st.integers(1, 4), st.integers(0, 3),
     st.floats(0, 3), st.integers(1, 2), st.sampled_from(["clean", "reuse last"]),
     st.sampled_from(["4322222", "1", "3"]), st.sampled_from(["1", "last", "2, last", "1, 9"]),
     st.sets(st.integers(0, 6), max_size=2),

@@ -1,106 +1,29 @@
-"""Plans of a stream: which step of which chunk is next, what is looked at, what is kept, what is taken back.
+"""Plans of a stream's gate: what is looked at, drawn again and taken back, within a budget.
 
-Generators without torch, as in plan.py: they yield a Step, a Keep or a Back, and are sent what came of it. All of them
-are plans of one engine (sampling/stream_engine.py).
+`gate` is this project's; best of N, search over path and reseeding are the rivals that papers compare with.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
-from .stream import Chunk
+from .stream_work import Back, Keep, Plan, Seen, Step, Work
 
-
-@dataclass(frozen=True)
-class Step:
-    """A step (0-based) of a chunk, from these candidates, one for each batch item; () at the first step. draw: the
-    number of its noise, 0 the run's own. look: whether what comes of it is scored. Answered by a Seen."""
-
-    chunk: Chunk
-    step: int
-    base: tuple[int, ...] = ()
-    draw: int = 0
-    look: bool = False
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a step gave: the number of the candidate, and each item's score where it was looked at (NaN: it failed)."""
-
-    candidate: int
-    scores: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The chunk is these finished candidates, one for each batch item. Answered by whether to go on."""
-
-    chunk: Chunk
-    picks: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Back:
-    """Takes the last committed chunks back, so that the first of them is made again."""
-
-    chunks: int
-
-
-Plan = Generator[Step | Keep | Back, Any, None]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What there is to do. passes: forwards that follow each chunk; barriers: chunks before which none can be taken
-    back, because the cache was made anew there; items: of the batch. replays: 1 where keeping a candidate that was not
-    the last takes a forward more, because its keys and values are those that stay. refined: the steps (0-based, the
-    first is never one) before which a refiner of noise takes a forward."""
-
-    chunks: Sequence[Chunk]
-    passes: Sequence[int]
-    items: int = 1
-    barriers: frozenset[int] = field(default_factory=frozenset)
-    replays: int = 0
-    refined: Container[int] = ()
-
-    def forwards(self, at: int, first: int = 0) -> int:
-        """Forwards of the steps of chunk `at` from the step `first` on."""
-        return sum(1 + (step in self.refined) for step in range(first, self.chunks[at].steps))
-
-    @property
-    def plain(self) -> int:
-        """Forwards of a plain run, without a refiner and without those that fill the cache with what was given."""
-        return sum(chunk.steps for chunk in self.chunks) + sum(self.passes)
-
-    @property
-    def ungated(self) -> int:
-        """The same with the refiner's."""
-        return sum(map(self.forwards, range(len(self.chunks)))) + sum(self.passes)
-
-
-def plain(work: Work) -> Plan:
-    """Each chunk once, without a look."""
-    for chunk in work.chunks:
-        base: tuple[int, ...] = ()
-        for step in range(chunk.steps):
-            base = ((yield Step(chunk, step, base)).candidate,) * work.items
-        if not (yield Keep(chunk, base)):
-            return
-
-
-GATE, BEST, PATH = PLANS = ("gate", "best of N", "search over path")
+GATE, BEST, PATH, RESEED = PLANS = ("gate", "best of N", "search over path", "reseed")
 
 
 @dataclass(frozen=True)
 class GateSettings:
     """plan: GATE draws a chunk again that scores below `floor` at a look; BEST draws each chunk `tries` times and keeps
-    the best; PATH does so at each step. looks: steps (1-based, or "last") at which GATE scores, in commas. tries:
-    draws of a chunk at most. depth: chunks before a failing one that are taken back at most, when all its draws have
-    failed. budget: forwards beyond an ungated run that a plan may spend, as a share of it. drift: by which factor a
-    chunk's colours may leave those of the first two without a warning; stop: whether the stream then ends."""
+    the best; PATH does so at each step; RESEED looks at the first 1 + `depth` chunks, and begins the clip again with
+    other noise where one of them fails. looks: steps (1-based, or "last") at which GATE and RESEED score, in commas.
+    tries: draws of a chunk (RESEED: of the clip) at most. depth: chunks before a failing one that GATE takes back at
+    most, when all its draws have failed. budget: forwards beyond an ungated run that a plan may spend, as a share of
+    it. drift: by which factor a chunk's colours may leave those of the first two without a warning; stop: whether the
+    stream then ends."""
 
     floor: float
     plan: str = GATE
@@ -153,6 +76,11 @@ class _Spending:
         self.next_draw = [0] * len(work.chunks)
         self.recipes: list[tuple[int, ...]] = []  # by kept chunk, the draw of each item
         self.last = -1  # the candidate that was made last
+        self.clip = 0  # RESEED: the draw of all chunks
+        self.fell: dict[int, tuple[int, float]] = {}  # by draw of the clip, the chunk that failed and what it scored
+        self.judged = [  # the first chunks, which decide of the clip
+            at for at in range(min(settings.depth + 1, len(work.chunks))) if self._can_go_back(0, at)
+        ]
 
     def run(self) -> Plan:
         at = 0
@@ -161,8 +89,11 @@ class _Spending:
                 picks, scores = yield from self._gated(at)
                 picks, scores = yield from self._backtracked(at, picks, scores)
             else:
-                search = {BEST: self._best_of, PATH: self._path}[self.settings.plan]
+                search = {BEST: self._best_of, PATH: self._path, RESEED: self._of_the_clip}[self.settings.plan]
                 picks = yield from search(at)
+            if not picks:
+                at = 0
+                continue
             if not (yield from self._keep(at, picks)):
                 return
             at += 1
@@ -182,6 +113,14 @@ class _Spending:
         self.last = seen.candidate
         return seen
 
+    def _failing(self, scores: tuple[float, ...]) -> bool:
+        """Whether every item has been seen to fail."""
+        return bool(scores) and all(score < self.settings.floor for score in scores)
+
+    def _can_go_back(self, start: int, at: int) -> bool:
+        chunks = self.work.chunks
+        return not any(chunks[start].index < barrier <= chunks[at].index for barrier in self.work.barriers)
+
     def _all(self, candidate: int) -> tuple[int, ...]:
         return (candidate,) * self.work.items
 
@@ -193,7 +132,7 @@ class _Spending:
         for step in range(chunk.steps):
             seen = yield from self._step(at, step, base, draw, step in looks)
             base, scores = self._all(seen.candidate), seen.scores or scores
-            if seen.scores and all(score < self.settings.floor for score in seen.scores) and again:
+            if again and self._failing(seen.scores):
                 break
         self.told.append({"chunk": chunk.index, "draw": draw, "steps": step + 1, "scores": list(scores)})
         return _Draw(draw, base[0], scores, self.work.forwards(at, step + 1))
@@ -238,9 +177,7 @@ class _Spending:
         as long as the budget can also pay the way back to the best that was found."""
         for back in range(1, self.settings.depth + 1):
             start = at - back
-            if not all(score < self.settings.floor for score in scores):
-                break
-            if start < 0 or any(start < barrier <= at for barrier in self.work.barriers):
+            if not self._failing(scores) or start < 0 or not self._can_go_back(start, at):
                 break
             again = range(start, at + 1)
             once = sum(self.work.forwards(i) + self.work.passes[i] + self.work.replays for i in again)
@@ -275,6 +212,31 @@ class _Spending:
                 base = self._all((yield from self._step(at, step, base, draw, False)).candidate)
             made[draw] = base[0]
         return tuple(made[draw] for draw in recipe)
+
+    def _of_the_clip(self, at: int) -> Generator[Step | Back, Seen, tuple[int, ...]]:
+        """The next chunk of the clip's draw; () where the clip begins again, because this one has failed. When all that
+        is paid have failed, the one goes on that came furthest."""
+        if at not in self.judged:
+            return (yield from self._remade(at, self._all(self.clip)))
+        first = sum(self.work.forwards(i) + self.work.passes[i] for i in self.judged)
+        once = self.work.forwards(at) + first + self.work.ungated  # this one, one more, and the way back to the best
+        again = self.clip + 1 < self.settings.tries and self.spent + once <= self.most
+        self.next_draw[at] = self.clip
+        draw = yield from self._drawn(at, again)
+        if not self._failing(draw.scores):
+            return self._all(draw.candidate)
+        self.fell[self.clip] = at, sum(draw.scores)
+        best = max(self.fell, key=self.fell.__getitem__)
+        if not again:
+            self.judged = []
+        if not again and best == self.clip:
+            return self._all(draw.candidate)
+        self.clip = self.clip + 1 if again else best
+        if at:
+            restored = {} if again else {"restored": True}
+            self.told.append({"chunk": self.work.chunks[at].index, "taken_back": at} | restored)
+            yield Back(at)
+        return ()
 
     def _count(self, at: int) -> int:
         """How many candidates of a chunk the budget pays, at most as many as are wanted."""
@@ -314,24 +276,3 @@ class _Spending:
 
 def _best(draws: list[_Draw], item: int) -> _Draw:
     return max(draws, key=lambda each: each.scores[item])
-
-
-class Drift:
-    """Whether a stream's colours leave those that it began with; `limit`: by which factor they may."""
-
-    def __init__(self, limit: float):
-        self.limit, self.rows = limit, []
-
-    def observe(self, chunk: int, **measures: float) -> str | None:
-        """measures: saturation, contrast and motion of a finished chunk. A sentence where one has left its range."""
-        self.rows.append({"chunk": chunk, **measures})
-        if len(self.rows) < 3:
-            return None
-        for name, limit in (("saturation", self.limit), ("contrast", self.limit), ("motion", 4 * self.limit)):
-            now, first = measures[name], sum(row[name] for row in self.rows[:2]) / 2
-            if first > 0 and not first / limit <= now <= first * limit:
-                return f"the stream drifts: chunk {chunk} has {name} {now:.3g}, and the first two had {first:.3g}"
-        return None
-
-    def take_back(self, chunks: int) -> None:
-        del self.rows[-chunks:]
