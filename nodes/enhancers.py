@@ -104,7 +104,10 @@ class LatentSearchSampler(Checked):
             description="A sampler that begins several candidates of one clip, scores them half way and finishes the best. Costs two to "
             "three clips (LatSearch). Connect a gate or a reward.",
             inputs=[
-                io.Sampler.Input("sampler", tooltip="Any SAMPLER; from Self-Refine Sampler too."),
+                io.Sampler.Input(
+                    "sampler", tooltip="Any SAMPLER; from Self-Refine Sampler too. Those that add noise at few steps (lcm, ancestral) dilute "
+                    "what is found.",
+                ),
                 types.Gate.Input("gate", optional=True, tooltip="Scores the candidates by how well their previews fit its prompt."),
                 types.Reward.Input("reward", optional=True, tooltip="Scores the candidates instead of the gate."),
                 io.Int.Input("candidates", default=own.candidates, min=1, max=64, tooltip="Candidate 0 is the clip of the seed itself."),
@@ -236,7 +239,8 @@ class CandidateNoise(io.ComfyNode):
             node_id="ForesightCandidateNoise",
             display_name="Candidate Noise",
             category="Foresight/enhancers",
-            description="The noise of one candidate of a Latent Search Sampler, to sample it alone: the same clip to the last bit.",
+            description="The noise of one candidate of a Latent Search Sampler, to sample it alone: the same clip to the last bit. Samplers "
+            "that add noise at few steps (lcm, ancestral, streams) dilute it.",
             inputs=[
                 io.Noise.Input("noise", tooltip="The noise that the search was given."),
                 io.Int.Input("candidate", default=1, min=0, max=63, tooltip="Its number in the report."),

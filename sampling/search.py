@@ -24,10 +24,11 @@ from .guard import harmless
 from .line import video_latent
 from .noise import following, mixed_noise
 from .search_rules import SearchSettings, resampled, survival_weights
-from .segments import own_steps
+from .segments import adds_noise, own_steps
 from .self_refine import refuse_caches, remembers
 from .vp import require_fitting
 
+FEW = 8  # steps up to which noise that is added on the way outweighs that of the beginning
 PICTURED = 6  # candidates whose previews are kept: as many as a report's picture shows
 
 
@@ -158,7 +159,13 @@ class _Search:
         with harmless("how the prompt is read cannot be told"):
             self.notes += getattr(self.reward, "notes", ())
         settings = self.settings
-        checks = settings.checks(len(self.engine.sigmas) - 1)
+        steps = len(self.engine.sigmas) - 1
+        if steps <= FEW and adds_noise(self.engine.inner):  # AutoRefiner (arXiv 2512.11203), section 3.3
+            self.notes.append(
+                f"the sampler adds noise at each of its {steps} steps, which dilutes that of the beginning: a search "
+                "for good beginnings brings less here than with a sampler that adds none"
+            )
+        checks = settings.checks(steps)
         self.costs = self.engine.costs(noise)
         if self.costs is None or not all(self.costs[check] for check in checks):
             self.costs = None

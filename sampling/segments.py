@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.samplers
 import torch
+
+# Core's samplers that draw noise at their steps, by what their names have in them.
+_NOISY = re.compile("ancestral|sde|lcm|ddpm|seeds|sa_solver|ar_video")
 
 
 def require_ksampler(sampler: comfy.samplers.Sampler, purpose: str) -> comfy.samplers.KSAMPLER:
@@ -29,6 +33,11 @@ def own_steps(sampler: comfy.samplers.Sampler) -> bool:
 def adaptive(sampler: comfy.samplers.Sampler) -> bool:
     """Whether it is core's sampler that chooses even their number, by what the model answers."""
     return _innermost(sampler) == "dpm_adaptive_function"
+
+
+def adds_noise(sampler: comfy.samplers.Sampler) -> bool:
+    """Whether it is one of core's samplers that add noise at each step; also within another."""
+    return bool(_NOISY.search(_innermost(sampler)))
 
 
 def _innermost(sampler: comfy.samplers.Sampler) -> str:

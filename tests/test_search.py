@@ -15,10 +15,13 @@ from gaussians import SHAPE, Mixture, draw, sample
 from searches import EULER, Mean, Told, candidate, searching
 from tiny_wan import inputs, model
 
+from foresight.sampling.compat import CAUSAL_WAN
 from foresight.sampling.noise import mixed_noise
 from foresight.sampling.run import monitored_sample
 from foresight.sampling.search import SearchSampler
 from foresight.sampling.search_rules import METHODS, SearchSettings, resampled, survival_weights
+from foresight.sampling.segments import adds_noise
+from foresight.sampling.self_refine import PRESETS, self_refining
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,31 @@ def test_spread_makes_scales_equal_and_temperature_trusts_less():
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert survival_weights(rewards, 0.5).max() > one.max() > survival_weights(rewards, 5.0).max() > 1 / 3
     torch.testing.assert_close(survival_weights(torch.ones(4), 1.0), torch.full((4,), 0.25).double())
+
+
+# Those of CFG++ need guidance, which the mixture has not; they are named as their siblings.
+WITHOUT_GUIDANCE = [name for name in comfy.samplers.SAMPLER_NAMES if "cfg_pp" not in name]
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_GUIDANCE, *(["ar_video"] if CAUSAL_WAN else [])])
+def test_it_is_known_which_samplers_add_noise(name):
+    """Those whose clip is another with another seed, and the same noise to begin with."""
+    sampler = comfy.samplers.sampler_object(name)
+    assert adds_noise(self_refining(sampler, PRESETS["T2V"].settings())) == adds_noise(sampler)
+    if name == "ar_video":
+        assert adds_noise(sampler)
+        return
+    one, other = (sample(sampler, Mixture(), 4, seed, noise=draw(1)) for seed in (3, 4))
+    assert adds_noise(sampler) == (not torch.equal(one, other))
+
+
+@pytest.mark.parametrize("name, steps, warned", [
+    ("lcm", 4, True), ("lcm", 8, True), ("lcm", 9, False), ("euler", 4, False),
+])  # fmt: skip
+def test_few_steps_that_add_noise_are_warned_of(name, steps, warned):
+    sampler = searching(Told([0.0, 1.0, 2.0, 3.0]), comfy.samplers.sampler_object(name))
+    sample(sampler, Mixture(), steps)
+    assert any("dilutes" in note for note in sampler.result["notes"]) == warned
 
 
 def test_weights_accumulate_and_the_highest_sum_wins():
