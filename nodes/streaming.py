@@ -267,4 +267,9 @@ def summary(report: dict) -> str:
             lines.append(f"chunk {line['chunk']}: {line['taken_back']} before it {what}")
     if below := report.get("below"):
         lines.append(f"Still below tau: chunk {', '.join(map(str, below))}")
+    if not report["causal_by_file"]:
+        lines.append(
+            "The model's file does not say that it was trained to be causal (few do): if it was not, chunks after the first smear, "
+            "jump or fade"
+        )
     return "\n".join(lines + [f"Note: {note}" for note in report.get("notes", ())])

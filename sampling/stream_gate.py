@@ -40,6 +40,11 @@ class ChunkGate:
         parse_prompts(self.gate.prompt)
 
     @property
+    def begins(self) -> list[int]:
+        """The chunks at which its prompts begin."""
+        return [begin for begin, _ in parse_prompts(self.gate.prompt)]
+
+    @property
     def depth(self) -> int:
         """How many chunks the cache has to be able to take back."""
         return self.settings.depth

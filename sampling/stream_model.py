@@ -27,7 +27,7 @@ def require_streamable(model: Any, model_options: dict[str, Any], shape: tuple[i
     """Raises ValueError where a model, or what is in its path, cannot be streamed. shape: of the latent."""
     network = getattr(model, "diffusion_model", None)
     kind = type(network)
-    if kind is not comfy.ldm.wan.model.WanModel and kind.__name__ != "CausalWanModel":
+    if kind is not comfy.ldm.wan.model.WanModel and not causal_by_file(network):
         raise ValueError(
             f"{name} runs Wan 2.1 text-to-video models that were made causal (Self-Forcing, CausVid, LongLive, "
             f"Causal-Forcing, Diagonal Distillation); this one is {type(model).__name__} with {kind.__name__}. Load "
@@ -49,6 +49,11 @@ def require_streamable(model: Any, model_options: dict[str, Any], shape: tuple[i
             f"{name} has a window of its own and cannot run inside context windows: take the context windows node out "
             "of the model's path, and set window here."
         )
+
+
+def causal_by_file(network: torch.nn.Module) -> bool:
+    """Whether its file says that it was trained to be causal, which has core load it as a class of its own."""
+    return type(network).__name__ == "CausalWanModel"
 
 
 class CausalHooks:
@@ -99,7 +104,7 @@ class CausalHooks:
             raise ValueError(
                 f"{self.name}: the model was called, but {'no' if not self._seen else 'not every'} block of it ran, so "
                 "the cache of keys and values has a hole. Take what skips evaluations or blocks (TeaCache, skip-layer "
-                "guidance, a race) out of the model's path."
+                "guidance, prompts for a part of the steps, a race) out of the model's path."
             )
 
     def _block(self, layer: int, before: Any):

@@ -16,11 +16,12 @@ from ..trials.foreign import logger
 from ..trials.plan import drive
 from ..trials.stream import REUSE, Chunk, StreamSettings
 from ..trials.stream_work import Work, plain
+from .experts import TwoExpertGuider
 from .line import recorded
 from .noise_space import NoiseSpace
 from .stream_cache import KVCache
 from .stream_engine import Recent, StreamEngine
-from .stream_model import CausalHooks, bytes_of, make_room, require_streamable, tokens_of
+from .stream_model import CausalHooks, bytes_of, causal_by_file, make_room, require_streamable, tokens_of
 from .stream_noise import drawn
 
 NAME = "Streaming Sampler"
@@ -117,6 +118,11 @@ class StreamSampler(comfy.samplers.Sampler):
                 "it, which draws chunks again (plan reseed: the clip), and sample with SamplerCustomAdvanced or the "
                 "Monitored Sampler."
             )
+        if isinstance(guider, TwoExpertGuider):
+            raise ValueError(
+                f"{NAME} has one cache, for one model, but Two-Expert Guider samples with two: connect a causal model "
+                "by Streaming Guider or CFGGuider."
+            )
         require_streamable(guider.inner_model, options, tuple(noise.shape), NAME)
         if denoise_mask is not None:
             raise ValueError(
@@ -131,12 +137,13 @@ class StreamSampler(comfy.samplers.Sampler):
         return guided
 
     def _require_prompts(self, guider: Any, chunks: list[Chunk]) -> None:
-        begin, last = getattr(guider, "begins", [0])[-1], chunks[-1].index
-        if begin > last and not self.settings.goes_on:
-            raise ValueError(
-                f"{NAME}: a prompt begins at chunk {begin}, but the last chunk of this clip is {last} (they are "
-                "counted from 0): begin it earlier, or make the clip longer."
-            )
+        begins = {NAME: getattr(guider, "begins", [0]), "Chunk Gate": self.gate.begins if self.gate else [0]}
+        for name, (*_, begin) in begins.items():
+            if begin > chunks[-1].index and not self.settings.goes_on:
+                raise ValueError(
+                    f"{name}: a prompt begins at chunk {begin}, but the last chunk of this clip is {chunks[-1].index} "
+                    "(they are counted from 0): begin it earlier, or make the clip longer."
+                )
 
     def _cache(self, network: torch.nn.Module, noise: torch.Tensor, state: _State | None) -> KVCache:
         depth, window = self.gate.depth if self.gate else 0, self.settings.sees(noise.shape[2])
@@ -236,6 +243,7 @@ class StreamSampler(comfy.samplers.Sampler):
             "first": engine.start, "frames": frames, "made": sum(chunk.frames for chunk in engine.kept),
             "window": engine.cache.window, "sink": engine.cache.sink, "cache_bytes": engine.cache.bytes,
             "cache_bytes_expected": expected, "seconds": round(seconds, 3),
+            "causal_by_file": causal_by_file(engine.hooks.network),
         }
 
 

@@ -9,10 +9,12 @@ import tiny_wan
 import torch
 from comfy_execution.graph import ExecutionBlocker
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
-from streams import SIGMAS
+from streams import SIGMAS, causal
 from tiny_wan import MeanL2R, ScriptedScorer
 
 from foresight.nodes.streaming import ChunkGateNode, StreamingGuiderNode, StreamingReport, StreamingSampler
+from foresight.sampling.compat import CAUSAL_WAN
+from foresight.sampling.experts import TwoExpertGuider
 from foresight.sampling.monitor import MonitorSampler
 from foresight.trials.stream import StreamSettings
 
@@ -127,6 +129,36 @@ def test_prompts_that_make_no_sense(patcher, prompts, message):
         sampled(patcher, made(), StreamingGuiderNode.execute(patcher, Clip(), prompts, "", 1.0, True).args[0])
     with pytest.raises(ValueError, match="clip is empty"):
         StreamingGuiderNode.execute(patcher, None, "a", "", 1.0, True)
+
+
+def test_a_gates_prompt_after_the_end_is_named(patcher):
+    with pytest.raises(ValueError, match="Chunk Gate: a prompt begins at chunk 9, but the last chunk .* is 2"):
+        sampled(patcher, made(chunk_gate=gated(0.9, prompt="a cat\n9: a dog")))
+
+
+def test_two_experts_are_refused(patcher):
+    guider = TwoExpertGuider(patcher, tiny_wan.model(seed=1))
+    guider.set_conds(tiny_wan.conditioning(1), tiny_wan.conditioning(2))
+    guider.set_cfg(1.0)
+    with pytest.raises(ValueError, match="one cache, for one model, but Two-Expert Guider"):
+        sampled(patcher, made(), guider)
+
+
+def test_a_conditioning_for_a_part_of_the_steps_is_refused(patcher):
+    positive = tiny_wan.conditioning(1)
+    positive[0][1]["start_percent"] = 0.5
+    guider = tiny_wan.guided(patcher, 1.0)
+    guider.set_conds(positive, tiny_wan.conditioning(2))
+    with pytest.raises(ValueError, match="no block of it ran.*prompts for a part of the steps"):
+        sampled(patcher, made(), guider)
+
+
+def test_it_is_said_what_a_model_shows_that_is_not_causal(patcher):
+    """Its file cannot tell, unless it is core's own kind."""
+    for model, told in ((patcher, True), *(((causal(patcher), False),) if CAUSAL_WAN else ())):
+        sampler = made()
+        clip = sampled(model, sampler, tiny_wan.guided(model, 1.0))
+        assert ("smear, jump or fade" in StreamingReport.execute(sampler, clip).ui["text"][0]) == told
 
 
 @pytest.mark.parametrize("widgets, message", [
