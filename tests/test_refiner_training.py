@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
+import tiny_recipes
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tiny_recipes import CONTEXT, WHICH, noise
 
 from foresight.demo.script import LATENTS
 from foresight.demo.stream import Stream, sample_stream
-from foresight.demo.wan_dit import WanTransformer, load_transformer
-from foresight.lab.training import distil, refiner, refining
+from foresight.demo.wan_dit import load_transformer
+from foresight.lab.training import refiner, refining
 from foresight.lab.training.loop import train
 from foresight.lab.training.refining import Refiner, refined_rollout, with_lora
 from foresight.lab.training.streams import schedule_of
 from foresight.sampling.refiner_file import HEAD, LORA, MODEL, RefinerSettings, describe, same
 
 SCHEDULE = schedule_of("4", LATENTS)
-
-
-def noise(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def drawing(seed=5, batch=2):
@@ -33,16 +30,7 @@ def drawing(seed=5, batch=2):
 
 @pytest.fixture(scope="module")
 def base():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = WanTransformer(layers=2, ffn_dim=128, text_dim=24).eval().requires_grad_(False)
-        torch.nn.init.normal_(model.head.head.weight, std=0.1)
-        for block in model.blocks:
-            torch.nn.init.normal_(block.self_attn.q.bias, std=0.1)
-    return model
-
-
-CONTEXT, WHICH = noise(1, 2, 2, 5, 24), torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7])
+    return tiny_recipes.network()
 
 
 def stream_of(base):
@@ -148,42 +136,13 @@ class Judge:
 
 @pytest.fixture
 def tiny(base, tmp_path, monkeypatch):
-    """The recipe on a small network and a few clips, without decoding."""
-    class Clips:
-        latents, which = noise(11, 8, 16, 7, 8, 8).half(), WHICH.repeat(4, 1)
-        prompts = [["one", "two"]] * 8
-
-        def __init__(self, *_):
-            pass
-
-        def __len__(self):
-            return 8
-
-        def texts(self, rows):
-            return noise(12, len(rows), 2, 5, 24)
-
-    class Measure:
-        context, which, vae = CONTEXT, WHICH, None
-        scripts = [SimpleNamespace(prompts=["one"])] * 2
-
-        def __init__(self, *_):
-            pass
-
-        def judged(self, _):
-            return [[SimpleNamespace(right=True)]] * 2
-
-    for module, names in ((distil, ("LongClips", "Measure", "BATCH")), (refiner, ("LatentJudge", "BATCH", "decode"))):
-        for name in names:
-            stub = {"LongClips": Clips, "Measure": Measure, "BATCH": 2, "LatentJudge": Judge, "decode": lambda *_: None}
-            monkeypatch.setattr(module, name, stub[name])
-    path = tmp_path / "start.safetensors"
-    save_file({key: value.half().contiguous() for key, value in base.state_dict().items()}, path)
+    for name, stub in {"LatentJudge": Judge, "BATCH": 2, "decode": lambda *_: None}.items():
+        monkeypatch.setattr(refiner, name, stub)
+    path = tiny_recipes.stand_in(monkeypatch, tmp_path / "start.safetensors", base)
 
     def make(name, **options):
-        task = refiner.Refine(start=path, teacher=path, export=tmp_path / f"{name}.safetensors", rank=4,
+        return refiner.Refine(start=path, teacher=path, export=tmp_path / f"{name}.safetensors", rank=4,
                               **{"critic_steps": 2, **options})  # fmt: skip
-        task.every = 2
-        return task
 
     return make
 

@@ -3,10 +3,14 @@
 import math
 
 import pytest
+import tiny_recipes
 import tiny_wan
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from streams import causal as core_causal
 from streams import streamed
+from tiny_recipes import CONTEXT, WHICH, noise
 
 from foresight.demo.captions import prompts
 from foresight.demo.judge import judge
@@ -35,20 +39,11 @@ SCENES = [scene for name in ("easy", "medium", "hard") for _, scene in prompts("
 
 @pytest.fixture(scope="module")
 def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = WanTransformer(layers=2, ffn_dim=128, text_dim=24).eval().requires_grad_(False)
-        torch.nn.init.normal_(model.head.head.weight, std=0.1)
-    return model
-
-
-def noise(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return tiny_recipes.network()
 
 
 def prompts_of(batch=2):
-    which = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0] * 7])[:batch]
-    return noise(1, batch, 2, 5, 24), which
+    return CONTEXT[:batch], WHICH[:batch]
 
 
 @pytest.mark.parametrize("segments", [((7, ON),), ((4, ON), (3, BACK)), ((3, STOP), (4, ON)), ((4, ON), (3, STOP))])
@@ -239,35 +234,7 @@ def test_a_student_that_finds_the_end_of_the_teachers_path_has_nothing_to_learn(
 
 @pytest.fixture
 def tiny(network, tmp_path, monkeypatch):
-    """Recipes on a network and data of a few clips, without decoding."""
-    class Clips:
-        latents, which = noise(11, 8, 16, 7, 8, 8).half(), prompts_of()[1].repeat(4, 1)
-
-        def __init__(self, *_):
-            pass
-
-        def __len__(self):
-            return 8
-
-        def texts(self, rows):
-            return noise(12, len(rows), 2, 5, 24)
-
-    class Measure:
-        def __init__(self, *_):
-            pass
-
-        def right(self, *_, **__):
-            return 0.5
-
-    for module in (causal, consistency, distil):
-        monkeypatch.setattr(module, "LongClips", Clips)
-        monkeypatch.setattr(module, "Measure", Measure)
-        monkeypatch.setattr(module, "BATCH", 2)
-    path = tmp_path / "start.safetensors"
-    from safetensors.torch import save_file
-
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
-    return path
+    return tiny_recipes.stand_in(monkeypatch, tmp_path / "start.safetensors", network)
 
 
 def made(kind, start, out):
@@ -283,11 +250,6 @@ def made(kind, start, out):
 
 @pytest.mark.parametrize("kind", ["causal", "teacher", "consistency", "self_forcing", "diagonal"])
 def test_a_recipe_goes_on_after_a_stop_as_if_there_had_been_none(tiny, tmp_path, kind):
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    for cls in (causal.Causal, consistency.Consistency, distil.Distil):
-        cls.every = 2
     whole = made(kind, tiny, tmp_path / "whole.safetensors")
     train(whole, 4, say=lambda _: None)
     parts = tmp_path / "parts.safetensors"
