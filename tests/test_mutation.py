@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 cosmic_ray = pytest.importorskip("cosmic_ray")
 
-from foresight.lab.release import mutation, touched  # noqa: E402
+from foresight.lab.release import mutation  # noqa: E402
 
 SOURCE = """
 from dataclasses import dataclass
@@ -43,7 +45,7 @@ ENDLESS = "    n = 0\n    while n < 3:\n        n = n + 1\n    return value >= l
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
+def checkout(tmp_path):
     """A repository of one room, one module and one test."""
     root = tmp_path / "checkout"
     for name, text in {
@@ -55,25 +57,42 @@ def checkout(tmp_path, monkeypatch):
         path.write_text(text)
     subprocess.run(["git", "init", "-q", root], check=True)
     subprocess.run(["git", "add", "."], cwd=root, check=True)
-    for name, value in {
-        "ROOT": root, "CACHE": tmp_path / "cache", "EQUIVALENT": root / "equivalent.json", "ROOMS": ("trials",),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(mutation, name, value)
-    monkeypatch.setattr(mutation, "import_once", lambda: None)  # nothing here needs it
-    monkeypatch.setattr(touched, "PATIENCE", 1.0)
-    for name in ("PYTHONPATH", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):  # put back afterwards
-        monkeypatch.setenv(name, "1")
     (root / "equivalent.json").write_text("[]")
     return root
 
 
-def mutate(out: Path, *more: str) -> dict:
-    mutation.main(["trials", "--out", str(out), *more])
-    return json.loads((out / "mutation.json").read_text())
+# A process of its own, as the command has one: a fork of a test worker, whose libraries run threads, may hang.
+RUN = """
+import sys
+from pathlib import Path
+
+from foresight.lab.release import mutation, touched
+
+root, known, *arguments = sys.argv[1:]
+mutation.ROOT, mutation.CACHE = Path(root), Path(root).parent / "cache"
+mutation.EQUIVALENT = mutation.ROOT / "equivalent.json"
+mutation.ROOMS, touched.PATIENCE = ("trials",), 1.0
+mutation.import_once = lambda: None  # nothing here needs it
+if known == "known":
+    touched.Forks.run = None  # nothing may be run again
+sys.exit(mutation.main(arguments))
+"""
 
 
-def test_a_fault_is_noticed_named_equivalent_or_published(checkout, tmp_path, monkeypatch):
-    whole = mutate(tmp_path / "out")
+def run(root: Path, *arguments: str, known: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", RUN, str(root), "known" if known else "", *arguments]
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+
+
+def mutate(root: Path, *more: str, known: bool = False) -> dict:
+    ended = run(root, "trials", "--out", str(root.parent / "out"), *more, known=known)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads((root.parent / "out" / "mutation.json").read_text()) | {"said": ended.stdout}
+
+
+def test_a_fault_is_noticed_named_equivalent_or_published(checkout, tmp_path):
+    whole = mutate(checkout)
     counts = whole["rooms"]["trials"]
     # @property removed, >= to >, and to <; no annotation, nothing frozen
     assert counts == {"faults": 3, "planted": 3, "killed": 3, "survived": 0, "equivalent": 0, "score": 1.0}
@@ -85,44 +104,43 @@ def test_a_fault_is_noticed_named_equivalent_or_published(checkout, tmp_path, mo
     assert killers["core/ReplaceComparisonOperator"] == "tests/test_limits.py::test_within"
     assert (checkout / "trials" / "limits.py").read_text() == SOURCE
 
-    monkeypatch.setattr(touched.Forks, "run", lambda *args, **kwargs: pytest.fail("it was run before"))
-    assert mutate(tmp_path / "out")["rooms"] == whole["rooms"]  # what is known is not planted again
+    assert mutate(checkout, known=True)["rooms"] == whole["rooms"]  # what is known is not planted again
 
 
 def test_a_survivor_is_shown_until_a_test_kills_it_or_it_is_named_equivalent(checkout, tmp_path):
     test = checkout / "tests" / "test_limits.py"
     test.write_text(TEST.format(assertion="within(2, Limits(1))"))
     (checkout / "trials" / "limits.py").write_text(SOURCE.replace("value >= limits.least", "value > limits.least - 1"))
-    whole = mutate(tmp_path / "out", "--most", "4")
+    whole = mutate(checkout, "--most", "4")
     survivors = [each for each in whole["faults"] if each["outcome"] == "survived"]
     assert whole["rooms"]["trials"]["survived"] == len(survivors) >= 1
     assert survivors[0]["module"] == "trials/limits.py" and "limits.least" in survivors[0]["change"]
     assert survivors[0]["change"] in (tmp_path / "out" / "mutation.md").read_text()
 
     (checkout / "equivalent.json").write_text(json.dumps([survivors[0] | {"why": "as an example"}]))
-    again = mutate(tmp_path / "out", "--most", "4")["rooms"]["trials"]
+    again = mutate(checkout, "--most", "4")["rooms"]["trials"]
     assert (again["equivalent"], again["survived"]) == (1, len(survivors) - 1)
     assert ": as an example\n" in (tmp_path / "out" / "mutation.md").read_text()
 
     test.write_text(TEST.format(assertion="not within(0, Limits(1)) and not within(-1, Limits(1))"))
-    last = mutate(tmp_path / "out", "--most", "4")["rooms"]["trials"]
+    last = mutate(checkout, "--most", "4")["rooms"]["trials"]
     assert (last["killed"], last["equivalent"]) == (3, 1), "what is named equivalent is not planted again"
 
 
-def test_a_fault_that_never_ends_is_killed(checkout, tmp_path):
+def test_a_fault_that_never_ends_is_killed(checkout):
     (checkout / "trials" / "limits.py").write_text(SOURCE.replace("    return value >= limits.least\n", ENDLESS))
-    whole = mutate(tmp_path / "out", "--most", "3", "--seed", "1")
+    whole = mutate(checkout, "--most", "3", "--seed", "1")
     ended = [each["test"] for each in whole["faults"] if each["outcome"] == "killed" and "process" in each["test"]]
     assert ended and all(test == "the process ended with -14" for test in ended)
 
 
-def test_tests_that_fail_without_a_fault_are_named_and_left_out(checkout, tmp_path, capsys):
+def test_tests_that_fail_without_a_fault_are_named_and_left_out(checkout):
     (checkout / "tests" / "test_limits.py").write_text(TEST.format(assertion="False"))
-    whole = mutate(tmp_path / "out")
-    assert "test_limits.py: tests/test_limits.py::test_within fails without a fault" in capsys.readouterr().out
+    whole = mutate(checkout)
+    assert "test_limits.py: tests/test_limits.py::test_within fails without a fault" in whole["said"]
     assert {each["test"] for each in whole["faults"]} == {"", "tests/test_limits.py::test_told"}
-    with pytest.raises(SystemExit):
-        mutation.main(["no/such/room"])
+    refused = run(checkout, "no/such/room")
+    assert refused.returncode == 2 and "no/such/room is neither a room nor a module" in refused.stderr
 
 
 def test_the_same_seed_takes_the_same_sample_from_each_module_in_proportion():
