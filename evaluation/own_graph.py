@@ -21,6 +21,7 @@ SCORER, CONVERTER, GATE, WATCHED, REPORT, FRAMES = (
     f"foresight_{name}" for name in ("scorer", "converter", "gate", "watch", "report", "frames")
 )
 SOCKETS = ("noise", "guider", "sampler", "sigmas", "latent_image")  # of SamplerCustomAdvanced and Monitored Sampler
+STREAMS = "ForesightStreamingSampler"
 DEMO = "foresight_demo"  # files of the demo family, which fit no other model
 
 
@@ -48,6 +49,12 @@ class OwnGraph:
         whole = Graph(nodes, info).plain()
         decoder = whole.decoder()
         samplers = whole.samplers(whole.upstream(decoder))
+        streams = [id for id in whole.upstream(*samplers) if whole.nodes[id]["class_type"] == STREAMS]
+        if streams:
+            raise GraphError(
+                f"{whole.names(streams)}: a clip that is made chunk by chunk is looked at by Chunk Gate, not raced, "
+                "so there is nothing to tune."
+            )
         if len(samplers) > 1:
             raise GraphError(
                 f"{whole.names(samplers)} make the clip together, and one sampler can be tuned: leave a second pass "
