@@ -63,7 +63,8 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, *((1, 1) if images else (1, 1, 1))))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * math.sqrt(x.shape[1]) * self.gamma
+        norm = x.square().sum(1, keepdim=True).clamp_min(1e-24).sqrt()  # as F.normalize, whose norm takes long on CPUs
+        return x / norm * math.sqrt(x.shape[1]) * self.gamma
 
 
 class ResidualBlock(nn.Module):
