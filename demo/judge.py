@@ -39,12 +39,14 @@ _HALFWAY = math.sqrt(SIZES["small"] * SIZES["big"])
 class Judgement:
     """`attributes` and `margins` share their keys: "count", "background", "relation", and "object N colour / shape /
     size / direction" with N from 1, each only where the scene states it. A margin is in -1..1, positive where the
-    attribute holds; `confidence` (0..1) is the size of the smallest margin, the one that decides `right`."""
+    attribute holds; `confidence` (0..1) is the size of the smallest margin, the one that decides `right`. travel: of
+    each object that is to move, the pixels that it goes that way over the clip; 0 where it is not seen."""
 
     right: bool
     confidence: float
     attributes: dict[str, bool]
     margins: dict[str, float]
+    travel: tuple[float, ...] = ()
 
 
 def judge(clip: Tensor, scene: Scene) -> Judgement:
@@ -58,7 +60,7 @@ def judge(clip: Tensor, scene: Scene) -> Judgement:
     blobs = _find_blobs(pixels, grounds)
     tracks = _assign(blobs, scene, len(pixels))
 
-    margins = {"count": _count_margin(blobs, len(scene.objects), len(pixels))}
+    margins, travel = {"count": _count_margin(blobs, len(scene.objects), len(pixels))}, []
     if scene.background is not None:
         margins["background"] = _over_frames(_lead(grounds, _GROUNDS, list(BACKGROUNDS).index(scene.background)))
     for number, (thing, track) in enumerate(zip(scene.objects, tracks, strict=True), 1):
@@ -69,13 +71,16 @@ def judge(clip: Tensor, scene: Scene) -> Judgement:
         if thing.size is not None:
             margins[f"{name} size"] = _size_margin(track.of(blobs.size[:, shape], np.nan), thing.size)
         if thing.motion is not None and len(pixels) > 1:
-            margins[f"{name} direction"] = _direction_margin(track.places(blobs), thing.motion)
+            places = track.places(blobs)
+            margins[f"{name} direction"] = _direction_margin(places, thing.motion)
+            if thing.motion != "still":
+                travel.append(float(np.nan_to_num(_travel(places)) @ np.array(MOTIONS[thing.motion])))
     if scene.relation is not None:
         first, second = (track.places(blobs) for track in tracks[:2])
         margins["relation"] = _relation_margin(second - first, RELATIONS[scene.relation])
 
     smallest = min(margins.values())
-    return Judgement(smallest > 0, abs(smallest), {name: m > 0 for name, m in margins.items()}, margins)
+    return Judgement(smallest > 0, abs(smallest), {name: m > 0 for name, m in margins.items()}, margins, tuple(travel))
 
 
 @dataclass(frozen=True)
@@ -308,19 +313,23 @@ def _size_margin(sizes: np.ndarray, stated: str) -> float:
     return float(np.clip(lead if stated == "big" else -lead, -1, 1))
 
 
-def _direction_margin(places: np.ndarray, stated: str) -> float:
-    """From the mean place [F, 2] in the first third of the frames to that in the last, scaled to a whole clip."""
+def _travel(places: np.ndarray) -> np.ndarray:
+    """[2] from the mean place [F, 2] in the first third of the frames to that in the last, scaled to a whole clip;
+    NaN where the object is not seen in both."""
     frames = len(places)
     third = max(1, frames // 3)
-    times = np.linspace(0, FRAMES - 1, frames)
-    ends = []
-    for part in (slice(0, third), slice(frames - third, frames)):
-        seen = ~np.isnan(places[part, 0])
-        if not seen.any():
-            return -1.0
-        ends.append((places[part][seen].mean(0), times[part][seen].mean()))
-    (start, begin), (stop, end) = ends
-    travel = (stop - start) * (FRAMES - 1) / (end - begin)
+    times, seen = np.linspace(0, FRAMES - 1, frames), ~np.isnan(places[:, 0])
+    first, last = np.flatnonzero(seen[:third]), frames - third + np.flatnonzero(seen[frames - third :])
+    if not (len(first) and len(last)):
+        return np.full(2, np.nan)
+    moved = places[last].mean(0) - places[first].mean(0)
+    return moved * (FRAMES - 1) / (times[last].mean() - times[first].mean())
+
+
+def _direction_margin(places: np.ndarray, stated: str) -> float:
+    travel = _travel(places)
+    if np.isnan(travel).any():
+        return -1.0
     step = np.array(MOTIONS[stated], np.float32)
     if stated == "still":
         # Also against an object that wanders off and comes back.

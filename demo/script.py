@@ -92,6 +92,13 @@ def there_and_back(scene: Scene, latents: int, variant: int = 0) -> Script:
     return Script(scene, tuple(segments), variant)
 
 
+def turning(scene: Scene, latents: int, variant: int = 0) -> Script:
+    """A script of that length, whose objects turn back, stop or set out half way, one of them by its variant."""
+    first = (latents + 1) // 2
+    before, after = ((ON, BACK), (ON, STOP), (STOP, ON))[variant % 3]
+    return Script(scene, ((first, before), (latents - first, after)), variant)
+
+
 def place(scripts: Sequence[Script], generator: torch.Generator) -> list[Layout | None]:
     """Layouts with room for the whole way; None where there is none."""
     layouts: list[Layout | None] = []

@@ -110,6 +110,17 @@ def test_single_frames_are_judged_without_motion():
         assert judgement.right and not any("direction" in name for name in judgement.attributes)
 
 
+def test_travel_is_the_way_that_the_prompt_states():
+    scene = Scene((Thing("circle", "red", "big", "right"),), None, "white")
+    clip = render(scene)
+    assert judge(clip, scene).travel == (pytest.approx(16, abs=0.5),)
+    back = replace(scene, objects=(replace(scene.objects[0], motion="left"),))
+    assert judge(clip, back).travel == (pytest.approx(-16, abs=0.5),)
+    for motion in ("still", None):
+        assert judge(clip, replace(scene, objects=(replace(scene.objects[0], motion=motion),))).travel == ()
+    assert judge(torch.full_like(clip, 255), scene).travel == (0.0,)
+
+
 def test_uint8_and_float_give_the_same_judgement():
     scene = scenes(1)[-1]
     clip = render(scene)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...demo.judge import Judgement
-from ...demo.script import LATENTS, Script, judge_script, there_and_back
+from ...demo.script import LATENTS, Script, judge_script, there_and_back, turning
 from ...demo.stream import Stream, sample_stream, warp
 from ...demo.wan_dit import WanTransformer
 from ...demo.wan_vae import WanVAE, load_vae, to_vae_space
@@ -41,7 +41,8 @@ def contexts(scripts: Sequence[Script]) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def decode(vae: WanVAE, latents: Tensor) -> Tensor:
     """Model-space latents [B, 16, F, 8, 8] as clips [B, frames, 64, 64, 3] in 0..1."""
-    return torch.cat([to_pixels(vae.decode(to_vae_space(piece))) for piece in latents.split(8)])
+    at_once = max(2, 4 * LATENTS // latents.shape[2])  # as is quickest on a CPU, where one alone takes longest
+    return torch.cat([to_pixels(vae.decode(to_vae_space(piece))) for piece in latents.split(at_once)])
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ def trained_how(path: Path) -> How:
 
 
 class Streams:
-    """One stream for each prompt, always from the same noise for the same seed."""
+    """One stream for each prompt, always from the same noise for the same seed. turns: it changes half way."""
 
-    def __init__(self, items: Sequence[Item], latents: int = LATENTS):
-        self.scripts = [there_and_back(item.scene, latents, item.index) for item in items]
+    def __init__(self, items: Sequence[Item], latents: int = LATENTS, turns: bool = False):
+        script = turning if turns else there_and_back
+        self.scripts = [script(item.scene, latents, item.index) for item in items]
         self.context, self.which = contexts(self.scripts)
         self.vae = load_vae(VAE)
 
