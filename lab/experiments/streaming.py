@@ -6,8 +6,8 @@ FOLDER holds causal.safetensors, self_forcing.safetensors and diagonal.safetenso
 further students there are told as well, each as it was trained to be sampled, those named ablation_*.safetensors
 against ablation_full.safetensors (docs/streaming.md has the commands that train them). Whole batches run in plain
 torch, which makes the clips that ComfyUI makes (tests/test_streaming_training.py). Each arm's results are kept in
-FOLDER, so a stopped command goes on, and two may share the work by --table. Results are of test prompts; --validation is for
-choosing, and floors of the gate are found on validation prompts. Writes streaming_students.json and
+FOLDER, so a stopped command goes on, and two may share the work by --table. Results are of test prompts; --validation
+is for choosing, and floors of the gate are found on validation prompts. Writes streaming_students.json and
 streaming_students.md.
 """
 
