@@ -68,6 +68,16 @@ def number(cell: Mapping[str, float]) -> str:
     return shown(cell, "number")
 
 
+def filled(page: str, name: str, text: str) -> str:
+    """The page with another text between the marks of this name. ValueError where it has none."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, _, rest = page.partition(begin)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise ValueError(f"the page has no marks of the name {name!r}")
+    return f"{before}{begin}{text}{end}{after}"
+
+
 def publish(out: Path, name: str, document: dict[str, Any], page: str) -> None:
     """Writes and prints a result: JSON for programs, Markdown for people."""
     out.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from foresight.demo.wan_dit import WanTransformer
-from foresight.evaluation.results import environment
+from foresight.evaluation.comfyui import ROOT
+from foresight.evaluation.results import environment, filled
 from foresight.evaluation.suites import load_suite
 from foresight.lab.experiments import streaming
 from foresight.lab.experiments.streaming_claims import CLAIMS, HOLDS, NOT, OPEN, comparisons, verdicts
+from foresight.lab.experiments.streaming_page import summary
 from foresight.lab.training.streams import How
 
 
@@ -141,3 +143,14 @@ def test_claims_on_motion_and_drift_read_theirs():
     assert rows["drift"]["verdict"] == rows["long, right"]["verdict"] == HOLDS
     rows = claims_of({rival: result([True, True]), own: result([True, False], saturation=((0.3, 0.4), (0.3, 0.1)))})
     assert rows["drift"]["verdict"] == rows["long, right"]["verdict"] == NOT
+
+
+def test_the_docs_take_their_figures_from_the_results():
+    page = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")
+    row = {"name": "diagonal, 4322222", "forwards": 17.0, "right": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    claims = verdicts({"comparisons": {"kept": {"value": 0.95, "low": 0.91, "high": 0.99, "prompts": 204}}})
+    text = summary({"prompts": 204, "split": "test", "tables": {"students": [row]}, "claims": claims})
+    told = filled(page, "students", text)
+    assert "diagonal, 4322222 steps 50.0 % (40.0 to 60.0) by 17 forwards" in told
+    assert f"1 hold, 0 do not, 0 are open, and {len(CLAIMS) - 1} were not run" in told
+    assert filled(told, "students", "") == filled(page, "students", "")

@@ -8,7 +8,7 @@ against ablation_full.safetensors (docs/streaming.md has the commands that train
 torch, which makes the clips that ComfyUI makes (tests/test_streaming_training.py). Each arm's results are kept in
 FOLDER, so a stopped command goes on, and two may share the work by --table. Results are of test prompts; --validation
 is for choosing, and floors of the gate are found on validation prompts. Writes streaming_students.json and
-streaming_students.md.
+streaming_students.md, and what docs/streaming.md tells of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ...demo.wan_dit import WanTransformer, load_transformer
 from ...demo.world import FRAMES
 from ...evaluation import statistics
 from ...evaluation.comfyui import ROOT, load_comfyui
-from ...evaluation.results import percent
+from ...evaluation.results import filled, percent
 from ...evaluation.suites import Item, load_suite
 from ..training.causal import GUIDANCE
 from ..training.common import TRANSFORMER
@@ -45,8 +45,9 @@ from ..training.streams import How, Streams, decode, schedule_of, trained_how
 from .common import write
 from .stream_gate import SPENDINGS, VALIDATED, Spending, floor_for, gated, spent
 from .streaming_claims import comparisons, verdicts
-from .streaming_page import TITLES, markdown
+from .streaming_page import TITLES, markdown, summary
 
+OUT = ROOT / "docs" / "results"
 AT_ONCE = 51  # clips in a batch
 # Prompts of a table where it has fewer than are asked for: what the paper has no table of, and what takes long.
 MOST = {"window": 51, "history": 51, "turns": 102, "gate": 102, "long": 34}
@@ -273,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--validation", action="store_true", help="prompts for choosing, not for telling")
     options.add_argument("--table", action="append", choices=sorted(TITLES), help="only these tables, repeatable")
     options.add_argument("--minutes", type=float, help="begin no arm after so many; what is not there is open")
-    options.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    options.add_argument("--out", type=Path, default=OUT)
     a = options.parse_args(arguments)
     begin = time.monotonic()
     load_comfyui()  # its version is told
@@ -309,6 +310,9 @@ def main(arguments: list[str] | None = None) -> None:
     document["claims"] = verdicts(document)
     command = f"python -m foresight.lab.experiments.streaming FOLDER --prompts {a.prompts}"
     write(a.out, "streaming_students", command + (" --validation" if a.validation else ""), document, markdown)
+    if a.out == OUT and not a.validation:
+        page = ROOT / "docs" / "streaming.md"
+        page.write_text(filled(page.read_text(encoding="utf-8"), "students", summary(document)), encoding="utf-8")
 
 
 def trained(folder: Path, name: str) -> dict[str, str]:

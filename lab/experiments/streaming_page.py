@@ -8,7 +8,7 @@ from typing import Any
 from ...evaluation.results import number, percent
 from .common import made_by
 from .stream_gate import VALIDATED
-from .streaming_claims import SHARE
+from .streaming_claims import HOLDS, NOT, OPEN, SHARE
 
 TITLES = {
     "students": "Students, the causal model that they start from, and the demo's transformer",
@@ -69,6 +69,25 @@ def _arms(name: str, rows: Sequence[Mapping[str, Any]], trained: Mapping[str, Ma
         line += [trained.get(row["name"].split(",")[0], {}).get("steps", "-")] if told else []
         lines.append(line)
     return table(columns, lines)
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """What docs/streaming.md tells of it."""
+    rows = {row["name"]: row for row in document["tables"].get("students", [])}
+    claims = document["claims"]
+    run = [claim for claim in claims if claim["here"]]
+    lines = [
+        f"Right clips of {document['prompts']} {document['split']} prompts: " + "; ".join(
+            f"{name} steps {percent(row['right'])} by {row['forwards']:g} forwards" for name, row in rows.items()
+        ) + ".", "",
+        "Of the claims, " + ", ".join(
+            f"{sum(claim['verdict'] == verdict for claim in run)} {word}"
+            for verdict, word in ((HOLDS, "hold"), (NOT, "do not"), (OPEN, "are open"))
+        ) + f", and {len(claims) - len(run)} were not run:", "",
+        *table(("claim", "the papers", "here", ""),
+               [(claim["claim"], claim["paper"], _here(claim), claim["verdict"]) for claim in run]),
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def _here(claim: Mapping[str, Any]) -> str:

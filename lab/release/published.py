@@ -10,28 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.results import shown
+from ...evaluation.results import filled, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "docs" / "results" / "race" / "evidence.json"
 DEFAULT, REFINED = "race", "race: budget=0.2, self_refine=all"
-
-
-def begin(name: str) -> str:
-    return f"<!-- {name}: begin -->\n"
-
-
-def end(name: str) -> str:
-    return f"<!-- {name}: end -->"
-
-
-def filled(page: str, name: str, text: str) -> str:
-    """The page with another text between the marks of this name. ValueError where it has none."""
-    before, _, rest = page.partition(begin(name))
-    _, mark, after = rest.partition(end(name))
-    if not mark:
-        raise ValueError(f"the page has no marks of the name {name!r}")
-    return f"{before}{begin(name)}{text}{end(name)}{after}"
 
 
 def _points(cell: dict[str, float]) -> str:
