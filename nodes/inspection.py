@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
@@ -63,7 +64,8 @@ class L2RPreview(Checked):
             return io.NodeOutput(l2r, ExecutionBlocker("L2R Preview gives an image only when a LATENT is connected."))
         samples = latent_format_of(l2r, model).process_in(latent["samples"])
         samples = samples if samples.ndim == 5 else samples.unsqueeze(2)
-        return io.NodeOutput(l2r, decode(l2r, samples.float()).flatten(0, 1))
+        frames = decode(l2r, samples.float()).flatten(0, 1)
+        return io.NodeOutput(l2r, frames.to(comfy.model_management.intermediate_device()))  # as core's VAE Decode
 
 
 class ViCLIPScore(Checked):

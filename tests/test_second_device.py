@@ -15,13 +15,15 @@ import tiny_wan
 import tiny_weights
 import torch
 from searches import searching
-from second_device import DEVICE, ROOT, second_device
+from second_device import CPU, DEVICE, ROOT, second_device
 from streams import streamed
 from tiny_wan import Rewriter, gate
 
 from foresight.demo.wan_vae import WanVAE
 from foresight.l2r.calibration import calibrate
+from foresight.l2r.checkpoint import save_l2r
 from foresight.l2r.model import L2R
+from foresight.nodes.inspection import L2RPreview
 from foresight.nodes.loaders import scorer_from_file
 from foresight.panel.pictures import thumbnail
 from foresight.sampling.audition import hold_audition
@@ -171,6 +173,20 @@ def test_calibrate(away, tmp_path, monkeypatch):
     latent = torch.randn(1, 16, 2, 4, 4)
     assert converter(latent).device == latent.device
     calibrate(None, space, vae.decode(latent)[0], latent, tmp_path, learn=True)
+
+
+@pytest.mark.parametrize("of", ["CPU", "the device"])
+@pytest.mark.parametrize("intermediate", [CPU, DEVICE])
+@pytest.mark.parametrize("converter", ["latent_rgb_factors", "file"])
+def test_a_preview_is_where_cores_images_are(away, tmp_path, monkeypatch, of, intermediate, converter):
+    """Also with --gpu-only, where latents and images stay on the device."""
+    monkeypatch.setattr(comfy.model_management, "intermediate_device", lambda: intermediate)
+    save_l2r(L2R(metadata={"latent_format": "Wan21"}), tmp_path / "l2r.safetensors")
+    monkeypatch.setattr("foresight.nodes.loaders.path_of", lambda kind, name: tmp_path / name)
+    latent = {"samples": torch.ones(1, 16, 2, 4, 4).to(CPU if of == "CPU" else DEVICE)}
+    name = converter if converter != "file" else "l2r.safetensors"
+    _, image = L2RPreview.execute(name, tiny_wan.model(), latent).result
+    assert image.device == intermediate and image.shape == (2, 32, 32, 3)
 
 
 class Panel(Observer):
