@@ -6,8 +6,8 @@ FOLDER holds the student (self_forcing.safetensors, or --student), and FOLDER/re
 foresight.lab.training made for it: path_dmd, path_reward, start_dmd, start_reward, weights_dmd, weights_reward, which
 the claims are about, and any others for ablations (each says itself how it was trained). Whole batches run in plain
 torch, which makes the clips that ComfyUI makes (tests/test_noise_refiner.py). Each arm's results are kept in
-FOLDER/arms, so a stopped command goes on. Results are of test prompts; --validation is for choosing. Writes
-refiner_streams.json and refiner_streams.md.
+FOLDER/arms, so a stopped command goes on, as does one that ended by --minutes. Results are of test prompts;
+--validation is for choosing. Writes refiner_streams.json and refiner_streams.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,30 @@ from ...demo.stream import Stream
 from ...demo.wan_dit import load_transformer
 from ...evaluation import statistics
 from ...evaluation.comfyui import ROOT, load_comfyui
+from ...evaluation.results import percent
 from ...evaluation.suites import load_suite
 from ...sampling.refiner_file import RefinerSettings, describe
 from ..training.refiner import LatentJudge
 from ..training.refining import PATH, WEIGHTS, sampled
 from ..training.streams import Streams, decode, schedule_of
 from .common import write
-from .refiner_page import markdown
+from .refiner_page import CLAIMS, NONE, markdown
 from .stream_search import Verifier, searched
 from .streaming import AT_ONCE, kept, motion, saturation
+from .streaming_claims import verdicts
 
-SEEDS = 5
+SEEDS = 2
+SEARCHED = 51  # prompts of a search, of one seed: it takes four times as long as no refiner
 REWARD, SCORER = "latent reward", "scorer"
-NONE = "none"
+LONGER = "7 steps instead of 4"
 STARTS = ((5, 1), (3, 2))  # of a race: so many starts of so many chunks, of which the best goes on
 
 
 @dataclass(frozen=True)
 class Arm:
     """name: told. student: its file. kind: "plain", "search" or the `what` of a file of the recipe; that file's name
-    and digest. digits: steps by chunk. count, path, verifier: see `searched`. seeds: clips of each prompt."""
+    and digest. digits: steps by chunk. count, path, verifier: see `searched`. seeds: clips of each prompt; most:
+    prompts, None: all."""
 
     name: str
     student: str
@@ -63,24 +67,24 @@ class Arm:
     path: bool = False
     verifier: str = ""
     seeds: int = SEEDS
+    most: int | None = None
 
 
 def arms(folder: Path, student: str, seeds: int) -> list[Arm]:
-    made = [Arm(NONE, student, seeds=seeds), Arm("7 steps instead of 4", student, digits="7", seeds=seeds)]
-    few = min(seeds, 2)  # searches take five times as long
-    for verifier in (REWARD, SCORER):
-        for count in (2, 5):
-            made.append(Arm(f"best of {count} by chunk, {verifier}", student, "search", count=count, verifier=verifier,
-                            seeds=few))  # fmt: skip
-        made.append(Arm(f"search over path of 5, {verifier}", student, "search", count=5, path=True, verifier=verifier,
-                        seeds=few))  # fmt: skip
-    for path in sorted((folder / "refiners").glob("*.safetensors")):
+    """What matters most first: ablations have longer names. No refiner has a seed more, for races among its clips."""
+    made = []
+    for path in sorted((folder / "refiners").glob("*.safetensors"), key=lambda path: (path.stem.count("_"), path)):
         with safe_open(path, "pt") as file:
             what = (file.metadata() or {}).get("what")
         if what is not None:  # the LoRA beside a whole model does not say
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             made.append(Arm(path.stem, student, what, path.name, digest, seeds=seeds))
-    return made
+    made.append(Arm(LONGER, student, digits="7", seeds=seeds))
+    for verifier in (REWARD, SCORER):
+        for name, path in (("best of 5 by chunk", False), ("search over path of 5", True)):
+            made.append(Arm(f"{name}, {verifier}", student, "search", count=5, path=path, verifier=verifier, seeds=1,
+                            most=SEARCHED))  # fmt: skip
+    return [Arm(NONE, student, seeds=seeds + 1), *made]
 
 
 the_judge = cache(LatentJudge)
@@ -132,7 +136,8 @@ def make(arm: Arm, folder: Path, batch: Batch, seed: int) -> tuple[Tensor, int, 
 
 def run(arm: Arm, folder: Path, suite: str, prompts: int) -> dict[str, Any]:
     """By prompt and seed: right, motion, saturation, and reward and score of the first chunks and of the whole clip
-    (by number of chunks); by prompt how alike its clips are; the size of the changes; forwards and seconds a clip."""
+    (by number of chunks); by prompt how alike its first 1, 2 ... clips are; the size of the changes; forwards and
+    seconds a clip."""
     items, judge = load_suite(suite, prompts).items, the_judge()
     by_prompt: dict[str, list] = {name: [] for name in ("right", "motion", "saturation", REWARD, SCORER, "alike")}
     looked = sorted({chunks for _, chunks in STARTS} | {LATENTS}) if arm.name == NONE else [LATENTS]
@@ -143,9 +148,9 @@ def run(arm: Arm, folder: Path, suite: str, prompts: int) -> dict[str, Any]:
         rows: dict[str, list] = {name: [] for name in by_prompt if name != "alike"}
         features = []
         for seed in range(arm.seeds):
-            begin = time.perf_counter()
+            begin = time.process_time()
             latents, forwards, change = make(arm, folder, batch, seed)
-            seconds += time.perf_counter() - begin
+            seconds += time.process_time() - begin
             clips = decode(batch.vae, latents)
             rows["right"].append([all(each.right for each in judged) for judged in batch.judged(clips)])
             rows["motion"].append([motion(clip) for clip in clips])
@@ -159,7 +164,9 @@ def run(arm: Arm, folder: Path, suite: str, prompts: int) -> dict[str, Any]:
                 changes.append(change.square().mean().sqrt().item())
         for name, by_seed in rows.items():
             by_prompt[name] += [list(each) for each in zip(*by_seed, strict=True)]
-        by_prompt["alike"] += alike(torch.stack(features, 1))
+        looks = torch.stack(features, 1)
+        by_seeds = [alike(looks[:, :seeds]) for seeds in range(1, arm.seeds + 1)]
+        by_prompt["alike"] += [list(each) for each in zip(*by_seeds, strict=True)]
     size = sum(changes) / len(changes) if changes else 0.0
     return {**by_prompt, "change": size, "forwards": forwards, "seconds": seconds / len(items) / arm.seeds}
 
@@ -172,52 +179,66 @@ def alike(features: Tensor) -> list[float]:
     return (others / max(1, seeds * (seeds - 1))).tolist()
 
 
-def told(arm: Arm, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The row of an arm, with intervals over prompts; changes are against no refiner, on the same seeds."""
-    result, plain = results[arm.name], results[NONE]
-    prompts = range(len(result["right"]))
-
-    def mean(values: np.ndarray) -> dict[str, float]:
-        return statistics.mean(values, prompts)
-
-    def by_prompt(of: dict[str, Any], name: str) -> np.ndarray:
-        values = [[each[str(LATENTS)] if isinstance(each, dict) else each for each in row[: arm.seeds]]
-                  for row in of[name]]  # fmt: skip
-        return np.asarray(values, float).mean(1)
-
-    row: dict[str, Any] = {
-        "name": arm.name, "what": arm.kind, "forwards": result["forwards"], "seeds": arm.seeds,
-        "seconds": round(result["seconds"], 4), "noise_changed_by": round(result["change"], 4),
-    }  # fmt: skip
-    for name in ("right", "motion", "saturation", REWARD, SCORER):
-        own = by_prompt(result, name)
-        row[name] = {**mean(own), "change": mean(own - by_prompt(plain, name))}
-    if arm.seeds > 1:
-        own = np.asarray(result["alike"])
-        row["alike"] = {**mean(own), "change": mean(own - np.asarray(plain["alike"]))}
-    return row
+Values = dict[str, np.ndarray]  # by measure, of each prompt
 
 
-def races(plain: dict[str, Any], passes: int) -> list[dict[str, Any]]:
-    """Of the clips without a refiner: some are begun, and the best by its first chunks goes on; or all are finished and
-    the best kept. A stream's beginning does not depend on what follows it, so nothing has to be made anew."""
-    seeds, prompts, made = len(plain["right"][0]), range(len(plain["right"])), []
+def values(result: dict[str, Any], seeds: int) -> Values:
+    """Of an arm, the mean of its first seeds."""
+
+    def number(cell: Any) -> float:
+        return cell[str(LATENTS)] if isinstance(cell, dict) else cell
+
+    found = {name: np.asarray([[number(cell) for cell in row[:seeds]] for row in result[name]], float).mean(1)
+             for name in ("right", "motion", "saturation", REWARD, SCORER)}  # fmt: skip
+    return found | ({"alike": np.asarray(result["alike"])[:, seeds - 1]} if seeds > 1 else {})
+
+
+def changes(own: Values, plain: Values) -> Values:
+    """Against no refiner, on the prompts of both."""
+    return {name: each - plain[name][: len(each)] for name, each in own.items() if name in plain}
+
+
+def row(own: Values, change: Values, **about: Any) -> dict[str, Any]:
+    """Of a table, with intervals over prompts."""
+    prompts = range(len(own["right"]))
+    cells = {name: {**statistics.mean(each, prompts), "change": statistics.mean(change[name], prompts)}
+             for name, each in own.items()}  # fmt: skip
+    return {**about, "prompts": len(prompts), **cells}
+
+
+def races(plain: dict[str, Any], passes: int) -> dict[str, tuple[int, Values, Values]]:
+    """By name the forwards, values and changes. Of the clips without a refiner some are begun, and the best by its
+    first chunks goes on; or all are finished and the best kept. A stream's beginning does not depend on what follows
+    it, so nothing has to be made anew. The change is against the mean of all seeds."""
+    seeds, made = len(plain["right"][0]), {}
     steps = plain["forwards"] - passes  # of the whole clip
-    for count, chunks in (*STARTS, (2, LATENTS), (SEEDS, LATENTS)):
+    for count, chunks in (*STARTS, *((count, LATENTS) for count in range(2, seeds + 1))):
         if count > seeds:
             continue
         begun = min(chunks * (steps // LATENTS + 1), plain["forwards"])
         for name in (REWARD, SCORER):
             chosen = [int(np.argmax([each[str(chunks)] for each in row[:count]])) for row in plain[name]]
-            row = {"name": f"{count} starts of {chunks} chunks, {name}", "what": "race", "seeds": 1,
-                   "forwards": plain["forwards"] + (count - 1) * begun}  # fmt: skip
+            own, change = {}, {}
             for what in ("right", "motion", "saturation"):
-                values = np.asarray(plain[what], float)
-                picked = np.take_along_axis(values, np.asarray(chosen)[:, None], 1)[:, 0]
-                change = statistics.mean(picked - values.mean(1), prompts)
-                row[what] = {**statistics.mean(picked, prompts), "change": change}
-            made.append(row)
+                every = np.asarray(plain[what], float)
+                own[what] = np.take_along_axis(every, np.asarray(chosen)[:, None], 1)[:, 0]
+                change[what] = own[what] - every.mean(1)
+            made[f"{count} starts of {chunks} chunks, {name}"] = (plain["forwards"] + (count - 1) * begun, own, change)
     return made
+
+
+def comparisons(changed: dict[str, Values]) -> dict[str, dict[str, float]]:
+    """By claim whose arms were run, the difference of arm and rival on the same prompts, with its interval. changed:
+    by arm, against no refiner."""
+    found = {}
+    for claim in CLAIMS:
+        sides = [changed.get(name, {}).get(claim.measure) for name in (claim.arm, claim.rival) if name != NONE]
+        if any(side is None for side in sides):
+            continue
+        both = min(map(len, sides))
+        difference = sides[0][:both] - sum(side[:both] for side in sides[1:])
+        found[claim.name] = {**statistics.mean(difference, range(both)), "prompts": both}
+    return found
 
 
 def curves(folder: Path) -> dict[str, Any]:
@@ -237,27 +258,40 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--student", default="self_forcing")
     options.add_argument("--prompts", type=int, default=204)
     options.add_argument("--seeds", type=int, default=SEEDS, help="of each prompt")
+    options.add_argument("--minutes", type=float, help="begin no arm after so many; what is not there is open")
     options.add_argument("--validation", action="store_true", help="prompts for choosing, not for telling")
     options.add_argument("--only", action="append", help="only arms whose names hold this, and no refiner; repeatable")
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     a = options.parse_args(arguments)
+    begin = time.monotonic()
     load_comfyui()  # its version is told
+    torch.set_num_threads(1)  # networks are small, and times are those of one thread
     suite = "demo_validation" if a.validation else "demo"
-    results: dict[str, dict[str, Any]] = {}
-    rows = []
+    rows, changed, plain = [], {}, {}
     for arm in arms(a.folder, a.student, a.seeds):
         if a.only and arm.name != NONE and not any(part in arm.name for part in a.only):
             continue
+        if plain and a.minutes is not None and time.monotonic() - begin > 60 * a.minutes:
+            print(f"{arm.name}: not begun", flush=True)
+            continue
+        count = min(a.prompts, arm.most or a.prompts)
         with torch.inference_mode():
-            results[arm.name] = kept(
-                a.folder, arm, suite, a.prompts, lambda arm=arm: run(arm, a.folder, suite, a.prompts)
-            )
-        rows.append(told(arm, results))
-        print(f"{arm.name}: right {rows[-1]['right']['value']:.3f}, {rows[-1]['forwards']} forwards", flush=True)
+            result = kept(a.folder, arm, suite, count, partial(run, arm, a.folder, suite, count))
+        plain = plain or result
+        own = values(result, arm.seeds)
+        change = changes(own, values(plain, arm.seeds))
+        changed[arm.name] = change
+        rows.append(row(own, change, name=arm.name, what=arm.kind, forwards=result["forwards"], seeds=arm.seeds,
+                        seconds=round(result["seconds"], 4), noise_changed_by=round(result["change"], 4)))  # fmt: skip
+        print(f"{arm.name}: {percent(rows[-1]['right'])}, {rows[-1]['forwards']} forwards", flush=True)
+    for name, (forwards, own, change) in races(plain, LATENTS - 1).items():
+        changed[name] = change
+        rows.append(row(own, change, name=name, what="race", forwards=forwards, seeds=1))
     document = {
-        "split": "validation" if a.validation else "test", "prompts": a.prompts, "student": a.student,
-        "rows": rows + races(results[NONE], LATENTS - 1), "curves": curves(a.folder),
+        "split": "validation" if a.validation else "test", "prompts": a.prompts, "student": a.student, "rows": rows,
+        "comparisons": comparisons(changed), "curves": curves(a.folder),
     }  # fmt: skip
+    document["claims"] = verdicts(document, CLAIMS)
     command = f"python -m foresight.lab.experiments.refiner FOLDER --student {a.student} --prompts {a.prompts} "
     command += f"--seeds {a.seeds}" + (" --validation" if a.validation else "")
     write(a.out, "refiner_streams", command, document, markdown)

@@ -3,7 +3,7 @@ open. Nothing is judged by hand: each claim names a difference, and between whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,10 @@ def comparisons(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     return found
 
 
-def verdicts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def verdicts(document: Mapping[str, Any], claims: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
     """A row for each claim, from the document's comparisons."""
     rows = []
-    for claim in CLAIMS:
+    for claim in claims:
         cell = document["comparisons"].get(claim.name)
         rows.append({"claim": claim.text, "paper": claim.paper, "measure": claim.measure, "here": cell,
                      "verdict": claim.verdict(cell), "flatters": claim.flatters})  # fmt: skip
