@@ -79,7 +79,7 @@ def summary(document: Mapping[str, Any]) -> str:
     lines = [
         f"Right clips of {document['prompts']} {document['split']} prompts: " + "; ".join(
             f"{name} steps {percent(row['right'])} by {row['forwards']:g} forwards" for name, row in rows.items()
-        ) + ".", "",
+        ) + ". [All tables](results/streaming_students.md).", "",
         "Of the claims, " + ", ".join(
             f"{sum(claim['verdict'] == verdict for claim in run)} {word}"
             for verdict, word in ((HOLDS, "hold"), (NOT, "do not"), (OPEN, "are open"))
