@@ -5,6 +5,10 @@ VAE = "foresight_demo_wan_vae.safetensors"
 SCORER = "foresight_demo_viclip.safetensors"
 CONVERTER = "foresight_demo_l2r.safetensors"
 REWARD = "foresight_demo_reward.safetensors"
+STREAMER = "foresight_demo_wan_causal.safetensors"  # makes clips latent by latent, each in four steps
+DIAGONAL = "foresight_demo_wan_diagonal.safetensors"  # in fewer steps from latent to latent
+STUDENTS = (STREAMER, DIAGONAL)
+MODELS = {"whole clips": TRANSFORMER, "streaming, four steps": STREAMER, "streaming, diagonal": DIAGONAL}
 
 STEPS = 50  # the paper's schedule length
 # The transformer settles a clip's composition above sigma .85, and not too well: fresh noise at each step lets it mend
@@ -16,3 +20,6 @@ SCHEDULER = "simple"
 # judge foretells them with AUC .66 within prompt, here with .82 (docs/demo_family.md).
 SHIFT = 0.4
 CFG = 2.0
+# Of the streaming students: Wan's own shift, and no guidance, which they were distilled to do without.
+STREAM_SHIFT, STREAM_CFG, STREAM_STEPS = 5.0, 1.0, 4
+STREAM_LATENTS, STREAM_FRAMES = 7, 25  # of a clip as they were trained on; more than that they do not see at once

@@ -116,9 +116,9 @@ def start_worker() -> None:
 
 def fingerprint(*parts: str) -> str:
     """Eight digits that change with any of the weights in the folders `parts`, by default those that a watched run
-    reads: results of other weights must not be taken up again."""
+    reads: results of other weights must not be taken up again. The streaming students are no part of them."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "weights").rglob("*.safetensors")):
-        if path.parent.name in (parts or WATCHED):
+        if path.parent.name in (parts or WATCHED) and path.name not in preset.STUDENTS:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

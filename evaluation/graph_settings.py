@@ -67,9 +67,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class StreamedSettings(Settings):
-    """Of a causal model. stream: widgets of Streaming Sampler; start_image is what the clip begins with."""
+    """Of a causal model. stream: widgets of Streaming Sampler; start_image is what the clip begins with. recache: of
+    Streaming Guider."""
 
     stream: Mapping[str, Any] = field(default_factory=dict)
+    recache: bool = True
 
 
 DEMO = Settings(
@@ -78,6 +80,12 @@ DEMO = Settings(
     steps=preset.STEPS, cfg=preset.CFG, sampler=preset.SAMPLER, scheduler=preset.SCHEDULER, shift=preset.SHIFT,
     width=SIZE, height=SIZE, length=FRAMES, fps=8,
 )  # fmt: skip
+# Of the length that the student was trained on, and as it was trained: what was made keeps the prompt of then.
+DEMO_STREAMED = StreamedSettings(**vars(DEMO) | {
+    "model": preset.STREAMER, "shift": preset.STREAM_SHIFT, "cfg": preset.STREAM_CFG, "steps": preset.STREAM_STEPS,
+    "length": preset.STREAM_FRAMES,
+    "stream": {"preset": "Self-Forcing", "chunk": 1, "window": preset.STREAM_LATENTS}, "recache": False,
+})  # fmt: skip
 
 _VICLIP = "ViCLIP-L-14.safetensors"
 _PROMPT = "a fox moving quickly in a beautiful winter scenery nature trees mountains daytime tracking camera"
@@ -142,6 +150,7 @@ EXAMPLES = FAMILIES | {
         LONGLIVE, length=237, prompt=f"{_PROMPT}\n7: the fox stops beside a frozen lake and looks up, while it begins "
         "to snow\n14: the fox curls up in the falling snow and closes its eyes, close-up",
     ),
+    "demo_streamed": DEMO_STREAMED,
     "demo_retried": replace(DEMO, seed=6),  # whose clip misses its prompt, and another seed's does not
     "wan2.1_i2v_14b": replace(
         WAN, model="wan2.1_i2v_480p_14B_fp16.safetensors", start_image=START, clip_vision="clip_vision_h.safetensors",

@@ -13,6 +13,8 @@ from ..demo.text import TOKENS, encode_words, split_words
 from .compat import searchable
 from .folders import DEMO, WEIGHTS
 
+WHOLE = next(iter(preset.MODELS))
+
 
 class WordTokenizer:
     """Words with ComfyUI's prompt weights, `(word:1.3)`; a word is its own token."""
@@ -74,7 +76,14 @@ class DemoTextEncoder(io.ComfyNode):
             category="Foresight/demo",
             description="The models of the embedded demo family: they know coloured shapes that move, and nothing else. The text "
             "encoder has no weights and knows no language.",
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "model", options=list(preset.MODELS), default=WHOLE, optional=True,
+                    tooltip="whole clips: for any sampler, at shift 0.4 and CFG 2. streaming: students for Streaming Sampler, latent by "
+                    "latent (chunk 1, window 7), at shift 5 and CFG 1. four steps: preset Self-Forcing. diagonal: preset Diagonal "
+                    "Distillation, sink 0.",
+                ),
+            ],
             outputs=[
                 io.Clip.Output(display_name="clip"),
                 io.Model.Output(display_name="model"),
@@ -83,8 +92,14 @@ class DemoTextEncoder(io.ComfyNode):
         ), "example", "try")
 
     @classmethod
-    def execute(cls):
+    def execute(cls, model=WHOLE):
+        path = WEIGHTS / DEMO["diffusion_models"] / preset.MODELS[model]
+        if not path.is_file():
+            raise ValueError(
+                f"Demo Models: model is '{model}', but {path.name} is not in {path.parent}. It comes with the pack: install "
+                f"the pack again, or choose '{WHOLE}'."
+            )
         # As core's loaders do it: in their lists these files stand only where there are no others.
-        model = comfy.sd.load_diffusion_model(str(WEIGHTS / DEMO["diffusion_models"] / preset.TRANSFORMER))
+        model = comfy.sd.load_diffusion_model(str(path))
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(WEIGHTS / DEMO["vae"] / preset.VAE)))
         return io.NodeOutput(word_clip(), model, vae)

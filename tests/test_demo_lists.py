@@ -28,7 +28,9 @@ def test_the_demo_is_in_cores_lists_only_where_there_is_nothing_else(monkeypatch
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
     folders.register()
     for folder, file in OURS.items():
-        expected = ["mine.safetensors"] if folder == own else [] if own else [file]
+        shipped = sorted(path.name for path in (folders.WEIGHTS / folders.DEMO[folder]).glob("*.safetensors"))
+        assert shipped[0] == file  # what a loader's widget begins with
+        expected = ["mine.safetensors"] if folder == own else [] if own else shipped
         assert folder_paths.get_filename_list(folder) == expected
     assert folders.files(folders.VICLIP) == [preset.SCORER]  # our own folders list it last, always
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 from ...evaluation.comfyui import comfyui_path
-from ...evaluation.graph_settings import EXAMPLES, FAMILIES
+from ...evaluation.graph_settings import EXAMPLES
 from ...evaluation.server import ComfyServer
 from .forms import GRAPHS, api_graph, calibrate, graph
 
@@ -114,7 +114,7 @@ def main(names: list[str]) -> None:
             for name in names or GRAPHS:
                 form, family = GRAPHS[name]
                 model, title = graph(name).note.splitlines()[0].removeprefix("## ").split(": ", 1)
-                own = EXAMPLES[family].model == FAMILIES["demo"].model
+                own = not EXAMPLES[family].text_encoder
                 shown = name if own else {"extension": "demo_streaming"}.get(form.__name__, f"demo_{form.__name__}")
                 if shown not in made:
                     made[shown] = list(rows(server, shown))

@@ -224,11 +224,9 @@ def latent_search(graph: Graph, s: Settings) -> None:
         "ForesightLatentSearchSampler", sampler=sampler, gate=gate, budget=3 * s.steps))
 
 
-def _streams(
-    graph: Graph, s: Settings, calls: Sequence[tuple[Mapping[str, Any], int]], steps: int, **gate: Any
-) -> None:
+def _streams(graph: Graph, s: StreamedSettings, calls: Sequence[tuple[Mapping[str, Any], int]]) -> None:
     """A clip chunk by chunk under a Chunk Gate, in one call or more, each of which goes on with the one before. calls:
-    for each its widgets of Streaming Sampler, and the frames of the clip by then. gate: its other widgets."""
+    for each its widgets of Streaming Sampler, and the frames of the clip by then."""
     family = load_models(graph, s)
     start = add_first_latents(graph, s, family.vae, column=1)
     l2r, scorer = add_inspector(graph, s, family, column=2)
@@ -236,11 +234,11 @@ def _streams(
     graph.group("Prompts by chunk, and the gate", column=3)
     guider = graph.add(
         "ForesightStreamingGuider", model=family.model, clip=family.clip, prompts=s.prompt, negative=s.negative,
-        cfg=s.cfg)[0]
-    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, **gate, tau=s.tau)[0]
+        cfg=s.cfg, recache=s.recache)[0]
+    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau)[0]
     graph.group("Noise", column=3)
     noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
-    sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=steps, denoise=1.0)[0]
+    sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0]
     for number, ((widgets, _), latent) in enumerate(zip(calls, latents, strict=True)):
         graph.group("What goes on from there" if number else "Chunk by chunk", column=4 + number)
         stream = graph.add("ForesightStreamingSampler", **widgets, **start, chunk_gate=gate)[0]
@@ -253,17 +251,13 @@ def _streams(
     graph.add("PreviewAny", source=report[2], size=(620, 330))
 
 
-def streaming(graph: Graph, s: Settings) -> None:
-    """Causal models by their preset; the demo's by single latents, each over a short schedule of its own."""
-    if isinstance(s, StreamedSettings):
-        _streams(graph, s, [(s.stream, s.length)], s.steps)
-    else:
-        _streams(graph, s, [({"preset": "sigmas", "chunk": 1}, s.length)], 8, looks="4, last")
+def streaming(graph: Graph, s: StreamedSettings) -> None:
+    _streams(graph, s, [(s.stream, s.length)])
 
 
 def extension(graph: Graph, s: StreamedSettings) -> None:
     """A clip in one call, and as many latents again in a second one."""
-    _streams(graph, s, [(s.stream | {"goes_on": True}, s.length), (s.stream, 2 * s.length + 3)], s.steps)
+    _streams(graph, s, [(s.stream | {"goes_on": True}, s.length), (s.stream, 2 * s.length + 3)])
 
 
 FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
@@ -278,15 +272,17 @@ FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
     watch: ("demo", "wan2.1_t2v_1.3b"),
     calibrate: ("demo", "wan2.1_t2v_1.3b", "cogvideox_5b"),
     streaming: (
-        "demo", "self_forcing_1.3b", "causal_forcing_1.3b", "causal_forcing_1.3b_i2v", "longlive_1.3b",
+        "self_forcing_1.3b", "causal_forcing_1.3b", "causal_forcing_1.3b_i2v", "longlive_1.3b",
         "longlive_1.3b_long",
     ),
     extension: ("longlive_1.3b",),
 }  # fmt: skip
 # The frontend calls a graph by its file's name and sorts by it: what a newcomer should open stands first.
-GRAPHS = {"1_start_here": (side_by_side, "demo_retried")} | {
+GRAPHS = {
+    "1_start_here": (side_by_side, "demo_retried"), "demo_streaming": (streaming, "demo_streamed"),
+} | {
     f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families
-}
+}  # fmt: skip
 
 
 def graph(name: str, **overrides: Any) -> Graph:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...demo import preset
 from ...evaluation.graph_settings import CALIBRATE, DEMO, Settings
 from .graph import WIDTH, Graph, Link
 
@@ -21,10 +22,11 @@ class Models:
 def load_models(graph: Graph, s: Settings, sampled: bool = True) -> Models:
     """sampled: with what a prompt and a schedule need."""
     graph.group("Models", column=1)
-    demo = None if s.text_encoder else graph.add("ForesightDemoTextEncoder")
+    own = {file: {"model": name} for name, file in preset.MODELS.items() if file != DEMO.model}
+    demo = None if s.text_encoder else graph.add("ForesightDemoTextEncoder", **own.get(s.model, {}))
 
     def shifted(file: str, lora: str | None, **title: str) -> Link:
-        if demo and file == DEMO.model:
+        if demo and file in preset.MODELS.values():
             model = demo[1]
         else:
             model = graph.add("UNETLoader", unet_name=file, weight_dtype="default", **title)[0]
