@@ -2,6 +2,7 @@
 """Everything to try and to develop Foresight, in one command each:
 
     python dev.py demo    small bundled models make clips in ComfyUI, plainly and with Foresight; a program judges both
+                          (--streaming: long clips, made latent by latent, without and with a gate)
     python dev.py serve   ComfyUI in the browser with this pack and the bundled models (--port 8188; extra arguments go
                           to ComfyUI)
 
@@ -231,7 +232,9 @@ def demo(arguments: list[str]) -> int:
     step(f"starting ComfyUI {comfyui_version(comfyui)} (its log: {base / 'server.log'})")
     options = ("--disable-api-nodes", "--disable-metadata")
     with ComfyServer(comfyui, base, ROOT, str(python), log=base / "server.log", arguments=options) as server:
-        code = call(python, "-m", "foresight.evaluation.demo_command", "--server", server.url, *arguments)
+        module = "streaming_demo" if "--streaming" in arguments else "demo_command"
+        rest = [argument for argument in arguments if argument != "--streaming"]
+        code = call(python, "-m", f"foresight.evaluation.{module}", "--server", server.url, *rest)
         if code:
             step(f"the demo ended with code {code}; its messages are above, ComfyUI's in {base / 'server.log'}")
         return code
@@ -247,7 +250,10 @@ def train(arguments: list[str]) -> int:
     comfyui, python = setup()
     small_models_only()
     stages = (("scorer", "--stage", stage) for stage in ("renders", "previews", "generated"))
-    for task in (("vae",), ("decoder",), ("dit",), ("l2r",), *stages, ("reward",)):
+    # A critic that learns twice as often as its student, not five times: at this size that is enough, and quicker.
+    distilled = ((name, "--critic-steps", "2") for name in ("self_forcing", "diagonal"))
+    students = (("causal",), ("consistency",), *distilled)
+    for task in (("vae",), ("decoder",), ("dit",), ("l2r",), *stages, ("reward",), *students):
         step(f"training: {' '.join(task)}")
         command = (python, "-m", "foresight.lab.training", *task, "--scale", str(scale))
         if code := call(*command, COMFYUI_PATH=str(comfyui)):

@@ -164,9 +164,7 @@ def environment(client: ComfyClient) -> dict[str, Any]:
         "python": system["python_version"].split()[0],
         "os": system["os"],
         "device": stats["devices"][0]["name"],
-        "steps": preset.STEPS, "cfg": preset.CFG, "shift": preset.SHIFT,
-        "sampler": preset.SAMPLER, "scheduler": preset.SCHEDULER,
-    }  # fmt: skip
+    }
 
 
 def number(value: float | None) -> str:
@@ -262,7 +260,11 @@ def main(arguments: list[str] | None = None) -> None:
         write_files(run, pair, options.out / f"{index + 1:02}", plain)
 
     summary = summarise(runs)
-    report = {"runs": runs, "summary": summary, "environment": environment(client)}
+    sampled = {
+        "steps": preset.STEPS, "cfg": preset.CFG, "shift": preset.SHIFT, "sampler": preset.SAMPLER,
+        "scheduler": preset.SCHEDULER,
+    }  # fmt: skip
+    report = {"runs": runs, "summary": summary, "environment": environment(client) | sampled}
     (options.out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     print(total(summary))
     print(f"Clips, contact sheets and report.json are in {options.out.resolve()}")

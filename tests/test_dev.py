@@ -273,7 +273,7 @@ def test_training_goes_through_the_recipe_and_stops_where_a_part_fails(dev, monk
     assert [command[3] for command in calls] == ["vae", "decoder", "dit", "l2r", "scorer"]
     assert calls[2][2:] == ("foresight.lab.training", "dit", "--scale", "0.01")
     monkeypatch.setattr(dev, "call", lambda *command, **_: calls.append(command) or 0)
-    assert dev.train([]) == 0 and len(calls) == 13
+    assert dev.train([]) == 0 and len(calls) == 17
 
 
 def test_the_trainers_take_what_the_recipe_says(dev, monkeypatch):

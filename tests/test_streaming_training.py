@@ -1,5 +1,7 @@
 """The streaming family's world, network and recipes, against what was written elsewhere or has a known answer."""
 
+import inspect
+import itertools
 import math
 
 import pytest
@@ -29,6 +31,7 @@ from foresight.demo.script import (
 from foresight.demo.stream import Stream, block_causal, renoised, sample_stream, teacher_forced
 from foresight.demo.wan_dit import WanTransformer
 from foresight.lab.training import causal, consistency, distil, long_clips, streams
+from foresight.lab.training.common import DIAGONAL, STATE, STREAMER
 from foresight.lab.training.flow_matching import FlowHead, flow_matching, frame_weights
 from foresight.lab.training.loop import train
 from foresight.sampling import stream_engine
@@ -246,6 +249,18 @@ def made(kind, start, out):
         return consistency.Consistency(start=start, export=out)
     make = distil.diagonal if kind == "diagonal" else distil.self_forcing
     return make(start=start, teacher=start, export=out, critic_steps=2, both_ways=kind == "self_forcing")
+
+
+def test_each_recipe_begins_with_what_the_one_before_has_written(tiny):
+    """As `python dev.py train` runs them; of what is shipped only the result is written there."""
+    makers = (causal.Causal, consistency.Consistency, distil.self_forcing, distil.diagonal)
+    paths = [{name: each.default for name, each in inspect.signature(make).parameters.items()} for make in makers]
+    for before, after in itertools.pairwise(paths):
+        assert after["start"] == before["export"]
+    assert [path["teacher"] for path in paths[2:]] == [paths[0]["export"]] * 2
+    assert [path["export"] for path in paths[2:]] == [STREAMER, DIAGONAL]
+    task = made("self_forcing", tiny, STREAMER)
+    assert task.out == STREAMER and task.checkpoint == STATE / f"{STREAMER.stem}.pt"
 
 
 @pytest.mark.parametrize("kind", ["causal", "teacher", "consistency", "self_forcing", "diagonal"])

@@ -15,6 +15,7 @@ WEIGHTS = ROOT / "weights" / "demo"
 STATE = ROOT / ".foresight" / "train"
 VAE = WEIGHTS / "vae" / preset.VAE
 TRANSFORMER = WEIGHTS / "diffusion_models" / preset.TRANSFORMER
+STREAMER, DIAGONAL = (WEIGHTS / "diffusion_models" / file for file in preset.STUDENTS)
 CONVERTER = ROOT / "weights" / "l2r" / preset.CONVERTER
 SCORER = WEIGHTS / "viclip" / preset.SCORER
 REWARD = WEIGHTS / "reward" / preset.REWARD

@@ -23,7 +23,7 @@ from ...demo.stream import SHIFT, Stream, block_causal, renoised, teacher_forced
 from ...demo.wan_dit import WanTransformer, load_transformer
 from ...l2r.learner import Learner
 from .causal import forcing_loss, save_causal
-from .common import STATE
+from .common import DIAGONAL, STATE, STREAMER, WEIGHTS
 from .flow_matching import FlowHead, Kind, flow_matching, frame_weights, motion
 from .long_clips import LongClips
 from .loop import Record, Task
@@ -112,7 +112,8 @@ class Distil(Task):
         kind: Kind = "head", critic_steps: int = CRITIC_STEPS, guidance: float = GUIDED, both_ways: bool = False,
         seed: int = 1, scale: float = 1.0,
     ):
-        self.out, self.checkpoint, self.name = export, export.with_suffix(".pt"), name
+        folder = STATE if export.is_relative_to(WEIGHTS) else export.parent  # only the result belongs to the pack
+        self.out, self.checkpoint, self.name = export, folder / f"{export.stem}.pt", name
         self.data, self.measured = LongClips(scale, seed), Measure(scale)
         self.settings = {"seed": seed, "digits": digits, "last": last, "history": history, "level": level,
                          "spatial": spatial, "regression": regression, "flow": flow, "kind": kind, "start": start.name,
@@ -234,12 +235,12 @@ class Distil(Task):
 
 
 def self_forcing(
-    digits: str = "4", start: Path = STATE / "causal.safetensors", teacher: Path = STATE / "causal.safetensors",
-    export: Path = STATE / "self_forcing.safetensors", history: History = CLEAN, level: float = 0.1,
+    digits: str = "4", start: Path = STATE / "consistency.safetensors", teacher: Path = STATE / "causal.safetensors",
+    export: Path = STREAMER, history: History = CLEAN, level: float = 0.1,
     critic_steps: int = CRITIC_STEPS, guidance: float = GUIDED, both_ways: bool = False, seed: int = 1,
     scale: float = 1.0,
 ) -> Distil:
-    """The four-step student: distribution matching by self-forcing rollouts from the causal model."""
+    """The four-step student: distribution matching by self-forcing rollouts, from the consistency model."""
     task = Distil("self_forcing", digits, None, start, teacher, export, history=history, level=level,
                   critic_steps=critic_steps, guidance=guidance, both_ways=both_ways, seed=seed,
                   scale=scale)  # fmt: skip
@@ -249,8 +250,8 @@ def self_forcing(
 
 def diagonal(
     digits: str = "4322222", last: float = 100.0, history: History = LAST, level: float = 0.1, flow: float = FLOW,
-    kind: Kind = "head", regression: float = REGRESSION, start: Path = STATE / "self_forcing.safetensors",
-    teacher: Path = STATE / "causal.safetensors", export: Path = STATE / "diagonal.safetensors",
+    kind: Kind = "head", regression: float = REGRESSION, start: Path = STREAMER,
+    teacher: Path = STATE / "causal.safetensors", export: Path = DIAGONAL,
     critic_steps: int = CRITIC_STEPS, guidance: float = GUIDED, both_ways: bool = False, seed: int = 1,
     scale: float = 1.0,
 ) -> Distil:

@@ -24,7 +24,7 @@ from ...l2r.learner import Learner
 from ...sampling.refiner_file import LORA, MODEL, Described, RefinerSettings, marks
 from ...scoring.latent_reward import load_reward
 from .causal import CONFIG, save_causal
-from .common import REWARD, STATE
+from .common import REWARD, STATE, STREAMER
 from .distil import BATCH, BETAS, CRITIC_STEPS, Distil
 from .loop import Record
 from .refining import PATH, START, WEIGHTS, Refiner, as_lora, merged, refined_rollout, sampled, with_lora
@@ -62,7 +62,7 @@ class Refine(Distil):
     def __init__(
         self, what: Literal["path", "start", "weights"] = PATH, mode: Literal["dmd", "reward"] = DMD, rank: int = 16,
         level: Literal["noise", "step"] = "noise", prediction: bool = True, history: bool = True, refined: str = "",
-        strength: float = 1.0, rate: float = 0.0, start: Path = STATE / "self_forcing.safetensors",
+        strength: float = 1.0, rate: float = 0.0, start: Path = STREAMER,
         teacher: Path = STATE / "causal.safetensors", export: Path = STATE / "refiner.safetensors", digits: str = "4",
         critic_steps: int = CRITIC_STEPS, seed: int = 1, scale: float = 1.0,
     ):
