@@ -152,6 +152,10 @@ def test_claims_are_decided_by_paired_differences_of_the_prompts_that_both_have(
         "rank, reward": NOT, "motion": OPEN, "best of 5": OPEN, "matching": OPEN, "step 1, reward": OPEN,
     }  # fmt: skip
     assert {name: made[name]["verdict"] for name in wanted} == wanted
+    rows = [{"name": name, "what": "path", "forwards": 55, "right": cell | {"change": cell}}
+            for name, cell in (("none", made["reward"]["here"]), ("path_reward", made["reward"]["here"]))]  # fmt: skip
+    text = refiner_page.summary({"claims": [*made.values()], "rows": rows, "prompts": 204, "split": "test"})
+    assert text.count("| holds |") == 4 and "path_reward 20.1 % (19.1 to 21.1) by 55 forwards, +" in text
     assert made["best of 5"]["here"]["prompts"] == 51 and made["matching"]["here"] is None
 
 

@@ -7,7 +7,8 @@ foresight.lab.training made for it: path_dmd, path_reward, start_dmd, start_rewa
 the claims are about, and any others for ablations (each says itself how it was trained). Whole batches run in plain
 torch, which makes the clips that ComfyUI makes (tests/test_noise_refiner.py). Each arm's results are kept in
 FOLDER/arms, so a stopped command goes on, as does one that ended by --minutes. Results are of test prompts;
---validation is for choosing. Writes refiner_streams.json and refiner_streams.md.
+--validation is for choosing. Writes refiner_streams.json and refiner_streams.md, and what docs/streaming.md tells of
+them.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from ...demo.stream import Stream
 from ...demo.wan_dit import load_transformer
 from ...evaluation import statistics
 from ...evaluation.comfyui import ROOT, load_comfyui
-from ...evaluation.results import percent
+from ...evaluation.results import filled, percent
 from ...evaluation.suites import load_suite
 from ...sampling.refiner_file import RefinerSettings, describe
 from ..training.refiner import LatentJudge
 from ..training.refining import PATH, WEIGHTS, sampled
 from ..training.streams import Streams, decode, schedule_of
 from .common import write
-from .refiner_page import CLAIMS, NONE, markdown
+from .refiner_page import CLAIMS, NONE, markdown, summary
 from .stream_search import Verifier, searched
-from .streaming import AT_ONCE, kept, motion, saturation
+from .streaming import AT_ONCE, OUT, kept, motion, saturation
 from .streaming_claims import verdicts
 
 SEEDS = 2
@@ -261,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--minutes", type=float, help="begin no arm after so many; what is not there is open")
     options.add_argument("--validation", action="store_true", help="prompts for choosing, not for telling")
     options.add_argument("--only", action="append", help="only arms whose names hold this, and no refiner; repeatable")
-    options.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    options.add_argument("--out", type=Path, default=OUT)
     a = options.parse_args(arguments)
     begin = time.monotonic()
     load_comfyui()  # its version is told
@@ -295,6 +296,9 @@ def main(arguments: list[str] | None = None) -> None:
     command = f"python -m foresight.lab.experiments.refiner FOLDER --student {a.student} --prompts {a.prompts} "
     command += f"--seeds {a.seeds}" + (" --validation" if a.validation else "")
     write(a.out, "refiner_streams", command, document, markdown)
+    if a.out == OUT and not a.validation:
+        page = ROOT / "docs" / "streaming.md"
+        page.write_text(filled(page.read_text(encoding="utf-8"), "refiners", summary(document)), encoding="utf-8")
 
 
 if __name__ == "__main__":

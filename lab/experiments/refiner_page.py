@@ -7,12 +7,12 @@ from typing import Any
 
 from ...evaluation.results import number, percent
 from .common import made_by
-from .streaming_claims import BETTER, EQUAL, SAME, WORSE, Claim
-from .streaming_page import table
+from .streaming_claims import BETTER, EQUAL, RIGHT, SAME, WORSE, Claim
+from .streaming_page import claims_told, here, table
 
 NONE = "none"
 MATCHED, REWARDED = "dmd", "reward"
-RIGHT, MOTION, ALIKE = "right", "motion", "alike"
+MOTION, ALIKE = "motion", "alike"
 LATER = "chunks after the first are nearly determined by it, so that less is left to refine"
 STILL = "the world has one speed, which a prompt states: more motion is no better clip"
 
@@ -74,11 +74,19 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def _here(claim: Mapping[str, Any]) -> str:
-    cell = claim["here"]
-    if cell is None:
-        return "not run"
-    return percent(cell, signed=True) if claim["measure"] == RIGHT else number(cell)
+def summary(document: Mapping[str, Any]) -> str:
+    """What docs/streaming.md tells of it."""
+    told = "; ".join(
+        f"{row['name']} {percent(row['right'])} by {row['forwards']} forwards"
+        + (f", {percent(row['right']['change'], signed=True)}" if row["name"] != NONE else "")
+        for row in document["rows"] if row["what"] != "race"
+    )  # fmt: skip
+    lines = [
+        f"Right clips of {document['prompts']} {document['split']} prompts, and the change against no refiner on the "
+        f"same prompts and seeds: {told}. [All arms](results/refiner_streams.md).", "",
+        *claims_told(document["claims"]),
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -96,7 +104,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "are a program's: directions can be compared, and sizes cannot.", "",
     ]  # fmt: skip
     lines += table(("claim", "the paper", "here", "", "what this world hides or flatters"), [
-        (claim["claim"], claim["paper"], _here(claim), claim["verdict"], claim["flatters"])
+        (claim["claim"], claim["paper"], here(claim), claim["verdict"], claim["flatters"])
         for claim in document["claims"]
     ])  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...evaluation.results import number, percent
 from .common import made_by
 from .stream_gate import VALIDATED
-from .streaming_claims import HOLDS, NOT, OPEN, SHARE
+from .streaming_claims import HOLDS, LAST, NOT, OPEN, RIGHT
 
 TITLES = {
     "students": "Students, the causal model that they start from, and the demo's transformer",
@@ -74,28 +74,33 @@ def _arms(name: str, rows: Sequence[Mapping[str, Any]], trained: Mapping[str, Ma
 def summary(document: Mapping[str, Any]) -> str:
     """What docs/streaming.md tells of it."""
     rows = {row["name"]: row for row in document["tables"].get("students", [])}
-    claims = document["claims"]
-    run = [claim for claim in claims if claim["here"]]
     lines = [
         f"Right clips of {document['prompts']} {document['split']} prompts: " + "; ".join(
             f"{name} steps {percent(row['right'])} by {row['forwards']:g} forwards" for name, row in rows.items()
-        ) + ". [All tables](results/streaming_students.md).", "",
+        ) + ". [All tables](results/streaming_students.md).", "", *claims_told(document["claims"]),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def claims_told(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many hold, and those that were run."""
+    run = [claim for claim in claims if claim["here"]]
+    return [
         "Of the claims, " + ", ".join(
             f"{sum(claim['verdict'] == verdict for claim in run)} {word}"
             for verdict, word in ((HOLDS, "hold"), (NOT, "do not"), (OPEN, "are open"))
         ) + f", and {len(claims) - len(run)} were not run:", "",
         *table(("claim", "the papers", "here", ""),
-               [(claim["claim"], claim["paper"], _here(claim), claim["verdict"]) for claim in run]),
+               [(claim["claim"], claim["paper"], here(claim), claim["verdict"]) for claim in run]),
     ]  # fmt: skip
-    return "\n".join(lines)
 
 
-def _here(claim: Mapping[str, Any]) -> str:
+def here(claim: Mapping[str, Any]) -> str:
+    """What was found of a claim: shares of clips in points, all else as it is."""
     cell = claim["here"]
     if cell is None:
         return "not run"
-    as_it_is = claim["measure"] in (SHARE, "motion", "drift")
-    return number(cell) if as_it_is else percent(cell, signed=True)
+    return percent(cell, signed=True) if claim["measure"] in (RIGHT, LAST) else number(cell)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -113,7 +118,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "sizes cannot.", "",
     ]  # fmt: skip
     lines += table(("claim", "the papers", "here", "", "what this world flatters"), [
-        (claim["claim"], claim["paper"], _here(claim), claim["verdict"], claim["flatters"])
+        (claim["claim"], claim["paper"], here(claim), claim["verdict"], claim["flatters"])
         for claim in document["claims"]
     ])  # fmt: skip
     for name, title in TITLES.items():
