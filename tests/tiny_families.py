@@ -21,6 +21,7 @@ import tiny_models
 import torch
 from comfy_extras import nodes_cosmos, nodes_hunyuan, nodes_lt, nodes_wan
 from comfy_extras.nodes_camera_trajectory import WanCameraEmbedding
+from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from comfy_extras.nodes_mochi import EmptyMochiLatentVideo
 from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning
 from tiny_models import IMAGE, Family, Vae
@@ -268,6 +269,11 @@ def start_of_cogvideox(prompt: int) -> tuple:
     return text(prompt, **start), text(2, **start), {"samples": torch.zeros(1, 16, 3, 8, 8)}
 
 
+def skyreels_1_from_image(prompt: int) -> tuple:
+    both = (text(seed, 64, pooled_output=POOLED) for seed in (prompt, 2))
+    return InstructPixToPixConditioning.execute(*both, IMAGE.expand(9, -1, -1, -1), Vae()).args
+
+
 LTX_VIDEO = partial(loaded, "lightricks.model:LTXVModel", config=LTX, **LTX)
 LTX_VIDEO_2 = partial(loaded, "lightricks.av_model:LTXAVModel", config=LTX_2, **LTX_2)
 FLUX_1 = partial(sized, "Flux", "comfy.ldm.flux.model:FluxParams", **FLUX)
@@ -315,6 +321,7 @@ OTHERS = {
     "LTX-2, video and sound": Tiny(LTX_VIDEO_2, with_sound((128, 3, 2, 2), (8, 6, 16))),
     "MiniMax H3, video and sound": Tiny(MINIMAX_H3, with_sound((24, 3, 2, 2), (32, 2, 15))),
     "Mochi": Tiny(partial(built, "GenmoMochi", **MOCHI), mochi),
+    "SkyReels V1 I2V": Tiny(hunyuan("HunyuanVideoSkyreelsI2V", 32), skyreels_1_from_image),
     "SkyReels V2 T2V, as Wan 2.1": Tiny(partial(skyreels, "2.1 T2V"), words(*VIDEO)),
     "SkyReels V2 I2V, as Wan 2.1": Tiny(partial(skyreels, "2.1 I2V"), by(nodes_wan.WanImageToVideo, IMAGE)),
     "Stable Video Diffusion": Tiny(partial(built, "SVD_img2vid", **SVD), svd),
