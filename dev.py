@@ -266,7 +266,7 @@ def compatibility(arguments: list[str]) -> int:
     repository_only("python dev.py compatibility")
     comfyui, python = setup()
     small_models_only()
-    files = [f"tests/test_{name}.py" for name in ("compatibility", "families")]
+    files = [f"tests/test_{name}.py" for name in ("compatibility", "families", "in_the_path")]
     # What the page still shows is of the run before, so the two tests of the page itself are left out.
     options = ("-n", "2", "--dist", "loadfile", "-k", "not test_the_page")
     found = ("--compatibility", "docs/results/compatibility.json")

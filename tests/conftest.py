@@ -37,13 +37,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is None or hasattr(session.config, "workerinput"):  # workers tell the process that started them
         return
     ran = environment("python dev.py compatibility")
-    found: dict = {"models": {}, "families": {}}
+    found: dict = {"models": {}, "families": {}, "in the path": {}}
     for outcome in ("passed", "failed", "skipped"):
         for report in session.config.pluginmanager.get_plugin("terminalreporter").stats.get(outcome, []):
             named = dict(report.user_properties)
             if {"model", "check", "sampler"} <= named.keys():
                 checks = found["models"].setdefault(named["model"], {}).setdefault(named["check"], {})
                 checks[named["sampler"]] = outcome
+            elif "row" in named:
+                found["in the path"][named["row"]] = named.get("outcome", "holds") if outcome == "passed" else outcome
             elif "family" in named:
                 features = found["families"].setdefault(named["family"], {})
                 if "feature" in named:

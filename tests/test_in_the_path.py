@@ -5,6 +5,7 @@ docs/in_the_path.md lists the values; a test holds the list to this file.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, OrderedDict
 from dataclasses import replace
@@ -16,6 +17,7 @@ import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
 import comfy.sd
+import comfyui_version
 import pytest
 import tiny_wan
 import torch
@@ -24,7 +26,7 @@ from comfy.cli_args import PerformanceFeature, args
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras import nodes_apg, nodes_cfg, nodes_context_windows, nodes_custom_sampler, nodes_easycache, nodes_slg
 from searches import Mean, searching
-from test_compatibility import core, same
+from test_compatibility import RESULTS, core, same
 from tiny_wan import gate
 
 import nodes as core_nodes
@@ -187,7 +189,8 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=["; ".join(row) for row in ROWS])
-def test_the_promises_hold(row, machine):
+def test_the_promises_hold(row, machine, record_property):
+    record_property("row", "; ".join(row))
     fast = FAST[row.fast]
     machine(MEMORY[row.memory], fast)
     model = loaded(WEIGHTS[row.weights], fast)
@@ -215,6 +218,7 @@ def test_the_promises_hold(row, machine):
     except (RuntimeError, IndexError) as error:  # core's own: it cannot part a batch into context windows
         with pytest.raises(type(error), match=re.escape(str(error))):
             monitored_sample(given(), gate(0.3))
+        record_property("outcome", "ComfyUI cannot sample it")
         return
     evaluations, counted["asked"] = counted["asked"], 0
     looks = (Look(0.4, floor=0.2),)  # at the second step, also of a part of the schedule
@@ -256,6 +260,15 @@ def test_a_budget_that_is_too_small_to_begin_anew_is_kept_to():
     own = replace(tiny_wan.inputs(PATHS["EasyCache"](loaded(None, False)), steps=STEPS), noise=SeededNoise(7))
     report = run_report(run_race(own, gate(0.1), Rules(RaceSettings(2, "off"), (Look(0.4, floor=0.2),), 0.25)).verdict)
     assert len(report["candidates"]) == 1 and report["nfe"] == STEPS and "to begin anew" in report["notes"][0]
+
+
+def test_the_page_has_a_result_of_every_row():
+    """If this fails: run this file with --compatibility docs/results/compatibility.json, on both versions."""
+    ran = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if comfyui_version.__version__ in ran:
+        found = ran[comfyui_version.__version__]["in the path"]
+        assert found.keys() == {"; ".join(row) for row in ROWS}
+        assert set(found.values()) <= {"holds", "ComfyUI cannot sample it"}
 
 
 def test_the_docs_list_what_is_tried():
