@@ -31,7 +31,7 @@ from ..training.streams import How, Streams
 
 NONE, WHOLE = "none", "best of whole clips"
 MOST = 2.0  # forwards beyond the plain stream that a plan with a floor may spend on one clip, as a share of it
-VALIDATED = 24  # validation prompts on which floors are found
+VALIDATED = 16  # validation prompts on which floors are found
 SHARES = (0.05, 0.15, 0.35, 0.65)  # of a plain stream's scores below the floors that are tried
 scored = cache(Scored)
 
@@ -61,7 +61,6 @@ class Spending:
 
 SPENDINGS = {
     "no gate": Spending(),
-    "one chunk drawn again, 1.5": Spending(GATE, 1.5, tries=5),
     "one chunk drawn again, 2": Spending(GATE, 2.0, tries=5),
     "up to 3 chunks taken back, 1.5": Spending(GATE, 1.5, tries=2, depth=3),
     "up to 3 chunks taken back, 2": Spending(GATE, 2.0, tries=2, depth=3),

@@ -6,9 +6,10 @@ FOLDER holds causal.safetensors, self_forcing.safetensors and diagonal.safetenso
 further students there are told as well, each as it was trained to be sampled, those named ablation_*.safetensors
 against ablation_full.safetensors (docs/streaming.md has the commands that train them). Whole batches run in plain
 torch, which makes the clips that ComfyUI makes (tests/test_streaming_training.py). Each arm's results are kept in
-FOLDER, so a stopped command goes on, and two may share the work by --table. Results are of test prompts; --validation
-is for choosing, and floors of the gate are found on validation prompts. Writes streaming_students.json and
-streaming_students.md, and what docs/streaming.md tells of them.
+FOLDER, so a stopped command goes on, and two may share the work by --table (and another --out), which a last call then
+puts together: half an hour of one core, ablations included. Results are of test prompts; --validation is for choosing,
+and floors of the gate are found on validation prompts. Writes streaming_students.json and streaming_students.md, and
+what docs/streaming.md tells of them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from .streaming_page import TITLES, markdown, summary
 OUT = ROOT / "docs" / "results"
 AT_ONCE = 51  # clips in a batch
 # Prompts of a table where it has fewer than are asked for: what the paper has no table of, and what takes long.
-MOST = {"window": 51, "history": 51, "turns": 102, "gate": 102, "long": 34}
+MOST = {"window": 51, "history": 51, "turns": 102, "gate": 68, "long": 34}
 FOUR, DIAGONAL = How(), How("4322222", 100.0, None)
 TEACHER = How(digits="8", cfg=GUIDANCE)
 LONG = LATENTS + 8 * SEGMENT  # nearly eight times the trained length, in whole segments
