@@ -15,6 +15,7 @@ from foresight.demo import preset
 from foresight.evaluation import demo_family
 from foresight.evaluation.graphs import api_form, fill_defaults, node_of
 from foresight.evaluation.server import ExecutionFailed
+from foresight.lab.release import students
 from foresight.lab.training.common import ROOT, TRANSFORMER, WEIGHTS
 from foresight.lab.training.streams import How, trained_how
 from foresight.nodes import demo
@@ -53,6 +54,22 @@ def test_all_weights_are_small_and_the_pages_name_them():
     assert sum(path.stat().st_size for path in files) < 35e6
     assert not [path.name for path in files if path.name not in pages]
     assert not [name for name in preset.MODELS.values() if name not in pages]
+
+
+def test_the_model_card_says_what_its_files_say():
+    """If this fails: `python -m foresight.lab.release.students`."""
+    text = students.PAGE.read_text(encoding="utf-8")
+    assert students.page(text) == text
+
+
+def test_the_model_card_tells_figures_or_that_they_are_open():
+    half = {"value": 0.5, "low": 0.4, "high": 0.6}
+    row = {"name": "diagonal, 4322222", "right": half, "segments": [{"right": half}] * 2}
+    tables = {"students": [row], "long": [row | {"name": "diagonal, 55 latents"}]}
+    document = {"prompts": 204, "split": "test", "tables": tables}
+    told = students.card(document, [{}, {"steps": 600, "minutes": 41.3}])
+    assert "| open | 600, 41 |" in told and "of 204 test prompts | open | 50.0 % (40.0 to 60.0) |" in told
+    assert "| open | 50.0 %; 50.0 % |" in told
 
 
 def test_old_graphs_load_the_model_of_whole_clips(monkeypatch):
