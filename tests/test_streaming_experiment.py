@@ -76,9 +76,26 @@ def test_no_two_arms_are_the_same_and_each_is_compared_with_one_that_is_there():
     assert [arm.how for arm in arms if arm.student == "variant"] == [How("21")]
     assert {arm.how.window for arm in arms if arm.table == "window"} == set(range(1, 8))
     assert [arm.student for arm in arms if arm.table == "ablation"] == ["ablation_full", "ablation_clean"]
-    ablations = ("noisy", "clean", "no_flow", "four_steps", "latent", "difference")
+    ablations = ("noisy", "clean", "no_flow", "matching", "four_steps", "latent", "difference")
     keys += [f"ablation: ablation_{name}, {'4444444' if name == 'four_steps' else '4322222'}" for name in ablations]
     assert {claim.arm for claim in CLAIMS} | {claim.rival for claim in CLAIMS} <= set(keys)
+
+
+def test_ablations_may_lie_in_a_folder_of_their_own(folder, tmp_path):
+    (tmp_path / "ablations").mkdir()
+    for name in ("ablation_full", "other"):
+        (tmp_path / "ablations" / f"{name}.safetensors").write_bytes((folder / "variant.safetensors").read_bytes())
+    assert [*streaming.students_in(tmp_path)] == ["ablation_full"]
+    table = tell(tmp_path, "--table", "ablation")["ablation"]
+    assert [row["name"] for row in table] == ["ablation_full, 21"]
+
+
+def test_students_of_other_steps_of_training_are_in_no_claim(tmp_path):
+    weights = {k: v.contiguous() for k, v in WanTransformer(layers=1, ffn_dim=128).state_dict().items()}
+    for name, steps in (("full", "100"), ("clean", "100"), ("no_flow", "200")):
+        save_file(weights, tmp_path / f"ablation_{name}.safetensors", {"digits": "4322222", "steps": steps})
+    document = tell(tmp_path, "--table", "ablation", whole=True)
+    assert {*document["comparisons"]} == {"forcing"} and len(document["tables"]["ablation"]) == 3
 
 
 def test_what_was_not_begun_is_open(folder):

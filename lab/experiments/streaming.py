@@ -4,12 +4,12 @@
 
 FOLDER holds causal.safetensors, self_forcing.safetensors and diagonal.safetensors (recipes of foresight.lab.training);
 further students there are told as well, each as it was trained to be sampled, those named ablation_*.safetensors
-against ablation_full.safetensors (docs/streaming.md has the commands that train them). Whole batches run in plain
-torch, which makes the clips that ComfyUI makes (tests/test_streaming_training.py). Each arm's results are kept in
-FOLDER, so a stopped command goes on, and two may share the work by --table (and another --out), which a last call then
-puts together: half an hour of one core, ablations included. Results are of test prompts; --validation is for choosing,
-and floors of the gate are found on validation prompts. Writes streaming_students.json and streaming_students.md, and
-what docs/streaming.md tells of them.
+(there or in FOLDER/ablations) against ablation_full.safetensors (docs/streaming.md has the commands that train them).
+Whole batches run in plain torch, which makes the clips that ComfyUI makes (tests/test_streaming_training.py). Each
+arm's results are kept in FOLDER, so a stopped command goes on, and two may share the work by --table (and another
+--out), which a last call then puts together: half an hour of one core, ablations included. Results are of test prompts;
+--validation is for choosing, and floors of the gate are found on validation prompts. Writes streaming_students.json,
+streaming_students.md, and what docs/streaming.md tells of them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,13 @@ class Arm:
         return f"{self.table}: {self.name}"
 
     def weights(self, folder: Path) -> Path:
-        return TRANSFORMER if self.student == WHOLE else folder / f"{self.student}.safetensors"
+        return TRANSFORMER if self.student == WHOLE else students_in(folder)[self.student]
+
+
+def students_in(folder: Path) -> dict[str, Path]:
+    """By name; ablations may be in a folder of their own."""
+    paths = [*folder.glob("*.safetensors"), *(folder / "ablations").glob("ablation_*.safetensors")]
+    return {path.stem: path for path in sorted(paths)}
 
 
 def arms(students: dict[str, How]) -> list[Arm]:
@@ -281,8 +287,8 @@ def main(arguments: list[str] | None = None) -> None:
     load_comfyui()  # its version is told
     torch.set_num_threads(1)  # networks are small, and times are those of one thread
     suite = "demo_validation" if a.validation else "demo"
-    files = sorted(path.stem for path in a.folder.glob("*.safetensors"))
-    others = {name: trained_how(a.folder / f"{name}.safetensors") for name in files
+    files = students_in(a.folder)
+    others = {name: trained_how(path) for name, path in files.items()
               if name not in ("causal", "self_forcing", "diagonal")}  # fmt: skip
     known = {arm.key: arm for arm in arms(others) if arm.student in (WHOLE, *files)}
     wanted = [arm for arm in known.values() if arm.table in (a.table or TITLES)]
@@ -303,10 +309,13 @@ def main(arguments: list[str] | None = None) -> None:
     for key in results:  # once all rivals are there
         tables.setdefault(known[key].table, []).append(told(known[key], results))
     with torch.inference_mode():
-        times = timings(a.folder, files)
+        times = timings(a.folder, [*files])
+    recipes = {name: trained(path) for name, path in files.items()}
+    fair = {key: result for key, result in results.items() if known[key].table != "ablation"
+            or recipes[known[key].student].get("steps") == recipes.get(FULL, {}).get("steps")}  # fmt: skip
     document = {
         "split": "validation" if a.validation else "test", "prompts": a.prompts, "tables": tables, "timings": times,
-        "comparisons": comparisons(results), "trained": {name: trained(a.folder, name) for name in files},
+        "comparisons": comparisons(fair), "trained": recipes,
     }  # fmt: skip
     document["claims"] = verdicts(document)
     command = f"python -m foresight.lab.experiments.streaming FOLDER --prompts {a.prompts}"
@@ -316,11 +325,11 @@ def main(arguments: list[str] | None = None) -> None:
         page.write_text(filled(page.read_text(encoding="utf-8"), "students", summary(document)), encoding="utf-8")
 
 
-def trained(folder: Path, name: str) -> dict[str, str]:
+def trained(path: Path) -> dict[str, str]:
     """What a file says of its training."""
-    with safe_open(folder / f"{name}.safetensors", "pt") as file:
+    with safe_open(path, "pt") as file:
         told = file.metadata() or {}
-    names = ("recipe", "steps", "digits", "last", "history", "level", "flow", "kind", "start")
+    names = ("recipe", "steps", "regression", "guidance", "digits", "last", "history", "level", "flow", "kind", "start")
     return {name: told[name] for name in names if name in told}
 
 

@@ -80,6 +80,8 @@ CLAIMS = (
     Claim("flow, motion", "Without the flow loss it moves less", "Figure 6",
           "ablation: ablation_no_flow, 4322222", FULL, MOTION, **WORSE,
           flatters="the world has one speed, which a prompt states"),
+    Claim("regression", "Without the regressions, and the flow loss, it is worse",
+          "trainings are prone to collapse (appendix G)", "ablation: ablation_matching, 4322222", FULL, **WORSE),
     Claim("denoising", f"Without diagonal denoising it is the same (within {100 * SAME:.0f} points)",
           "84.46 and 84.48 (Table 2)", "ablation: ablation_four_steps, 4444444", FULL, **EQUAL, flatters=HISTORY),
     Claim("F, latents", "Motion as raw latents is worse than by the head",

@@ -32,7 +32,7 @@ NOTES = {
     "turns": "Objects turn back, stop or set out at the fifth latent, and the prompt with them; prompts whose objects "
     "all stay still are left out. In the first part all is still open, what a scene shows as well; the later one is "
     "nearly determined by it, but for the motion.",
-    "ablation": "Rows with other steps of training than ablation_full cannot be compared with it.",
+    "ablation": "Rows with other steps of training than ablation_full cannot be compared with it, and no claim does.",
     "long": "Objects turn whenever they have come as far as a clip of 7 latents lets them, and the prompt with them; "
     "window 7, no sink. Segments after the first show what the first has settled, so they lose right clips and gain "
     "none.",
