@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -19,6 +20,7 @@ from .guard import harmless
 from .inputs import Inputs, Latent
 from .line import video_latent
 from .monitor import MonitorSampler
+from .noise import SeededNoise
 from .vp import require_fitting
 
 KEY = "foresight"
@@ -38,11 +40,12 @@ def guided_sample(
     latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"], **ratios)
     x0_output: dict[str, torch.Tensor] = {}
     callback = preview_callback(guider.model_patcher, inputs.steps, x0_output, shown_by)
-    samples = guider.sample(
-        inputs.noise.generate_noise(latent), latent["samples"], monitor, inputs.sigmas,
-        denoise_mask=latent.get("noise_mask"), callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=inputs.noise.seed,
-    )
+    noise = inputs.noise.generate_noise(latent)
+    with inputs.noise.sampling() if isinstance(inputs.noise, SeededNoise) else nullcontext():
+        samples = guider.sample(
+            noise, latent["samples"], monitor, inputs.sigmas, denoise_mask=latent.get("noise_mask"), callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=inputs.noise.seed,
+        )
     out = {**latent, "samples": samples.to(comfy.model_management.intermediate_device())}
     if "x0" not in x0_output:
         return out, out

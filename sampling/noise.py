@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.utils
 import torch
@@ -20,11 +22,25 @@ class SeededNoise:
     """What the RandomNoise node gives, without touching the global generator."""
 
     seed: int
+    _drawn: torch.Tensor | None = field(default=None, init=False, repr=False, compare=False)  # the generator after it
 
     def generate_noise(self, latent):
         generator = torch.Generator("cpu").manual_seed(self.seed)
         parts, chosen = parts_of(latent["samples"]), latent.get("batch_index")
-        return of_parts([comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts])
+        noise = of_parts([comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts])
+        self._drawn = generator.get_state()
+        return noise
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """The global generators are as RandomNoise leaves them, by which samplers of other packs seed their own noise;
+        afterwards they are what they were."""
+        device = comfy.model_management.get_torch_device()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            if device.type == "cuda":
+                torch.cuda.manual_seed(self.seed)
+            torch.set_rng_state(self._drawn)
+            yield
 
 
 @dataclass(frozen=True)
