@@ -5,7 +5,6 @@ VAE = "foresight_demo_wan_vae.safetensors"
 SCORER = "foresight_demo_viclip.safetensors"
 CONVERTER = "foresight_demo_l2r.safetensors"
 REWARD = "foresight_demo_reward.safetensors"
-REFINER = "foresight_demo_noise_refiner.safetensors"  # of the four-step student's noise
 STREAMER = "foresight_demo_wan_causal.safetensors"  # makes clips latent by latent, each in four steps
 DIAGONAL = "foresight_demo_wan_diagonal.safetensors"  # in fewer steps from latent to latent
 STUDENTS = (STREAMER, DIAGONAL)

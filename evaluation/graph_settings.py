@@ -68,11 +68,10 @@ class Settings:
 @dataclass(frozen=True)
 class StreamedSettings(Settings):
     """Of a causal model. stream: widgets of Streaming Sampler; start_image is what the clip begins with. recache: of
-    Streaming Guider. noise_refiner: a file, "" is none."""
+    Streaming Guider."""
 
     stream: Mapping[str, Any] = field(default_factory=dict)
     recache: bool = True
-    noise_refiner: str = ""
 
 
 DEMO = Settings(
@@ -151,7 +150,7 @@ EXAMPLES = FAMILIES | {
         LONGLIVE, length=237, prompt=f"{_PROMPT}\n7: the fox stops beside a frozen lake and looks up, while it begins "
         "to snow\n14: the fox curls up in the falling snow and closes its eyes, close-up",
     ),
-    "demo_streamed": DEMO_STREAMED, "demo_refined": replace(DEMO_STREAMED, noise_refiner=preset.REFINER),
+    "demo_streamed": DEMO_STREAMED,
     "demo_retried": replace(DEMO, seed=6),  # whose clip misses its prompt, and another seed's does not
     "wan2.1_i2v_14b": replace(
         WAN, model="wan2.1_i2v_480p_14B_fp16.safetensors", start_image=START, clip_vision="clip_vision_h.safetensors",

@@ -30,10 +30,7 @@ def register() -> None:
         # Without extensions every file would be listed.
         folder_paths.folder_names_and_paths[folder] = (folder_paths.get_folder_paths(folder), extensions)
     own_models = any(map(folder_paths.get_filename_list, ("checkpoints", *DEMO)))
-    ours = {
-        VICLIP: "demo/viclip", L2R: "l2r", PRESETS: "demo/presets", REWARD: "demo/reward", RACES: "demo/races",
-        REFINERS: "demo/refiners",
-    }  # fmt: skip
+    ours = {VICLIP: "demo/viclip", L2R: "l2r", PRESETS: "demo/presets", REWARD: "demo/reward", RACES: "demo/races"}
     for folder, weights in (ours if own_models else ours | DEMO).items():
         folder_paths.add_model_folder_path(folder, str(WEIGHTS / weights))
 

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from foresight.demo import preset
 from foresight.evaluation.graph_settings import EXAMPLES, START
 from foresight.evaluation.server import ComfyServer, Prompt
 from foresight.lab.graphs.forms import GRAPHS, api_graph
 from foresight.lab.graphs.notes import CONVERTED, DOWNLOADS
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, READY
-from foresight.nodes.folders import REFINERS
 from foresight.sampling.compat import RAW_INPUT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +29,6 @@ def page(comfy_server: ComfyServer, comfyui: Path) -> Iterator[Page]:
     for name, folder in named.items():  # a file's name is enough for the frontend
         (models / folder).mkdir(parents=True, exist_ok=True)
         (models / folder / name).touch()
-    if not (ROOT / "weights" / "demo" / "refiners" / preset.REFINER).exists():
-        (models / REFINERS).mkdir(exist_ok=True)
-        (models / REFINERS / preset.REFINER).touch()
     shutil.copy(comfyui / "input" / START, comfy_server.base / "input" / START)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

@@ -239,12 +239,9 @@ def _streams(graph: Graph, s: StreamedSettings, calls: Sequence[tuple[Mapping[st
     graph.group("Noise", column=3)
     noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
     sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0]
-    refined = {}
-    if s.noise_refiner:
-        refined["refiner"] = graph.add("ForesightNoiseRefiner", weights=s.noise_refiner)[0]
     for number, ((widgets, _), latent) in enumerate(zip(calls, latents, strict=True)):
         graph.group("What goes on from there" if number else "Chunk by chunk", column=4 + number)
-        stream = graph.add("ForesightStreamingSampler", **widgets, **start, **refined, chunk_gate=gate)[0]
+        stream = graph.add("ForesightStreamingSampler", **widgets, **start, chunk_gate=gate)[0]
         run = graph.add(
             "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=stream, sigmas=sigmas, latent_image=latent)
         report = graph.add("ForesightStreamingReport", sampler=stream, latent=run[0])
@@ -256,11 +253,6 @@ def _streams(graph: Graph, s: StreamedSettings, calls: Sequence[tuple[Mapping[st
 
 def streaming(graph: Graph, s: StreamedSettings) -> None:
     _streams(graph, s, [(s.stream, s.length)])
-
-
-def noise_refiner(graph: Graph, s: StreamedSettings) -> None:
-    """The same, with a refiner of the noise between its steps."""
-    streaming(graph, s)
 
 
 def extension(graph: Graph, s: StreamedSettings) -> None:
@@ -288,7 +280,6 @@ FORMS: dict[Callable[[Graph, Settings], None], tuple[str, ...]] = {
 # The frontend calls a graph by its file's name and sorts by it: what a newcomer should open stands first.
 GRAPHS = {
     "1_start_here": (side_by_side, "demo_retried"), "demo_streaming": (streaming, "demo_streamed"),
-    "demo_noise_refiner": (noise_refiner, "demo_refined"),
 } | {
     f"{family}_{form.__name__}": (form, family) for form, families in FORMS.items() for family in families
 }  # fmt: skip

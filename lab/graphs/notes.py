@@ -116,13 +116,6 @@ _FORMS = {
         "looks at each while it is made, and takes back what falls short; *Streaming Report* and the live view tell of "
         "every draw.",
     ),
-    "noise_refiner": (
-        "chunk by chunk, its noise refined",
-        "**Noise Refiner** changes the noise that is added between the steps, by a network that was trained for this "
-        "student alone, to please the demo's latent reward. It takes 21 forwards more for 7 chunks of 4 steps. "
-        "*Streaming Report* tells how large the change was at each step. Compare: delete the link to **refiner**, and "
-        "run the same seed again. What refiners were found to be worth is in docs/streaming.md.",
-    ),
     "extension": (
         "a clip, and as much again behind it",
         "**What to look at.** The first *Streaming Sampler* **goes_on**: it keeps its cache, and the second takes it "
@@ -189,7 +182,7 @@ def note(form: str, family: str) -> str:
     notes = {"one_node": race_note, "visual_hierarchy": paper_note, "drop_in": drop_in_note}
     form_text = notes[form](s) if form in notes else form_text
     if family not in _TEXTS:
-        student = _STUDENT if form in ("streaming", "noise_refiner") else ""
+        student = _STUDENT if form == "streaming" else ""
         return f"## The demo: {title}\n\n{_DEMO}\n\n{form_text}{student}"
     name, lines = _TEXTS[family]
     return "\n".join((
