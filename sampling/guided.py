@@ -40,8 +40,8 @@ def guided_sample(
     latent["samples"] = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"], **ratios)
     x0_output: dict[str, torch.Tensor] = {}
     callback = preview_callback(guider.model_patcher, inputs.steps, x0_output, shown_by)
-    noise = inputs.noise.generate_noise(latent)
-    with inputs.noise.sampling() if isinstance(inputs.noise, SeededNoise) else nullcontext():
+    seeded = isinstance(inputs.noise, SeededNoise)
+    with inputs.noise.sampling(latent) if seeded else nullcontext(inputs.noise.generate_noise(latent)) as noise:
         samples = guider.sample(
             noise, latent["samples"], monitor, inputs.sigmas, denoise_mask=latent.get("noise_mask"), callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=inputs.noise.seed,

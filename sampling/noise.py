@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -22,25 +22,28 @@ class SeededNoise:
     """What the RandomNoise node gives, without touching the global generator."""
 
     seed: int
-    _drawn: torch.Tensor | None = field(default=None, init=False, repr=False, compare=False)  # the generator after it
 
     def generate_noise(self, latent):
+        return self._draw(latent)[0]
+
+    def _draw(self, latent: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noise, and the generator's state after it."""
         generator = torch.Generator("cpu").manual_seed(self.seed)
         parts, chosen = parts_of(latent["samples"]), latent.get("batch_index")
         noise = of_parts([comfy.sample.prepare_noise_inner(part, generator, chosen) for part in parts])
-        self._drawn = generator.get_state()
-        return noise
+        return noise, generator.get_state()
 
     @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """The global generators are as RandomNoise leaves them, by which samplers of other packs seed their own noise;
-        afterwards they are what they were."""
+    def sampling(self, latent: dict[str, Any]) -> Iterator[torch.Tensor]:
+        """Gives the noise. The global generators are as RandomNoise leaves them, by which samplers of other packs seed
+        their own noise; afterwards they are what they were."""
+        noise, state = self._draw(latent)
         device = comfy.model_management.get_torch_device()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             if device.type == "cuda":
                 torch.cuda.manual_seed(self.seed)
-            torch.set_rng_state(self._drawn)
-            yield
+            torch.set_rng_state(state)
+            yield noise
 
 
 @dataclass(frozen=True)
