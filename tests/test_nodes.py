@@ -187,7 +187,7 @@ def test_a_gate_that_makes_no_sense(server, info, graph, node, settings, message
         ("demo_self_refine", "ForesightSelfRefineSampler", {"preset": "custom", "plan": "2-x"}, "plan: '2-x' is not"),
         ("demo_self_refine", "ForesightSelfRefineSampler", {"threshold": "quantile"}, "no preset has a quantile"),
         ("demo_latent_search", "ForesightLatentSearchSampler", {"schedule": "10, 60"}, "schedule is '10, 60'"),
-        ("demo_streaming", "ForesightStreamingSampler", {"schedule": "4222"}, "has steps of its own: empty it"),
+        ("demo_streaming", "ForesightStreamingSampler", {"preset": "sigmas", "schedule": "4"}, "has steps of its own"),
         ("demo_streaming", "ForesightStreamingGuider", {"prompts": "3: it turns"}, "the first begins at 0"),
         ("demo_streaming", "ForesightChunkGate", {"looks": "never"}, "looks is 'never'"),
         ("demo_one_node", "ForesightViCLIPScore", {"weights": "no"}, "not in models/foresight: put it there"),
