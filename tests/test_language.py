@@ -14,6 +14,7 @@ from foresight.trials.picture import said
 
 PANEL = ".foresight-panel"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+expect.set_options(timeout=30_000)  # a page answers late where other tests share the cores
 # What a node is called, its first widget, and where it stands in the menu.
 NODE = """id => {
     const node = LiteGraph.createNode(id)

@@ -20,6 +20,7 @@ PANEL = ".foresight-panel"
 RUN = f"{PANEL} .foresight-run >> nth=0"
 RUN_ENDED = f"{PANEL} .foresight-run:first-child[data-live=false]"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+expect.set_options(timeout=30_000)  # a page answers late where other tests share the cores
 # A demo run of 20 steps takes a second: too quick to be pressed at.
 SLOW = {"steps": 400, "plan": "paper"}
 PASSES = -0.99  # -1 would be the scorer's own tau
@@ -102,8 +103,8 @@ def state(server: ComfyServer) -> dict[str, Any]:
 def test_reject_now_puts_a_candidate_aside_and_accept_now_finishes_one(page, comfy_server):
     queue(page, seed=3, plan="race", budget=0.5, self_refine="off", steps=600)
     page.locator(f"{RUN} >> .foresight-reject").press("Enter")
-    expect(page.locator(f"{RUN} >> .foresight-state").nth(0)).to_have_text("put aside by you", timeout=30_000)
-    expect(page.locator(f"{RUN} >> .foresight-candidate").nth(1)).to_have_attribute("aria-current", "", timeout=30_000)
+    expect(page.locator(f"{RUN} >> .foresight-state").nth(0)).to_have_text("put aside by you", timeout=90_000)
+    expect(page.locator(f"{RUN} >> .foresight-candidate").nth(1)).to_have_attribute("aria-current", "", timeout=90_000)
     page.locator(f"{RUN} >> .foresight-accept").press("Enter")
     wait_for_end(page, timeout=120_000)
     first, second = state(comfy_server)["report"]["candidates"]

@@ -12,6 +12,7 @@ from foresight.evaluation.server import ComfyServer
 from foresight.lab.release.pictures import CHROMIUM, FLAGS, NO_DIALOGS
 
 pytestmark = needs_chromium
+expect.set_options(timeout=30_000)  # a page answers late where other tests share the cores
 ON_NODE = ".foresight-on-node .foresight-run:visible"
 
 
@@ -53,7 +54,7 @@ def report_on(page: Page, node: str, delivered: int = 1) -> None:
     )
     own = page.locator(f".foresight-report[data-node={node}]:visible")
     clips = own.locator(".foresight-clip img")
-    expect(clips.first).to_be_visible(timeout=30_000)
+    expect(clips.first).to_be_visible(timeout=90_000)
     for clip in clips.all():
         clip.scroll_into_view_if_needed()
         expect(clip).to_have_js_property("complete", True)
