@@ -150,6 +150,7 @@ def test_a_long_prompt_a_batch_of_two_and_a_tau_that_nothing_reaches_are_all_tol
     page.evaluate(BATCH, 2)
     queue(page, prompt=LONG, seed=24, plan="race", steps=20, budget=0.5, self_refine="off", tau=1.0)
     wait_for_end(page, timeout=120_000)
+    expect(page.locator(RUN)).to_contain_text("by its frames")  # Run Report scores the clip again, after the run's end
     found = state(comfy_server)["report"]
     pieces = found["settings"]["scored_pieces"]
     assert len(LONG.split()) >= 180 and len(pieces) > 5 and " ".join(pieces).split() == LONG.split()
