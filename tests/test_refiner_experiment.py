@@ -145,7 +145,9 @@ def test_claims_are_decided_by_paired_differences_of_the_prompts_that_both_have(
         "path_reward_rank8": better, "path_reward_rank32": {"right": better["right"] + 0.1},
         "path_reward_step1": {"right": better["right"][:20] - 1},
     }
-    document = {"comparisons": refiner.comparisons(changed)}
+    steps = dict.fromkeys(("path_reward", "path_reward_rank8", "path_reward_rank32"), 200)
+    document = {"comparisons": refiner.comparisons(changed, steps)}
+    assert "rank, reward" not in refiner.comparisons(changed, steps | {"path_reward_rank8": 100})
     made = {claim.name: row for claim, row in zip(CLAIMS, verdicts(document, CLAIMS), strict=True)}
     wanted = {
         "reward": HOLDS, "reward, weights": HOLDS, "hacked": HOLDS, "reward, start": OPEN, "path of 5": HOLDS,

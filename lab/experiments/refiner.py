@@ -46,7 +46,7 @@ from .streaming import AT_ONCE, OUT, kept, motion, saturation
 from .streaming_claims import verdicts
 
 SEEDS = 2
-SEARCHED = 51  # prompts of a search, of one seed: it takes four times as long as no refiner
+SEARCHED = 204  # prompts of a search, of one seed: it takes four times as long as no refiner
 REWARD, SCORER = "latent reward", "scorer"
 LONGER = "7 steps instead of 4"
 STARTS = ((5, 1), (3, 2))  # of a race: so many starts of so many chunks, of which the best goes on
@@ -228,11 +228,13 @@ def races(plain: dict[str, Any], passes: int) -> dict[str, tuple[int, Values, Va
     return made
 
 
-def comparisons(changed: dict[str, Values]) -> dict[str, dict[str, float]]:
+def comparisons(changed: dict[str, Values], steps: dict[str, int]) -> dict[str, dict[str, float]]:
     """By claim whose arms were run, the difference of arm and rival on the same prompts, with its interval. changed:
-    by arm, against no refiner."""
+    by arm, against no refiner. steps: of the trained ones; those of unequal steps are not compared."""
     found = {}
     for claim in CLAIMS:
+        if len({steps[name] for name in (claim.arm, claim.rival) if name in steps}) > 1:
+            continue
         sides = [changed.get(name, {}).get(claim.measure) for name in (claim.arm, claim.rival) if name != NONE]
         if any(side is None for side in sides):
             continue
@@ -288,9 +290,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name, (forwards, own, change) in races(plain, LATENTS - 1).items():
         changed[name] = change
         rows.append(row(own, change, name=name, what="race", forwards=forwards, seeds=1))
+    trained = curves(a.folder)
     document = {
         "split": "validation" if a.validation else "test", "prompts": a.prompts, "student": a.student, "rows": rows,
-        "comparisons": comparisons(changed), "curves": curves(a.folder),
+        "comparisons": comparisons(changed, {name: each["steps"] for name, each in trained.items()}),
+        "curves": trained,
     }  # fmt: skip
     document["claims"] = verdicts(document, CLAIMS)
     command = f"python -m foresight.lab.experiments.refiner FOLDER --student {a.student} --prompts {a.prompts} "

@@ -1,6 +1,6 @@
 """What streaming students are worth on the demo world: schedules, history, windows, long rollouts, gates, by forwards.
 
-    python -m foresight.lab.experiments.streaming FOLDER --prompts 204
+    python -m foresight.lab.experiments.streaming FOLDER
 
 FOLDER holds causal.safetensors, self_forcing.safetensors and diagonal.safetensors (recipes of foresight.lab.training);
 further students there are told as well, each as it was trained to be sampled, those named ablation_*.safetensors
@@ -50,8 +50,8 @@ from .streaming_page import TITLES, markdown, summary
 
 OUT = ROOT / "docs" / "results"
 AT_ONCE = 51  # clips in a batch
-# Prompts of a table where it has fewer than are asked for: what the paper has no table of, and what takes long.
-MOST = {"window": 51, "history": 51, "turns": 102, "gate": 68, "long": 34}
+PROMPTS = 510  # all test prompts
+MOST = {"window": 204, "history": 204, "gate": 204, "long": 102}  # prompts of a table where it takes long
 FOUR, DIAGONAL = How(), How("4322222", 100.0, None)
 TEACHER = How(digits="8", cfg=GUIDANCE)
 LONG = LATENTS + 8 * SEGMENT  # nearly eight times the trained length, in whole segments
@@ -277,7 +277,7 @@ def timings(folder: Path, students: list[str]) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path)
-    options.add_argument("--prompts", type=int, default=204, help=f"less in some tables: {MOST}")
+    options.add_argument("--prompts", type=int, default=PROMPTS, help=f"less in some tables: {MOST}")
     options.add_argument("--validation", action="store_true", help="prompts for choosing, not for telling")
     options.add_argument("--table", action="append", choices=sorted(TITLES), help="only these tables, repeatable")
     options.add_argument("--minutes", type=float, help="begin no arm after so many; what is not there is open")
