@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import json
 import math
 
 import pytest
@@ -30,8 +31,9 @@ from foresight.demo.script import (
 )
 from foresight.demo.stream import Stream, block_causal, renoised, sample_stream, teacher_forced
 from foresight.demo.wan_dit import WanTransformer
-from foresight.lab.training import causal, consistency, distil, long_clips, streams
-from foresight.lab.training.common import DIAGONAL, STATE, STREAMER
+from foresight.lab.training import causal, consistency, distil, long_clips, refiner, streams
+from foresight.lab.training.__main__ import read
+from foresight.lab.training.common import DIAGONAL, STATE, STREAMER, TRANSFORMER
 from foresight.lab.training.flow_matching import FlowHead, flow_matching, frame_weights
 from foresight.lab.training.loop import train
 from foresight.sampling import stream_engine
@@ -279,6 +281,33 @@ def test_a_recipe_goes_on_after_a_stop_as_if_there_had_been_none(tiny, tmp_path,
         assert ('"causal_ar": true' in file.metadata().get("config", "")) == (kind != "teacher")
     how = streams.How("4322222", 100.0, None) if kind == "diagonal" else streams.How()
     assert streams.trained_how(parts) == how
+
+
+def test_the_recipes_run_in_a_row_from_what_is_shipped(tmp_path, monkeypatch):
+    """By the command's own options, on a hundredth of the data; from the shipped transformer, each on the one before.
+    Two small steps each: a hundredth of them, 28 whole ones, take two minutes of one core."""
+    for module in (*tiny_recipes.RECIPES, refiner):
+        monkeypatch.setattr(module, "BATCH", 2)
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("causal", "consistency", "self_forcing", "diagonal")}
+    paths["refined"] = tmp_path / "refined.safetensors"
+    taught = ("--teacher", str(paths["causal"]), "--critic-steps", "2")
+    commands = {
+        "causal": ("causal", "--no-compile"), "consistency": ("consistency", "--start", str(paths["causal"])),
+        "self_forcing": ("self_forcing", "--start", str(paths["consistency"]), *taught),
+        "diagonal": ("diagonal", "--start", str(paths["self_forcing"]), *taught),
+        "refined": ("refiner", "--start", str(paths["self_forcing"]), *taught),
+    }  # fmt: skip
+    for name, command in commands.items():
+        make, options, _, scale = read([*command, "--scale", "0.01", "--export", str(paths[name])])
+        assert scale == 0.01
+        train(make(**options), 2, say=lambda _: None)
+        recipe = json.loads(paths[name].with_suffix(".json").read_text())
+        assert recipe["steps"] == 2 and all(map(math.isfinite, recipe["curve"][-1]))
+    shipped = load_file(TRANSFORMER)
+    for path in paths.values():
+        weights = load_file(path)
+        assert weights.keys() == shipped.keys() and all(each.isfinite().all() for each in weights.values())
+    assert streams.trained_how(paths["diagonal"]) == streams.How("4322222", 100.0, None)
 
 
 def test_the_head_of_motion_learns(tiny, tmp_path):
