@@ -11,7 +11,7 @@ from ..sampling.inputs import parts_of
 from . import types
 from .compat import searchable, show_on_node
 from .folders import L2R, writable
-from .loaders import LINEAR, load_converter
+from .loaders import LINEAR, load_converter, managed
 
 
 class L2RCalibrate(io.ComfyNode):
@@ -77,4 +77,4 @@ class L2RCalibrate(io.ComfyNode):
             beside = "Shown: a frame, " + ("ComfyUI's own preview of it, " if has_factors else "") + "and the preview from here on."
             on_node["text"].append(beside)
         show_on_node(getattr(cls.hidden, "unique_id", None), "\n".join(on_node["text"]))
-        return io.NodeOutput(converter, quality, images if images is not None else ExecutionBlocker(None), ui=on_node)
+        return io.NodeOutput(managed(converter), quality, images if images is not None else ExecutionBlocker(None), ui=on_node)

@@ -30,9 +30,26 @@ SCORER_HELP = (
 )
 
 
+def managed(network: torch.nn.Module) -> torch.nn.Module:
+    """The network, with a `patcher` by which ComfyUI loads its weights with the model that is sampled, and frees them."""
+    network.patcher = patcher_of(network)
+    return network
+
+
+def patcher_of(network: torch.nn.Module):
+    management = comfy.model_management
+    offload = management.text_encoder_offload_device()
+    return model_patcher(network.to(offload), management.get_torch_device(), offload)
+
+
 def load_converter(name: str, model, vae=None) -> torch.nn.Module:
-    """The converter by file name; "auto" is the trained one for the model's latent format and, where it is given, this
-    VAE, else one that was calibrated for it, else the linear one. ValueError where converters of several VAEs fit."""
+    """The converter by file name, `managed`; "auto" is the trained one for the model's latent format and, where it is
+    given, this VAE, else one that was calibrated for it, else the linear one. ValueError where converters of several
+    VAEs fit."""
+    return managed(_converter(name, model, vae))
+
+
+def _converter(name: str, model, vae) -> torch.nn.Module:
     if name not in (AUTO, LINEAR):
         return load_l2r(path_of(L2R, name))
     if model is None:
@@ -142,9 +159,8 @@ def scorer_from_file(path: str | Path, dtype: torch.dtype = torch.float32) -> Vi
     """A ViCLIP scorer whose weights ComfyUI manages: `patcher` travels with the model that is being sampled."""
     model = load_viclip(path, comfy.ops.manual_cast, dtype)
     tokenize = clip_tokenizer(Path(comfy.sd1_clip.__file__).with_name("sd1_tokenizer"))
-    management = comfy.model_management
-    scorer = ViCLIPScorer(model, tokenize, management.text_encoder_offload_device())
-    scorer.patcher = model_patcher(model, management.get_torch_device(), management.text_encoder_offload_device())
+    scorer = ViCLIPScorer(model, tokenize, comfy.model_management.text_encoder_offload_device())
+    scorer.patcher = patcher_of(model)
     scorer.device = scorer.patcher.load_device
     return scorer
 

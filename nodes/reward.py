@@ -8,6 +8,7 @@ from . import types
 from .compat import advanced, searchable
 from .folders import REWARD, check_file, files, path_of, state
 from .graph import Checked
+from .loaders import managed
 
 REWARD_HELP = (
     "A reward that was trained for this very model, in models/foresight_reward (foresight_demo_reward.safetensors comes with "
@@ -54,5 +55,5 @@ class LatentRewardNode(Checked):
 
     @classmethod
     def execute(cls, weights, scorer, prompt, **shares):
-        model = load_reward(path_of(REWARD, weights))
+        model = managed(load_reward(path_of(REWARD, weights)))
         return io.NodeOutput(LatentReward(model, scorer, prompt, tuple(shares.get(head, 1.0) for head in HEADS)))

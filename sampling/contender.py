@@ -61,7 +61,7 @@ class Contender:
         observer.begin(self.trial, kind, steps=inputs.steps, settings=settings, details=self.details, **shown)
         begin = time.perf_counter()
         try:
-            latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate.scorer), gate)
+            latent, x0 = guided_sample(inputs, monitor, attached(inputs.guider, gate), gate)
         finally:
             self.evaluations = monitor.evaluations
         seconds = time.perf_counter() - begin

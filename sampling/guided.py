@@ -73,7 +73,7 @@ def preview_callback(patcher, steps: int, x0_output: dict[str, torch.Tensor], sh
 
 
 def attached(guider, *judges):
-    """A copy of the guider whose model is `accompanied` by scorer and reward."""
+    """A copy of the guider whose model is `accompanied` by gate and reward."""
     model = accompanied(guider.model_patcher, *judges)
     if model is guider.model_patcher:
         return guider
@@ -83,13 +83,15 @@ def attached(guider, *judges):
 
 
 def accompanied(model, *judges):
-    """A clone of the MODEL that brings the judges' own weights along, so that ComfyUI budgets memory for all. Where
-    there is none for them it is sampled alone: they judge from where their weights are, or the report says why not."""
-    patchers = list(dict.fromkeys(patcher for judge in judges if (patcher := getattr(judge, "patcher", None))))
+    """A clone of the MODEL that brings the judges' own weights along, beside those it brings already, so that ComfyUI
+    budgets memory for all. Where there is none for them it is sampled alone: they judge from where their weights are,
+    or the report says why not."""
+    patchers = [patcher for judge in judges for patcher in getattr(judge, "patchers", ())]
     if not patchers:
         return model
     model = model.clone()
-    model.set_additional_models(KEY, patchers)
+    together = {each.model: each for each in (*model.get_additional_models_with_key(KEY), *patchers)}  # clones are one
+    model.set_additional_models(KEY, list(together.values()))
     kind = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
     model.remove_wrappers_with_key(kind, KEY)
     model.add_wrapper_with_key(kind, KEY, _load)
@@ -97,11 +99,11 @@ def accompanied(model, *judges):
 
 
 def _load(executor, model, *args, **kwargs):
-    with harmless("the scorer was not loaded beside the model") as failure:
+    with harmless("scorer and converter were not loaded beside the model") as failure:
         return executor(model, *args, **kwargs)
     failure.error = None  # its traceback holds what was loaded until then
     for patcher in model.get_additional_models_with_key(KEY):
-        with harmless("the scorer was not unloaded"):
+        with harmless("what was loaded of them was not unloaded"):
             patcher.detach()
     model.remove_additional_models(KEY)
     return executor(model, *args, **kwargs)

@@ -52,7 +52,7 @@ def single_frame_probe(
     begin = time.perf_counter()
     single = replace(inputs, latent=first, noise=FixedNoise(noise[:, :, :1], inputs.noise.seed))
     with harmless("the single frame could not be sampled") as failure:  # e.g. a control video does not fit one frame
-        guided_sample(single, monitor, attached(inputs.guider, gate.scorer), gate)
+        guided_sample(single, monitor, attached(inputs.guider, gate), gate)
     seconds = time.perf_counter() - begin
     record = trial_record(
         trial, "probe", inspector, monitor.evaluations, monitor.steps, seconds, single_frame=True, notes=monitor.notes

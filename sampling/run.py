@@ -79,7 +79,8 @@ def monitored_sample(
         on_step=(lambda _, x0: steps.append(x0.to("cpu", copy=True))) if keep_steps else None,
     )
     begin = time.perf_counter()
-    guider = attached(inputs.guider, shown_by and shown_by.scorer, getattr(inputs.sampler, "reward", None))
+    judges = (getattr(inputs.sampler, name, None) for name in ("reward", "gate"))  # a search's, a stream's
+    guider = attached(inputs.guider, shown_by, *judges)
     latent = None
     try:
         latent, x0 = guided_sample(inputs, monitor, guider, shown_by)

@@ -49,6 +49,10 @@ class ChunkGate:
         """How many chunks the cache has to be able to take back."""
         return self.settings.depth
 
+    @property
+    def patchers(self) -> tuple:
+        return self.gate.patchers
+
     def watcher(self, engine: StreamEngine) -> ChunkWatcher:
         return ChunkWatcher(self, engine)
 

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.patcher_extension
 import comfy.samplers
 
+from .guided import accompanied
 from .stream_model import KEY
 from .stream_sampler import StreamSampler, streaming
 
@@ -17,7 +18,8 @@ class StreamingGuider(comfy.samplers.CFGGuider):
     """prompts: (chunk at which it begins, conditioning), rising from 0. negative: None with cfg 1 only. recache:
     whether what the cache holds is made again under a new prompt (as LongLive does), or stays as it is.
 
-    ComfyUI would set memory aside for a whole clip at once; for a stream it is that of one chunk and of the cache.
+    ComfyUI would set memory aside for a whole clip at once; for a stream it is that of one chunk and of the cache, and
+    of the weights of the stream's Chunk Gate.
     """
 
     def __init__(self, patcher, prompts: Sequence[tuple[int, list]], negative: list | None, cfg: float, recache: bool):
@@ -47,11 +49,12 @@ class StreamingGuider(comfy.samplers.CFGGuider):
         )  # fmt: skip
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        self._stream = streaming(sampler)
+        own, self._stream = self.model_patcher, streaming(sampler)
+        self.model_patcher = accompanied(own, self._stream and self._stream.gate)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
-            self._stream = None
+            self.model_patcher, self._stream = own, None
 
     def _prepare(self, execute, model, noise_shape, *args, **kwargs):
         """Core's prepare_sampling, for the latents that are in memory at a time."""

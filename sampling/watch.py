@@ -16,6 +16,7 @@ from ..trials.observer import SILENT, Observer
 from ..trials.verdict import TrialRecord, Verdict
 from .enhanced import shown
 from .guard import harmless
+from .guided import KEY as BESIDE
 from .guided import accompanied
 from .line import Line, Steps, video_latent
 from .monitor import attend, unjudged
@@ -47,8 +48,10 @@ class Watch:
 
     def patch(self, model):
         """A clone of the MODEL that is watched."""
-        model = accompanied(model.clone(), self.gate.scorer)
+        model = model.clone()
         model.remove_wrappers_with_key(OUTER_SAMPLE, KEY)  # a model is watched by its last Watch only
+        model.remove_additional_models(BESIDE)
+        model = accompanied(model, self.gate)
         model.add_wrapper_with_key(OUTER_SAMPLE, KEY, self._outer_sample)
         return model
 

@@ -12,7 +12,7 @@ import torch
 from ..l2r.decode import decode
 from ..trials.verdict import ItemVerdict
 from .detector import Detector, DetectorSettings
-from .scorer import Scorer, numbers
+from .scorer import Scorer, numbers, patchers_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class Gate:
         if self.every < 1:
             raise ValueError(f"every is {self.every}: inspect each step (1) or each n-th (2 or more).")
 
+    @property
+    def patchers(self) -> tuple:
+        """Of converter and scorer, where ComfyUI manages their weights."""
+        return patchers_of(self.l2r, self.scorer)
+
     def inspector(self, steps: int, available: int | None = None, *, single_frame: bool = False) -> Inspector:
         """For a run of the first `available` of `steps` steps (default: all)."""
         settings = self.single_frame if single_frame else self.video
@@ -86,7 +91,8 @@ class Gate:
 
     def decode(self, latent: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Frames of one item [1, C, F, H, W], model space: [F, sH, sW, 3] in 0..1 on its device."""
-        # Converters are small and plain modules: they go where the latent is.
+        # Where ComfyUI has not loaded it with the model (no room, a latent on the CPU) it goes where the latent is: of
+        # 1 MiB that is cheaper than to ask for room in the middle of sampling, for which the model might have to go.
         return decode(self.l2r.to(latent.device), latent.float(), frames)[0]
 
     def look(self, x0: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from ..files.weights import open_weights, write_weights
 from ..trials.foreign import printable, quoted
 from .inspector import check_prompt, video
 from .pieces import aligned
-from .scorer import Scorer, reading_of
+from .scorer import Scorer, patchers_of, reading_of
 from .viclip import ViCLIPConfig, VisionEncoder
 
 KEY = "foresight.reward"
@@ -134,9 +134,9 @@ class LatentReward:
         return f"latent reward ({self.model.name})"
 
     @property
-    def patcher(self):
-        """The text encoder's; the model itself is small, and goes where the latent is."""
-        return getattr(self.scorer, "patcher", None)
+    def patchers(self) -> tuple:
+        """Of the model and of the text encoder."""
+        return patchers_of(self.model, self.scorer)
 
     @property
     def notes(self) -> tuple[str, ...]:

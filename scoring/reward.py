@@ -16,8 +16,8 @@ class Reward(Protocol):
     """Judges the x0 predictions of candidates that are half sampled. Values are compared between the candidates of one
     search only, all of one prompt, so a reward brings its prompt along and needs no scale across prompts.
 
-    patcher: ComfyUI's ModelPatcher where the reward has weights that ComfyUI should budget memory for, else None. It
-    may have `notes` for the search's report: how it reads the prompt.
+    It may have `patchers`: ComfyUI's ModelPatchers of weights that ComfyUI should budget memory for; and `notes` for
+    the search's report: how it reads the prompt.
     """
 
     name: str
@@ -43,8 +43,8 @@ class AlignmentReward:
         return f"alignment ({self.gate.scorer.name})"
 
     @property
-    def patcher(self):
-        return getattr(self.gate.scorer, "patcher", None)
+    def patchers(self) -> tuple:
+        return self.gate.patchers
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -38,6 +38,11 @@ def numbers(values: Sequence[float | Tensor]) -> list[float]:
     return [next(come) if isinstance(value, Tensor) else float(value) for value in values]
 
 
+def patchers_of(*parts: object) -> tuple:
+    """ComfyUI's ModelPatchers of those scorers and networks whose weights it manages: their `patcher`."""
+    return tuple(part.patcher for part in parts if hasattr(part, "patcher"))
+
+
 def reading_of(scorer: Scorer, prompt: str) -> Reading:
     """What a scorer's `reading(prompt)` tells of how it reads a prompt; nothing where it has no such method."""
     return scorer.reading(prompt) if hasattr(scorer, "reading") else Reading()

@@ -72,7 +72,7 @@ def test_a_candidate_put_aside_takes_no_more_than_is_told(monkeypatch):
 
 
 def test_the_scorers_memory_is_planned_and_freed_by_comfyui(tmp_path):
-    from foresight.nodes.loaders import on_device, scorer_from_file
+    from foresight.nodes.loaders import managed, on_device, scorer_from_file
 
     tiny_weights.write(tmp_path, "wan.safetensors", "vae.safetensors", "scorer.safetensors", "l2r.safetensors")
     scorer = scorer_from_file(tmp_path / "foresight" / "scorer.safetensors")
@@ -83,7 +83,8 @@ def test_the_scorers_memory_is_planned_and_freed_by_comfyui(tmp_path):
     comfy.model_management.unload_all_models()
     assert not any(each.model is scorer.patcher for each in loaded)
     for make in memory.CONVERTERS.values():
-        assert memory.weights(make()) < 2**20, "a converter is too small to be worth planning"
+        converter = managed(make())
+        assert converter.patcher.model_size() == memory.weights(converter) < 2**20
 
 
 def test_the_page_says_what_was_counted():

@@ -1,4 +1,5 @@
-"""No memory for the scorer where ComfyUI loads models: the clip is sampled alone, and is the plain one."""
+"""Scorer, converter and reward are loaded by ComfyUI with the model. Without memory for them there the clip is sampled
+alone, and is the plain one."""
 
 from __future__ import annotations
 
@@ -6,15 +7,25 @@ import comfy.model_management
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-from tiny_wan import ScriptedScorer, gate, guided, inputs, model
+from streams import sampled
+from tiny_wan import ScriptedScorer, conditioning, gate, guided, inputs, model
 
+from foresight.l2r.model import L2R
 from foresight.nodes.compat import model_patcher
+from foresight.nodes.loaders import managed
 from foresight.sampling.audition import hold_audition
 from foresight.sampling.probe import single_frame_probe
 from foresight.sampling.race import run_race
 from foresight.sampling.run import monitored_sample
+from foresight.sampling.stream_gate import ChunkGate
+from foresight.sampling.stream_guider import StreamingGuider
+from foresight.sampling.stream_sampler import StreamSampler
 from foresight.sampling.watch import Watch
+from foresight.scoring.latent_reward import LatentReward, RewardConfig, RewardModel
+from foresight.scoring.reward import AlignmentReward
 from foresight.trials.race import Rules
+from foresight.trials.stream import StreamSettings
+from foresight.trials.stream_plans import GateSettings
 
 CPU = torch.device("cpu")
 
@@ -43,6 +54,17 @@ def loads(monkeypatch):
         return load(models, *args, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", short_of_memory)
+    return asked
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """How many models ComfyUI was asked to load together, call by call."""
+    asked, load = [], comfy.model_management.load_models_gpu
+    monkeypatch.setattr(
+        comfy.model_management, "load_models_gpu",
+        lambda models, *args, **kwargs: [asked.append(len(models)), load(models, *args, **kwargs)][1],
+    )  # fmt: skip
     return asked
 
 
@@ -87,14 +109,47 @@ def test_a_probe_does_without_it_too(patcher, loads):
     assert anchor is not None
 
 
-def test_a_scorer_that_fits_is_loaded_with_the_model(patcher, monkeypatch):
-    asked, load = [], comfy.model_management.load_models_gpu
-    monkeypatch.setattr(
-        comfy.model_management, "load_models_gpu",
-        lambda models, *args, **kwargs: [asked.append(len(models)), load(models, *args, **kwargs)][1],
-    )  # fmt: skip
+def test_a_scorer_that_fits_is_loaded_with_the_model(patcher, loaded):
     monitored(patcher, weighty(0.3))
-    assert asked == [2]
+    assert loaded == [2]
+
+
+def in_memory(network):
+    return any(each.model is network.patcher for each in comfy.model_management.current_loaded_models)
+
+
+def test_so_is_a_converter_that_a_node_gives_and_it_is_freed_as_all_models_are(patcher, loaded):
+    converter = managed(L2R())
+    passed = monitored_sample(inputs(patcher), gate(scorer=weighty(0.3), l2r=converter))
+    assert loaded == [3] and in_memory(converter)
+    assert torch.equal(passed.latent["samples"], plainly(patcher))
+    comfy.model_management.unload_all_models()
+    assert not in_memory(converter)
+    again = monitored_sample(inputs(patcher), gate(scorer=weighty(0.3), l2r=converter))
+    assert again.verdict.record.items == passed.verdict.record.items
+
+
+def test_what_a_search_asks_of_clips_is_loaded_too(patcher):
+    scorer, converter = weighty(0.3), managed(L2R())
+    scorer.name = "scripted"
+    network = managed(RewardModel(RewardConfig(width=64, heads=1, layers=1), {"scorer": "scripted"}))
+    assert AlignmentReward(gate(scorer=scorer, l2r=converter)).patchers == (converter.patcher, scorer.patcher)
+    assert LatentReward(network, scorer, "a red circle").patchers == (network.patcher, scorer.patcher)
+
+
+@pytest.mark.parametrize("watched_too", [False, True])
+def test_so_is_what_the_gate_of_a_stream_needs(patcher, loaded, watched_too):
+    """Once each, whoever brings it, and for this stream only."""
+    judges = gate(scorer=weighty(0.3), l2r=managed(L2R()))
+    own = Watch(judges).patch(patcher) if watched_too else patcher
+    guider = StreamingGuider(own, [(0, conditioning(1))], None, 1.0, True)
+    brings = guider.model_patcher
+    clips = []
+    for chunk_gate in (ChunkGate(judges, GateSettings(0.1)), None):
+        stream = StreamSampler(StreamSettings(preset="sigmas", chunk=1), gate=chunk_gate)
+        clips.append(sampled(patcher, stream, frames=2, guider=guider))
+        assert guider.model_patcher is brings
+    assert loaded == [3, 3 if watched_too else 1] and torch.equal(*clips)
 
 
 def test_no_memory_for_the_model_itself_is_said_by_core(patcher, monkeypatch):

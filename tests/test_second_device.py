@@ -24,7 +24,7 @@ from foresight.l2r.calibration import calibrate
 from foresight.l2r.checkpoint import save_l2r
 from foresight.l2r.model import L2R
 from foresight.nodes.inspection import L2RPreview
-from foresight.nodes.loaders import scorer_from_file
+from foresight.nodes.loaders import managed, scorer_from_file
 from foresight.panel.pictures import thumbnail
 from foresight.sampling.audition import hold_audition
 from foresight.sampling.hierarchy import run_hierarchy
@@ -75,7 +75,7 @@ def own(away):
 def watched(away, scorer_file):
     scorer = scorer_from_file(scorer_file)
     assert scorer.device == DEVICE
-    return gate(scorer=scorer, l2r=L2R())
+    return gate(scorer=scorer, l2r=managed(L2R()))
 
 
 def unbroken(verdict):
@@ -135,7 +135,7 @@ def test_search(own, watched):
 
 def latent_reward(scorer):
     config = RewardConfig(side=4, width=64, heads=1, layers=1, text_dim=32)
-    model = RewardModel(config, {"scorer": scorer.name})
+    model = managed(RewardModel(config, {"scorer": scorer.name}))
     return LatentReward(model, scorer, "a red circle")
 
 
