@@ -23,3 +23,6 @@ CFG = 2.0
 # Of the streaming students: Wan's own shift, and no guidance, which they were distilled to do without.
 STREAM_SHIFT, STREAM_CFG, STREAM_STEPS = 5.0, 1.0, 4
 STREAM_LATENTS, STREAM_FRAMES = 7, 25  # of a clip as they were trained on; more than that they do not see at once
+# Of the gate on its streams. The scorer's tau (.145) was set on finished clips; a look at one or two latents of a new
+# prompt scores less, right or wrong, so that tau would spend the budget on the first chunks (docs/streaming.md).
+STREAM_TAU, STREAM_TRIES = 0.1, 4

@@ -18,13 +18,10 @@ from ..trials.observer import SILENT, Decision, Observer
 from ..trials.stream import Chunk, parse_prompts
 from ..trials.stream_drift import Drift
 from ..trials.stream_plans import GateSettings
-from ..trials.stream_work import Plan, Step, Work
+from ..trials.stream_work import MEMORY, Plan, Step, Work, seen_at
 from ..trials.verdict import ItemVerdict, TrialRecord, Verdict
 from .guard import harmless
 from .stream_engine import StreamEngine
-
-SEEN = 21  # latents of the clip so far that are scored, which is what the published models make in one clip
-MEMORY = 8  # latents before those, which a causal converter is shown so that it does not start from nothing
 
 
 @dataclass(frozen=True)
@@ -161,8 +158,7 @@ class ChunkWatcher:
             begin, prompt = max(pair for pair in self.prompts if pair[0] <= chunk.index)
             if prompt not in self._texts:
                 self._texts[prompt] = self.gate.gate.scorer.encode_text(prompt)
-            # Under a new prompt only what was made for it is held against it.
-            seen = SEEN if begin == 0 else min(SEEN, (chunk.index - begin) * self.engine.settings.chunk + chunk.frames)
+            seen = seen_at(chunk, begin, self.engine.settings.chunk)
             clip = self.engine.clip(chunk, x0)
             shown = [self._frames(item, seen, scored=True) for item in clip.split(1)]
             scores, finite = self.gate.gate.scores(shown, self._texts[prompt], x0)

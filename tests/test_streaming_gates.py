@@ -1,19 +1,26 @@
 """Gates of demo students: the plans of the pack in plain torch, on streams that are else what they were."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
+import tiny_wan
 import torch
+from streams import streamed
 
 from foresight.demo.script import LATENTS
 from foresight.demo.stream import Stream, sample_stream
 from foresight.demo.wan_dit import WanTransformer
 from foresight.evaluation.suites import load_suite
 from foresight.lab.experiments import stream_gate
-from foresight.lab.experiments.stream_gate import SPENDINGS, Spending, floor_for, gated, made
+from foresight.lab.experiments.stream_gate import SPENDINGS, Engine, Spending, floor_for, gated, made
+from foresight.lab.training.scorer_data import network_frames
 from foresight.lab.training.streams import How, Streams, schedule_of
+from foresight.sampling.stream_gate import ChunkGate
+from foresight.sampling.stream_guider import StreamingGuider
 from foresight.sampling.stream_noise import drawn
-from foresight.trials.stream_plans import BEST, GATE, PATH, RESEED
+from foresight.trials.plan import drive
+from foresight.trials.stream_plans import BEST, GATE, PATH, RESEED, GateSettings
 
 HOWS = pytest.mark.parametrize("how", [How("2"), How("3222222", 100.0, None)], ids=["clean", "last"])
 ITEM = load_suite("demo_validation", 1).items[0]
@@ -27,16 +34,19 @@ def model():
 
 
 class Scores:
-    """Stands for the scorer: what `rule` says of each look, which it counts; seen: latents of each."""
+    """Stands for the scorer: what `rule` says of each look, which it counts; seen: latents of each, shown: with those
+    before them."""
 
     def __init__(self, rule):
-        self.rule, self.seen = rule, []
+        self.rule, self.seen, self.shown = rule, [], []
 
     def texts(self, prompts):
         return torch.ones(len(prompts), 1)
 
-    def look(self, x0):
-        self.seen.append(x0.shape[3])
+    def look(self, x0, last):
+        assert x0.shape[3] >= last
+        self.seen.append(last)
+        self.shown.append(x0.shape[3])
         return torch.full((1, 1, 1), float(self.rule(len(self.seen) - 1)))
 
 
@@ -108,7 +118,52 @@ def test_no_plan_spends_more_than_it_may(model, scores, how):
 def test_only_what_was_made_for_a_prompt_is_held_against_it(model, scores):
     asked = scores(lambda _: 0.9)
     run(model, How("1"), Spending(), streams=Streams([ITEM], turns=True))
-    assert asked.seen == [1, 2, 3, 4, 1, 2, 3]
+    assert asked.seen == [1, 2, 3, 4, 1, 2, 3] and asked.shown == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_look_at_some_latents_is_that_of_these_after_the_ones_before():
+    scored, x0 = stream_gate.scored(), torch.randn(1, 1, 16, 9, 8, 8, generator=torch.Generator().manual_seed(0))
+    frames = scored.l2r(x0[0])[:, -3:]
+    expected = scored.viclip.encode_vision(network_frames(frames, scored.viclip.config.frames))
+    assert torch.equal(scored.look(x0, 3)[0], torch.nn.functional.normalize(expected, dim=-1))
+    assert torch.equal(scored.look(x0, 9), scored.look(x0)) and not torch.equal(scored.look(x0, 3), scored.look(x0))
+
+
+@pytest.mark.parametrize(("preset", "how"), [
+    ("Self-Forcing", How(window=4, sink=1)), ("Diagonal Distillation", How("4322222", 100.0, None, window=3)),
+])  # fmt: skip
+def test_gated_streams_are_those_that_comfyui_makes(scores, preset, how):
+    """Two prompts, chunks that are drawn again and taken back over what the window has forgotten: the node's clip, the
+    same draws, forwards and latents in view."""
+    patcher, plain = tiny_wan.model(), WanTransformer(layers=2, ffn_dim=128).eval()
+    plain.load_state_dict(patcher.model.diffusion_model.state_dict())
+    patcher.model.model_sampling.set_parameters(shift=5.0)
+    prompts = [(begin, tiny_wan.conditioning(10 + begin)) for begin in (0, 5)]
+    guider = StreamingGuider(patcher, prompts, None, 1.0, recache=False)
+    settings, frames = GateSettings(0.5, tries=2, depth=2, budget=3.0), []
+
+    def score(look):
+        return round(8 * math.sin(look)) / 8
+
+    class Scorer(tiny_wan.ScriptedScorer):
+        def score(self, shown, text):
+            frames.append(len(shown))
+            return score(len(frames) - 1)
+
+    gate = ChunkGate(tiny_wan.gate(prompt="a\n5: b", scorer=Scorer()), settings)
+    asked = scores(score)
+    streams = SimpleNamespace(which=torch.tensor([[0] * 5 + [1] * 5]),
+                              context=torch.stack([text[0][0].float() for _, text in prompts], 1))  # fmt: skip
+    engine, lines = Engine(plain, streams, 0, how, torch.ones(2, 1), 7), []
+    with torch.no_grad():
+        drive(settings.make(engine.work, lines), engine.do)
+    noise = torch.cat([drawn(torch.empty(1, 16, 1, 8, 8), 7, at, 0, 0) for at in range(10)], 2)
+    widgets = {"preset": preset, "chunk": 1, "window": how.window, "sink": how.sink}
+    clip, sampler = streamed(patcher, 10, gate=gate, guider=guider, settings=widgets, size=(8, 8), noise=noise, seed=7)
+    assert sampler.result["draws"] == lines and sampler.result["nfe"] == engine.stream.forwards > 2 * engine.work.plain
+    assert frames == asked.seen and any(line.get("taken_back") == 2 for line in lines)
+    found, expected = patcher.model.process_latent_in(clip), torch.cat(engine.clip, 2)
+    assert (found - expected).abs().max() < 2e-5 * max(1, expected.abs().max())
 
 
 def test_the_best_of_whole_clips_is_the_one_that_scores_highest(model, scores):

@@ -48,6 +48,16 @@ class Back:
     chunks: int
 
 
+SEEN = 21  # latents of the clip so far that are scored, which is what the published models make in one clip
+MEMORY = 8  # latents before those, which a causal converter is shown so that it does not start from nothing
+
+
+def seen_at(chunk: Chunk, begin: int, size: int) -> int:
+    """How many of the clip's last latents a look at a chunk sees, at most; under a later prompt only what was made for
+    it. begin: the chunk at which the prompt begins; size: latents of a chunk."""
+    return SEEN if begin == 0 else min(SEEN, (chunk.index - begin) * size + chunk.frames)
+
+
 Plan = Generator[Step | Keep | Back, Any, None]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...demo.preset import STREAM_TAU, STREAM_TRIES
 from ...demo.script import LATENTS
 from ...demo.stream import SHIFT, Stream, renoised
 from ...demo.wan_dit import WanTransformer
@@ -25,13 +26,14 @@ from ...sampling.stream_noise import drawn
 from ...trials.plan import drive
 from ...trials.stream import CLEAN, REUSE, StreamSettings
 from ...trials.stream_plans import BEST, GATE, PATH, RESEED, GateSettings
-from ...trials.stream_work import Back, Keep, Seen, Step, Work
+from ...trials.stream_work import MEMORY, Back, Keep, Seen, Step, Work, seen_at
 from ..training.reward import Scored
 from ..training.streams import How, Streams
 
 NONE, WHOLE = "none", "best of whole clips"
 MOST = 2.0  # forwards beyond the plain stream that a plan with a floor may spend on one clip, as a share of it
 VALIDATED = 16  # validation prompts on which floors are found
+TAU = 0.1448  # the demo scorer's own, which was set on whole finished clips
 SHARES = (0.05, 0.15, 0.35, 0.65)  # of a plain stream's scores below the floors that are tried
 scored = cache(Scored)
 
@@ -74,16 +76,38 @@ SPENDINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Given(Spending):
+    """A gate of these settings, whatever it spends."""
+
+    gate: GateSettings = GateSettings(0.0)
+
+    @property
+    def has_floor(self) -> bool:
+        return False
+
+    def settings(self, floor: float) -> GateSettings:
+        return self.gate
+
+
+LONG_SPENDINGS = {
+    "no gate": Spending(),
+    "the demo's gate": Given(GATE, gate=GateSettings(STREAM_TAU, tries=STREAM_TRIES)),
+    "the node's defaults": Given(GATE, gate=GateSettings(TAU)),
+} | {name: SPENDINGS[name] for name in ("best of 2 by chunk, 1.5", "best of 2 whole clips, 2")}
+
+
 class Engine:
-    """Carries a plan out for one clip, as sampling/stream_engine.py does on ComfyUI's network. how: without guidance
-    and window, with a clean history or the last step's. texts: features of the script's prompts [prompts, D]."""
+    """Carries a plan out for one clip, as sampling/stream_engine.py does on ComfyUI's network. how: without guidance,
+    with a clean history or the last step's. texts: features of the script's prompts [prompts, D]."""
 
     def __init__(self, model: WanTransformer, streams: Streams, at: int, how: How, texts: Tensor, seed: int):
         self.which, self.texts, self.seed = streams.which[at], texts, seed
-        self.stream = Stream(model, streams.context[at : at + 1], streams.which[at : at + 1])
+        context, which = streams.context[at : at + 1], streams.which[at : at + 1]
+        self.stream = Stream(model, context, which, window=how.window, sink=how.sink)
         kv = REUSE if how.context_noise is None else CLEAN
         preset = "Self-Forcing" if how.last is None else "Diagonal Distillation"
-        settings = StreamSettings(preset, how.digits, chunk=1, kv=kv, window=0, sink=0)
+        settings = StreamSettings(preset, how.digits, chunk=1, kv=kv, window=how.window, sink=how.sink)
         chunks = settings.chunks(len(self.which), SHIFT)
         passes = [settings.passes(chunks, chunk) for chunk in chunks]
         self.work = Work(chunks, passes, replays=int(kv == REUSE))
@@ -106,10 +130,9 @@ class Engine:
         scores = ()
         if action.look:
             own = int(self.which[chunk.index])
-            seen = torch.cat([*self.clip, x0], 2)
-            if own:  # only what was made for this prompt
-                seen = seen[:, :, int((self.which == own).nonzero()[0]) :]
-            self.score = float(scored().look(seen[:, None])[0, 0] @ self.texts[own])
+            seen = min(seen_at(chunk, int((self.which == own).nonzero()[0]), 1), chunk.index + 1)
+            clip = torch.cat([*self.clip, x0], 2)[:, None, :, -(seen + MEMORY) :]
+            self.score = float(scored().look(clip, seen)[0, 0] @ self.texts[own])
             scores = (self.score,)
         return Seen(len(self.candidates) - 1, scores)
 
@@ -151,15 +174,15 @@ def made(
 
 
 def gated(
-    model: WanTransformer, items: Sequence[Item], how: How, spending: Spending, floor: float
+    model: WanTransformer, items: Sequence[Item], how: How, spending: Spending, floor: float, latents: int = LATENTS
 ) -> tuple[Streams, Tensor, list[int], list[float]]:
     """The streams of all prompts, their latents and forwards by prompt, and all scores of chunks."""
-    streams = Streams(items)
+    streams = Streams(items, latents)
     clips, forwards, scores = [], [], []
     for at, script in enumerate(streams.scripts):
         texts = scored().texts(script.prompts)
-        latents, count, lines = made(model, streams, at, how, texts, items[at].index, spending, floor)
-        clips.append(latents)
+        clip, count, lines = made(model, streams, at, how, texts, items[at].index, spending, floor)
+        clips.append(clip)
         forwards.append(count)
         scores += [score for line in lines for score in line.get("scores", ())]
     return streams, torch.cat(clips), forwards, scores

@@ -44,16 +44,17 @@ from ..training.causal import GUIDANCE
 from ..training.common import TRANSFORMER
 from ..training.streams import How, Streams, decode, schedule_of, trained_how
 from .common import write
-from .stream_gate import SPENDINGS, VALIDATED, Spending, floor_for, gated, spent
+from .stream_gate import LONG_SPENDINGS, SPENDINGS, VALIDATED, Spending, floor_for, gated, spent
 from .streaming_claims import comparisons, verdicts
 from .streaming_page import TITLES, markdown, summary
 
 OUT = ROOT / "docs" / "results"
 AT_ONCE = 51  # clips in a batch
 PROMPTS = 510  # all test prompts
-MOST = {"window": 204, "history": 204, "gate": 204, "long": 102}  # prompts of a table where it takes long
+MOST = {"window": 204, "history": 204, "gate": 204, "long": 102, "long gate": 102}  # prompts where it takes long
 FOUR, DIAGONAL = How(), How("4322222", 100.0, None)
 TEACHER = How(digits="8", cfg=GUIDANCE)
+GATED = 3 * LATENTS  # as in the streaming demo
 LONG = LATENTS + 8 * SEGMENT  # nearly eight times the trained length, in whole segments
 WHOLE = "whole clips"  # the demo's transformer by itself: five latents at once
 FULL = "ablation_full"
@@ -77,6 +78,11 @@ class Arm:
     @property
     def key(self) -> str:
         return f"{self.table}: {self.name}"
+
+    @property
+    def moving(self) -> bool:
+        """Whether only prompts that state a motion are asked for, which can turn."""
+        return self.turns or self.table == "long gate"
 
     def weights(self, folder: Path) -> Path:
         return TRANSFORMER if self.student == WHOLE else students_in(folder)[self.student]
@@ -115,6 +121,9 @@ def arms(students: dict[str, How]) -> list[Arm]:
     for name in ("no gate", "best of 3 by chunk, 2", "up to 3 chunks taken back, 2"):
         made.append(Arm("gate", f"diagonal, {name}", "diagonal", DIAGONAL, spending=SPENDINGS[name],
                         against="gate: diagonal, no gate"))  # fmt: skip
+    for name, spending in LONG_SPENDINGS.items():
+        made.append(Arm("long gate", name, "self_forcing", replace(FOUR, window=LATENTS), GATED, "long gate: no gate",
+                        spending=spending))  # fmt: skip
     for name, how in (("causal", replace(TEACHER, digits="4")), ("self_forcing", FOUR), ("diagonal", DIAGONAL)):
         long = replace(how, window=LATENTS, sink=0)
         made.append(Arm("long", f"{name}, {LONG} latents", name, long, LONG))
@@ -133,7 +142,7 @@ def run(arm: Arm, folder: Path, suite: str, prompts: int) -> dict[str, Any]:
     """By prompt and segment: right, saturation, and motion (see `travelled`); forwards of a clip, by prompt where they
     differ; seconds a clip, in batches but for a gate."""
     model = load_transformer(arm.weights(folder)).requires_grad_(False)
-    items = [item for item in load_suite(suite, prompts).items if not arm.turns or moves(item)]
+    items = [item for item in load_suite(suite, prompts).items if not arm.moving or moves(item)]
     rows: dict[str, list] = {"right": [], "saturation": [], "motion": [], "forwards": []}
     seconds, floor = 0.0, 0.0
     if arm.spending and arm.spending.has_floor:
@@ -144,7 +153,7 @@ def run(arm: Arm, folder: Path, suite: str, prompts: int) -> dict[str, Any]:
         if arm.student == WHOLE:
             streams, latents, forwards = whole(model, batch)
         elif arm.spending:
-            streams, latents, forwards, _ = gated(model, batch, arm.how, arm.spending, floor)
+            streams, latents, forwards, _ = gated(model, batch, arm.how, arm.spending, floor, arm.latents)
         else:
             streams = Streams(batch, arm.latents, arm.turns)
             latents, count = streams.sampled(model, arm.how, seed=start)
@@ -228,14 +237,17 @@ def told(arm: Arm, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
             for at in range(right.shape[1])
         ],
     }  # fmt: skip
+    row["parts_right"] = statistics.mean(right.mean(1), prompts)
     if right.shape[1] > 1:
         row["later_right"] = statistics.mean(right[:, 1:].mean(1), prompts)
     if arm.spending:
         row |= {"forwards_interval": forwards, "times_asked": arm.spending.times, "floor": result.get("floor")}
     if arm.against in results and arm.against != arm.key:
-        rival = np.asarray(results[arm.against]["right"], float).min(1)
+        rival = np.asarray(results[arm.against]["right"], float)
         both = min(len(rival), len(right))
-        row["change"] = statistics.mean(right.min(1)[:both] - rival[:both], range(both))
+        row["change"] = statistics.mean(right.min(1)[:both] - rival.min(1)[:both], range(both))
+        if right.shape == rival.shape:
+            row["parts_change"] = statistics.mean((right - rival).mean(1), prompts)
     return row
 
 

@@ -39,6 +39,7 @@ from ...scoring.latent_reward import (
     pairwise_accuracy,
     save_reward,
 )
+from ...scoring.preprocess import middle_frames
 from ...scoring.viclip import load_viclip
 from .common import CONVERTER, REWARD, SCORER, STATE
 from .loop import Record, Task, trapezoid
@@ -71,13 +72,16 @@ class Scored:
         return F.normalize(self.viclip.encode_text(self.captions(captions)), dim=-1)
 
     @torch.no_grad()
-    def look(self, x0: Tensor) -> Tensor:
-        """x0 predictions [N, K, C, F, H, W] -> features [N, K, D] of their previews, L2-normalised."""
-        flat = [self.viclip.encode_vision(self._frames(part)) for part in x0.flatten(0, 1).split(32)]
+    def look(self, x0: Tensor, last: int | None = None) -> Tensor:
+        """x0 predictions [N, K, C, F, H, W] -> features [N, K, D] of their previews, L2-normalised. last: of so many of
+        the latents, those before them being memory of the converter; None: of all."""
+        flat = [self.viclip.encode_vision(self._frames(part, last)) for part in x0.flatten(0, 1).split(32)]
         return F.normalize(torch.cat(flat), dim=-1).unflatten(0, x0.shape[:2])
 
-    def _frames(self, x0: Tensor) -> Tensor:
-        return network_frames(self.l2r(x0.float()), self.viclip.config.frames)
+    def _frames(self, x0: Tensor, last: int | None = None) -> Tensor:
+        count, seen = self.viclip.config.frames, last or x0.shape[2]
+        chosen = [x0.shape[2] - seen + at for at in middle_frames(seen, count)]
+        return network_frames(self.l2r(x0.float(), chosen), count)
 
     @torch.no_grad()
     def as_reward(self, guesses: Tensor) -> RewardModel:
