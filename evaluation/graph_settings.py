@@ -68,10 +68,11 @@ class Settings:
 @dataclass(frozen=True)
 class StreamedSettings(Settings):
     """Of a causal model. stream: widgets of Streaming Sampler; start_image is what the clip begins with. recache: of
-    Streaming Guider."""
+    Streaming Guider. chunk_gate: further widgets of Chunk Gate."""
 
     stream: Mapping[str, Any] = field(default_factory=dict)
     recache: bool = True
+    chunk_gate: Mapping[str, Any] = field(default_factory=dict)
 
 
 DEMO = Settings(
@@ -85,6 +86,7 @@ DEMO_STREAMED = StreamedSettings(**vars(DEMO) | {
     "model": preset.STREAMER, "shift": preset.STREAM_SHIFT, "cfg": preset.STREAM_CFG, "steps": preset.STREAM_STEPS,
     "length": preset.STREAM_FRAMES,
     "stream": {"preset": "Self-Forcing", "chunk": 1, "window": preset.STREAM_LATENTS}, "recache": False,
+    "tau": preset.STREAM_TAU, "chunk_gate": {"tries": preset.STREAM_TRIES},
 })  # fmt: skip
 
 _VICLIP = "ViCLIP-L-14.safetensors"

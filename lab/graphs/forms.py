@@ -235,7 +235,7 @@ def _streams(graph: Graph, s: StreamedSettings, calls: Sequence[tuple[Mapping[st
     guider = graph.add(
         "ForesightStreamingGuider", model=family.model, clip=family.clip, prompts=s.prompt, negative=s.negative,
         cfg=s.cfg, recache=s.recache)[0]
-    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau)[0]
+    gate = graph.add("ForesightChunkGate", l2r=l2r, scorer=scorer, prompt=s.prompt, tau=s.tau, **s.chunk_gate)[0]
     graph.group("Noise", column=3)
     noise = graph.add("RandomNoise", noise_seed=s.seed)[0]
     sigmas = graph.add("BasicScheduler", model=family.model, scheduler=s.scheduler, steps=s.steps, denoise=1.0)[0]

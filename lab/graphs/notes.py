@@ -66,7 +66,8 @@ Say one or two shapes (*circle, square, triangle, ring, cross*), their colours, 
 _STUDENT = (
     " The student of *Demo Models* makes one latent at a time in 4 steps, at shift 5 and CFG 1. Longer clips: a larger "
     "*length*, and prompts that say when the motion turns, below each other (*0: a red circle moves left on a white "
-    "background*, *7: a red circle moves right on a white background*). For *streaming, diagonal* choose the preset "
+    "background*, *7: a red circle moves right on a white background*), in *Streaming Guider* and in *Chunk Gate*. Its "
+    "**tau** and **tries** were found for chunks of this student. For *streaming, diagonal* choose the preset "
     "*Diagonal Distillation* with chunk 1, window 7 and sink 0."
 )
 # Form of a graph -> its title after the model's name, and what is to be known of it, where that is the same of all.
@@ -114,7 +115,8 @@ _FORMS = {
         "chunk by chunk, and back where one falls short",
         "**Streaming Sampler** makes the clip chunk by chunk, and remembers those before in a cache. *Chunk Gate* "
         "looks at each while it is made, and takes back what falls short; *Streaming Report* and the live view tell of "
-        "every draw.",
+        "every draw. What falls short is below **tau**, which has to be lower for chunks than for finished clips: the "
+        "help of *Chunk Gate* says how to find it.",
     ),
     "extension": (
         "a clip, and as much again behind it",
