@@ -1,6 +1,7 @@
 """Streaming Sampler, Streaming Guider, Chunk Gate and Streaming Report: clips that are made chunk by chunk."""
 
 import json
+from statistics import median
 
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
@@ -176,7 +177,8 @@ class ChunkGateNode(Checked):
                 io.String.Input("prompt", multiline=True, tooltip="What chunks are scored against; prompts by chunk as in Streaming Guider."),
                 io.Float.Input(
                     "tau", default=OWN, min=-1.0, max=1.0, step=0.005, round=0.0001,
-                    tooltip="A chunk that scores below tau fails. -1: the scorer's own (ViCLIP-L: 0.22).",
+                    tooltip="A chunk that scores below tau fails. -1: the scorer's own (ViCLIP-L: 0.22), which was found on whole clips; chunks want "
+                    "less: the help says how to find it.",
                 ),
                 io.Combo.Input(
                     "plan", options=list(PLANS), default=own.plan,
@@ -265,6 +267,12 @@ def summary(report: dict) -> str:
         elif "taken_back" in line:
             what = "restored" if line.get("restored") else "taken back"
             lines.append(f"chunk {line['chunk']}: {line['taken_back']} before it {what}")
+    draws = [line for line in report.get("draws", ()) if line.get("draw") == 0 and "step" not in line]
+    if first := [score for line in draws for score in line["scores"] if score is not None]:
+        lines.append(
+            f"Chunks as drawn first score {min(first):.3f} to {max(first):.3f}, half of them below {median(first):.3f}; tau is "
+            f"{report['floor']:.3f}"
+        )
     if below := report.get("below"):
         lines.append(f"Still below tau: chunk {', '.join(map(str, below))}")
     if not report["causal_by_file"]:

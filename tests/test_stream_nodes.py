@@ -174,6 +174,20 @@ def test_the_scorers_own_tau_is_the_floor():
     assert gated(0.9, tau=-1.0).settings.floor == ScriptedScorer.tau
 
 
+def test_a_stream_that_nothing_stops_says_what_its_chunks_score(patcher):
+    """How a person finds tau; draws after the first are left out, which a tau would have chosen."""
+    def told(*scores, **widgets):
+        sampler = made(chunk=1, chunk_gate=gated(*scores, prompt="a cat", looks="last", **widgets))
+        node = StreamingReport.execute(sampler, sampled(patcher, sampler, tiny_wan.guided(patcher, 1.0)))
+        return node.args[1], node.ui["text"][0]
+
+    scores = 0.05, float("nan"), 0.1, 0.3, 0.2, 0.15, 0.25
+    nfe, text = told(*scores, tau=-0.99)
+    assert nfe == 34 and "first score 0.050 to 0.300, half of them below 0.175; tau is -0.990" in text
+    assert "first score 0.050 to 0.900, half of them below 0.900; tau is 0.220" in told(0.05, 0.8, 0.9, tau=0.22)[1]
+    assert "drawn first" not in told(float("nan"))[1]
+
+
 def test_a_report_of_nothing(patcher):
     clip = {"samples": torch.zeros(1)}
     for sampler in (made(), tiny_wan.inputs(patcher).sampler):
