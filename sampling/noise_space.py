@@ -11,6 +11,11 @@ from .compat import FROM_PICTURES
 from .vp import takes_raw_input
 
 
+def from_pictures(model_sampling: torch.nn.Module) -> bool:
+    """Whether the model starts from a picture or clip alone, so that every seed gives the same."""
+    return isinstance(model_sampling, FROM_PICTURES)
+
+
 @dataclass(frozen=True)
 class NoiseSpace:
     """x_sigma = signal(sigma) * x0 + noise(sigma) * eps, for one family of models."""
@@ -26,16 +31,16 @@ class NoiseSpace:
         native CogVideoX as a sampler sees it; VPSampler scales what its model gets.
         """
         sampling = comfy.model_sampling
-        if not isinstance(model_sampling, FROM_PICTURES):
+        if not from_pictures(model_sampling):
             if isinstance(model_sampling, sampling.CONST):
                 return FlowSpace("flow", getattr(model_sampling, "noise_scale", 1.0))
             exploding = (sampling.EPS, sampling.COSMOS_RFLOW)
             if isinstance(model_sampling, exploding) or takes_raw_input(model_sampling):
                 return VESpace("ve")
-        kinds = [base.__name__ for base in type(model_sampling).__mro__[1:3]]
+        kinds = [base.__name__ for base in type(model_sampling).__bases__]
         raise ValueError(
-            f"Foresight cannot add noise the way this model does ({', '.join(kinds)}): injection works with flow "
-            "models (Wan, Hunyuan, LTX) and with eps, v and EDM models. Sample it without an INJECTION."
+            f"Foresight cannot add noise the way this model does ({', '.join(kinds)}): injection and self-refinement "
+            "work with flow models (Wan, Hunyuan, LTX) and with eps, v and EDM models. Sample it without them."
         )
 
     def coefficients(self, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

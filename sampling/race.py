@@ -32,7 +32,7 @@ from .enhanced import self_refinement
 from .guard import harmless
 from .inputs import Inputs, Latent, parts_of
 from .noise import SeededNoise
-from .noise_space import NoiseSpace
+from .noise_space import NoiseSpace, from_pictures
 from .records import gate_settings, model_family, partial_schedule
 from .search import SearchSampler
 from .segments import own_steps
@@ -127,7 +127,8 @@ class _Race:
         if budget is not None and costs.look + costs.rest > costs.whole * (1 + budget) + 1e-9:
             return f"the model remembers what it was asked, and the budget of {budget:.0%} is too small to begin anew"
         noise = self.inputs.noise.generate_noise(dict(self.inputs.latent))
-        if not any(part.any() for part in parts_of(noise)):
+        sampling = self.inputs.guider.model_patcher.get_model_object("model_sampling")
+        if from_pictures(sampling) or not any(part.any() for part in parts_of(noise)):
             return "no noise is added here, so every seed gives the same clip"
         return None
 

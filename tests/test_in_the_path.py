@@ -72,6 +72,18 @@ def compiled(model):
     return model
 
 
+def swapped(model):
+    """As nodes for block swap do: blocks go back to where they wait, after each load."""
+
+    def back(patcher, *_):
+        for block in patcher.model.diffusion_model.blocks[:1]:
+            block.to(patcher.offload_device)
+
+    model = model.clone()
+    model.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, back)
+    return model
+
+
 class DrawnTwice:
     """A NOISE object of another pack: the sum of two draws; its seed cannot be set."""
 
@@ -140,6 +152,7 @@ PATHS = {
     "NAG": NAGuidance and (lambda model: NAGuidance.execute(model, 5.0, 0.5, 1.5).args[0]),
     "context windows": windows,
     "torch.compile": compiled,
+    "block swap": swapped,
 }
 LATENTS = {"one clip": keep, "RepeatLatentBatch": repeated, "LatentFromBatch": from_batch, "noise mask": masked}
 GUIDERS = {"CFGGuider": cfg, "CFG 1": partial(cfg, scale=1.0), "BasicGuider": basic, "DualCFGGuider": dual}

@@ -77,7 +77,7 @@ class Tiny(Family):
     given: Callable[[int], tuple]
 
     def patchers(self) -> list:
-        """ImportError where this version of ComfyUI has no such model."""
+        """ImportError or AttributeError where this version of ComfyUI has no such model."""
         return [_once(self.make)]
 
     def conditions(self, prompt: int) -> tuple[list, list, dict]:
@@ -99,7 +99,7 @@ def absent() -> set[str]:
     for name, family in EVERY.items():
         try:
             family.patchers()
-        except ImportError:
+        except (ImportError, AttributeError):  # which are missing is known to a test
             missing.add(name)
     return missing
 
@@ -175,6 +175,10 @@ SVD = UNET | {
     "extra_ff_mix_layer": True, "use_spatial_context": True, "merge_strategy": "learned_with_images",
     "merge_factor": 0.0, "video_kernel_size": [3, 1, 1], "use_temporal_resblock": True, "use_temporal_attention": True,
     "disable_temporal_crossattention": False,
+}  # fmt: skip
+SEEDVR = {
+    "image_model": "seedvr2", "vid_dim": 128, "heads": 1, "num_layers": 2, "norm_eps": 1e-5, "mlp_type": "swiglu",
+    "vid_out_norm": True, "mm_layers": 1,
 }  # fmt: skip
 FLUX = {
     "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 64, "hidden_size": 128,
@@ -258,10 +262,43 @@ def camera(prompt: int) -> tuple:
     return node.execute(text(prompt), text(2), Vae(), *SIZE, IMAGE, camera_conditions=path).args
 
 
+def dancing(prompt: int) -> tuple:
+    node = resolve_name("comfy_extras.nodes_wandancer:WanDancerVideo")
+    both = text(prompt), text(2)
+    size = 64, 32, 9  # of the tokens of a frame an eighth is to be whole
+    return node.execute(*both, Vae(), *size, start_image=IMAGE, audio_encoder_output=DANCE).args
+
+
 def skyreels(kind: str):
     """SkyReels V2's files have weights for the frame rate beside Wan's, which core passes over."""
     further = {"fps_embedding.weight": torch.zeros(2, 128), "fps_projection.0.weight": torch.zeros(128, 128)}
     return loaded("wan.model:WanModel", further=further, **{"model_type": "t2v", **KINDS[kind], **WAN})
+
+
+def newer(node: str, *settings, **values) -> Callable[[int], tuple]:
+    """As `by`, of a node that 0.3.75 lacks. node: module:class below comfy_extras."""
+    return lambda prompt: by(resolve_name(f"comfy_extras.{node}"), *settings, **values)(prompt)
+
+
+def cogvideox_inpainted(prompt: int) -> tuple:
+    node = resolve_name("comfy_extras.nodes_void:VOIDInpaintConditioning")
+    size = 64, 64, 9, 1  # which is rounded down to 2 latent frames
+    return node.execute(text(prompt), text(2), Vae(), CLIP, torch.ones(9, 32, 32), *size).args
+
+
+def seedvr():
+    """Its text is in its file."""
+    model = built("SeedVR2", **SEEDVR)
+    for seed, name in enumerate(("positive_conditioning", "negative_conditioning")):
+        buffer = getattr(model.model.diffusion_model, name)
+        buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(seed)))
+    return model
+
+
+def upscaled(_prompt: int) -> tuple:
+    node = resolve_name("comfy_extras.nodes_seedvr:SeedVR2Conditioning")
+    latent = {"samples": Vae().encode(CLIP)}
+    return *node.execute(_once(SEEDVR_2), latent).args, {"samples": torch.zeros(1, *VIDEO)}
 
 
 def start_of_cogvideox(prompt: int) -> tuple:
@@ -295,9 +332,22 @@ WAN_22_CAMERA = partial(loaded, "wan.model:CameraWanModel", model_type="camera_2
 WAN_HUMO = partial(loaded, "wan.model:HumoWanModel", in_dim=36, **WAN)
 WAN_S2V = partial(loaded, "wan.model:WanModel_S2V", **WAN)
 WAN_ANIMATE = partial(loaded, "wan.model_animate:AnimateWanModel", in_dim=36, **WAN | {"num_layers": 5})
+WAN_SCAIL = partial(loaded, "wan.model:SCAILWanModel", in_dim=20, **WAN)
+WAN_SCAIL_2 = partial(loaded, "wan.model:SCAIL2WanModel", in_dim=20, **WAN)
+WAN_DANCER = partial(loaded, "wan.model_wandancer:WanDancerModel", in_dim=36, **WAN)
+WAN_ANIMATE_2 = partial(
+    loaded, "wan.model_animate2:WanAnimate2Model", config={"model_type": "animate2"}, in_dim=36, **WAN
+)
+WAN_FLOW_RVS = partial(built, "WAN21_FlowRVS", image_model="wan2.1", model_type="flow_rvs", **WAN)
+COGVIDEOX_INPAINT, SEEDVR_2 = partial(COGVIDEOX, in_channels=48), seedvr
+DANCE = {"audio_feature": torch.zeros(1, 9, 35), "fps": 30}
+FOLLOWED = {"reference_image": IMAGE, "pose_video": CLIP}
+MASKED = {"reference_image_mask": IMAGE.round(), "pose_video_mask": CLIP.round()}
+SCAIL = partial(newer, "nodes_scail:WanSCAILToVideo", 1.0, 0.0, 1.0, 0, 5)
 OTHERS = {
     "CogVideoX T2V": tiny_models.CogVideoX(()),
     "CogVideoX I2V": Tiny(COGVIDEOX, start_of_cogvideox),
+    "CogVideoX Inpaint": Tiny(COGVIDEOX_INPAINT, cogvideox_inpainted),
     "Cosmos T2V": Tiny(partial(built, "CosmosT2V", in_channels=16, **COSMOS), words(*VIDEO, width=1024)),
     "Cosmos I2V": Tiny(
         partial(built, "CosmosI2V", in_channels=17, **COSMOS), start_of_cosmos(nodes_cosmos.CosmosImageToVideoLatent)
@@ -321,6 +371,7 @@ OTHERS = {
     "LTX-2, video and sound": Tiny(LTX_VIDEO_2, with_sound((128, 3, 2, 2), (8, 6, 16))),
     "MiniMax H3, video and sound": Tiny(MINIMAX_H3, with_sound((24, 3, 2, 2), (32, 2, 15))),
     "Mochi": Tiny(partial(built, "GenmoMochi", **MOCHI), mochi),
+    "SeedVR2, upscaling": Tiny(SEEDVR_2, upscaled),
     "SkyReels V1 I2V": Tiny(hunyuan("HunyuanVideoSkyreelsI2V", 32), skyreels_1_from_image),
     "SkyReels V2 T2V, as Wan 2.1": Tiny(partial(skyreels, "2.1 T2V"), words(*VIDEO)),
     "SkyReels V2 I2V, as Wan 2.1": Tiny(partial(skyreels, "2.1 I2V"), by(nodes_wan.WanImageToVideo, IMAGE)),
@@ -329,7 +380,12 @@ OTHERS = {
     "Wan 2.1 Fun Control": Tiny(WAN_FUN_CONTROL, by(nodes_wan.WanFunControlToVideo, IMAGE, control_video=CLIP)),
     "Wan 2.1 HuMo": Tiny(WAN_HUMO, by(nodes_wan.WanHuMoImageToVideo, IMAGE, VOICE)),
     "Wan 2.1 VACE": Tiny(WAN_VACE, by(nodes_wan.WanVaceToVideo, 1.0, CLIP)),
+    "Wan 2.1 FlowRVS": Tiny(WAN_FLOW_RVS, lambda prompt: (text(prompt), text(2), {"samples": Vae().encode(CLIP)})),
+    "Wan 2.1 SCAIL": Tiny(WAN_SCAIL, SCAIL(**FOLLOWED)),
+    "Wan 2.1 SCAIL-2": Tiny(WAN_SCAIL_2, SCAIL(**FOLLOWED, **MASKED)),
+    "Wan Animate 2": Tiny(WAN_ANIMATE_2, newer("nodes_wan:WanAnimate2ToVideo", 0, **FOLLOWED)),
     "Wan 2.2 Animate": Tiny(WAN_ANIMATE, by(nodes_wan.WanAnimateToVideo, 5, 0, IMAGE, pose_video=CLIP)),
+    "Wan 2.2 WanDancer": Tiny(WAN_DANCER, dancing),
     "Wan 2.2 Fun Camera": Tiny(WAN_22_CAMERA, camera),
     "Wan 2.2 S2V": Tiny(WAN_S2V, by(nodes_wan.WanSoundImageToVideo, IMAGE, SOUND)),
     "Cosmos Predict2 T2I (pictures)": Tiny(
