@@ -90,7 +90,11 @@ def every(names: Iterable[str], act: Callable[[str], Any]) -> str:
 
 # Of RES4LYF's samplers in KSampler's list, all of them one function: of several steps, of several evaluations, with
 # noise of their own and without (ode), and the general one.
-RACED = ("res_2m", "res_3m", "res_2s", "res_3s", "res_3s_ode", "deis_2m", "rk_beta")
+RACED = (
+    *(f"{name}{ode}" for name in ("res_2m", "res_3m", "res_2s", "res_3s", "deis_2m", "deis_3m")
+      for ode in ("", "_ode")),
+    "rk_beta",
+)  # fmt: skip
 ABSENT = "not there: its sampler nodes need a newer ComfyUI"
 KINDS = ("res_2m", "res_3s_ode", "rk_beta")
 
