@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from foresight.demo import preset
+from foresight.demo.script import LATENTS
 from foresight.demo.wan_dit import WanTransformer
 from foresight.evaluation.comfyui import ROOT
 from foresight.evaluation.results import environment, filled
@@ -14,6 +16,7 @@ from foresight.lab.experiments import streaming
 from foresight.lab.experiments.streaming_claims import CLAIMS, HOLDS, NOT, OPEN, comparisons, verdicts
 from foresight.lab.experiments.streaming_page import summary
 from foresight.lab.training.streams import How
+from foresight.trials.stream_plans import GateSettings
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +117,26 @@ def test_prompts_that_change_are_told_part_by_part_and_still_ones_left_out(folde
     document = {"prompts": 6, "split": "test", "claims": [], "timings": [], "trained": {}, "tables": {"turns": [row]},
                 "environment": environment("it")}  # fmt: skip
     assert "first part" in streaming.markdown(document)
+
+
+def test_gates_on_long_clips_are_told_part_by_part(folder, monkeypatch):
+    """As the demo's graph sets them; its script, of prompts that state a motion, and paired over all parts."""
+    assert streaming.GATED == 3 * LATENTS
+    monkeypatch.setattr(streaming, "GATED", 9)
+    arms = {arm.name: arm for arm in streaming.arms({}) if arm.table == "long gate"}
+    assert arms["the demo's gate"].spending.settings(0.0) == GateSettings(preset.STREAM_TAU, tries=preset.STREAM_TRIES)
+    chosen, results = [arms["no gate"], arms["the demo's gate"]], {}
+    assert all(arm.how.window == LATENTS and arm.latents == 9 and arm.moving for arm in chosen)
+    with torch.inference_mode():
+        for arm in chosen:
+            results[arm.key] = streaming.run(arm, folder, "demo_validation", 1)
+    plain, gated = (streaming.told(arm, results) for arm in chosen)
+    assert plain["forwards"] == 44 < gated["forwards"] <= 66 and len(gated["segments"]) == 2
+    assert "parts_change" not in plain and -1 <= gated["parts_change"]["value"] <= 1
+    document = {"prompts": 1, "split": "test", "claims": [], "timings": [], "trained": {},
+                "tables": {"long gate": [plain, gated]}, "environment": environment("it")}  # fmt: skip
+    (line,) = [line for line in streaming.markdown(document).splitlines() if line.startswith("| the demo's gate")]
+    assert line.count("|") == 9
 
 
 def result(*rights, motion=1.0, saturation=((0.3, 0.3),)):
