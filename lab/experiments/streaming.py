@@ -51,7 +51,7 @@ from .streaming_page import TITLES, markdown, summary
 OUT = ROOT / "docs" / "results"
 AT_ONCE = 51  # clips in a batch
 PROMPTS = 510  # all test prompts
-MOST = {"window": 204, "history": 204, "gate": 204, "long": 102, "long gate": 102}  # prompts where it takes long
+MOST = {"window": 204, "history": 204, "gate": 68, "long": 102, "long gate": 102}  # prompts where it takes long
 FOUR, DIAGONAL = How(), How("4322222", 100.0, None)
 TEACHER = How(digits="8", cfg=GUIDANCE)
 GATED = 3 * LATENTS  # as in the streaming demo
