@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from foresight.evaluation.results import environment
 from foresight.evaluation.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".foresight" / "comfyui-0.3.75").resolve()
+
+# No test fails by time: where others share the cores, all of it takes long.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 if (COMFYUI / "main.py").exists():
     # In front, because this checkout also has a folder named `nodes`, which ComfyUI's `import nodes` must not find.

@@ -46,7 +46,7 @@ def test_colours_keep_their_distance():
 
 
 @given(st.integers(0, 10**6), st.sampled_from(DIFFICULTIES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_objects_stay_apart_inside_and_in_relation(seed, difficulty):
     generator = seeded(seed)
     scene = sample_scene(generator, difficulty)

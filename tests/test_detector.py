@@ -252,7 +252,7 @@ def test_an_accept_can_never_lie_below_tau():
 
 
 # Time limits would make these tests fail on a busy machine and say nothing about the detector.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+patient = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 scores = st.one_of(
     st.lists(st.floats(-1, 1), min_size=50, max_size=50),
     st.lists(st.sampled_from([0.17, 0.175, 0.18, 0.2, 0.22, 0.26, 0.265]), min_size=50, max_size=50),

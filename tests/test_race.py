@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import FAMILIES
 from tiny_wan import ScriptedScorer, gate, inputs, model
@@ -116,7 +116,6 @@ def test_which_candidates_are_self_refined():
         RaceSettings(0)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 8), st.sampled_from(SELF_REFINE), st.none() | st.floats(-1, 1),
     st.lists(st.floats(-1, 1), min_size=8), st.integers(50, 400), st.sets(st.integers(0, 7)),

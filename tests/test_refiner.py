@@ -201,7 +201,7 @@ def test_demo_captions_keep_their_words(difficulty):
 WORDS = "a dog cat and on moves both the , . ( ) (x:1.2) \\( left of ; : 猫".split()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join))
 def test_any_text_is_parted_without_loss(text):
     phrases = split_phrases(text, 5)
