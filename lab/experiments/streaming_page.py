@@ -102,11 +102,10 @@ def summary(document: Mapping[str, Any]) -> str:
 def claims_told(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many hold, and those that were run."""
     run = [claim for claim in claims if claim["here"]]
+    found = [claim["verdict"] for claim in run]
+    counts = ", ".join(f"{verdict}: {found.count(verdict)}" for verdict in (HOLDS, NOT, OPEN))
     return [
-        "Of the claims, " + ", ".join(
-            f"{sum(claim['verdict'] == verdict for claim in run)} {word}"
-            for verdict, word in ((HOLDS, "hold"), (NOT, "do not"), (OPEN, "are open"))
-        ) + f", and {len(claims) - len(run)} were not run:", "",
+        f"Of {len(claims)} claims {len(run)} were run ({counts}):", "",
         *table(("claim", "the papers", "here", ""),
                [(claim["claim"], claim["paper"], here(claim), claim["verdict"]) for claim in run]),
     ]  # fmt: skip
