@@ -48,6 +48,7 @@ from .streaming_claims import verdicts
 SEEDS = 2
 SEARCHED = 204  # prompts of a search, of one seed: it takes four times as long as no refiner
 REWARD, SCORER = "latent reward", "scorer"
+MOTION_UNITS = 1000  # told in thousandths of white, since a clip's is about one hundredth
 LONGER = "7 steps instead of 4"
 STARTS = ((5, 1), (3, 2))  # of a race: so many starts of so many chunks, of which the best goes on
 
@@ -191,6 +192,7 @@ def values(result: dict[str, Any], seeds: int) -> Values:
 
     found = {name: np.asarray([[number(cell) for cell in row[:seeds]] for row in result[name]], float).mean(1)
              for name in ("right", "motion", "saturation", REWARD, SCORER)}  # fmt: skip
+    found["motion"] *= MOTION_UNITS
     return found | ({"alike": np.asarray(result["alike"])[:, seeds - 1]} if seeds > 1 else {})
 
 
@@ -221,7 +223,7 @@ def races(plain: dict[str, Any], passes: int) -> dict[str, tuple[int, Values, Va
             chosen = [int(np.argmax([each[str(chunks)] for each in row[:count]])) for row in plain[name]]
             own, change = {}, {}
             for what in ("right", "motion", "saturation"):
-                every = np.asarray(plain[what], float)
+                every = np.asarray(plain[what], float) * (MOTION_UNITS if what == "motion" else 1)
                 own[what] = np.take_along_axis(every, np.asarray(chosen)[:, None], 1)[:, 0]
                 change[what] = own[what] - every.mean(1)
             made[f"{count} starts of {chunks} chunks, {name}"] = (plain["forwards"] + (count - 1) * begun, own, change)

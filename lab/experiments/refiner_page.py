@@ -96,8 +96,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"{document['student']}, the same noise for all arms. In columns of changes: against no refiner, on the same "
         "prompts and seeds, in points of right clips and as it is for the others. Forwards are all of them, those for "
         "the cache included; one of a refiner has twice the tokens. alike: cosine of the scorer's features of two "
-        "clips of a prompt. Motion is how much pixels change from frame to frame. Seconds are those that one thread "
-        f"was at work. {made_by(document)}", "",
+        "clips of a prompt. Motion is how much pixels change from frame to frame, in thousandths of white. Seconds are "
+        f"those that one thread was at work. {made_by(document)}", "",
         "## Claims", "",
         "A claim holds where the whole interval of the paired difference is on its side, does not hold where it is on "
         "the other, and is open otherwise, or where it was not run. The paper's scores are VBench's and this world's "
