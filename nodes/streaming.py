@@ -260,13 +260,6 @@ def summary(report: dict) -> str:
     if refiner := report.get("refiner"):
         sizes = ", ".join(f"{size:.1%}" for size in refiner["change_by_step"].values())
         lines.append(f"{refiner['forwards']} forwards refined the noise ({refiner['name']}), by step by {sizes or 'nothing'}")
-    for line in report.get("draws", ()):
-        if "draw" in line and "step" not in line:
-            scores = ", ".join("none" if score is None else f"{score:.3f}" for score in line["scores"])
-            lines.append(f"chunk {line['chunk']}, draw {line['draw']}: {scores} after {line['steps']} steps")
-        elif "taken_back" in line:
-            what = "restored" if line.get("restored") else "taken back"
-            lines.append(f"chunk {line['chunk']}: {line['taken_back']} before it {what}")
     draws = [line for line in report.get("draws", ()) if line.get("draw") == 0 and "step" not in line]
     if first := [score for line in draws for score in line["scores"] if score is not None]:
         lines.append(
@@ -275,6 +268,13 @@ def summary(report: dict) -> str:
         )
     if below := report.get("below"):
         lines.append(f"Still below tau: chunk {', '.join(map(str, below))}")
+    for line in report.get("draws", ()):
+        if "draw" in line and "step" not in line:
+            scores = ", ".join("none" if score is None else f"{score:.3f}" for score in line["scores"])
+            lines.append(f"chunk {line['chunk']}, draw {line['draw']}: {scores} after {line['steps']} steps")
+        elif "taken_back" in line:
+            what = "restored" if line.get("restored") else "taken back"
+            lines.append(f"chunk {line['chunk']}: {line['taken_back']} before it {what}")
     if not report["causal_by_file"]:
         lines.append(
             "The model's file does not say that it was trained to be causal (few do): if it was not, chunks after the first smear, "

@@ -97,6 +97,16 @@ def test_a_search_shows_its_candidates_and_its_report_itself(page, comfy_server)
     report_on(page, "ForesightEnhancerReport")
 
 
+def test_a_streaming_report_shows_its_lines(page):
+    page.evaluate(LOAD, ["demo_streaming", None])
+    page.evaluate("async () => await app.queuePrompt(0)")
+    text = page.locator(".foresight-report[data-node=ForesightStreamingReport] .foresight-text")
+    expect(text).to_contain_text("forwards for 7 latents; the plain stream takes 34", timeout=90_000)
+    page.evaluate(SHOW, "ForesightStreamingReport")
+    expect(text).to_be_visible()
+    assert "Chunks as drawn first score" in text.inner_text()
+
+
 def test_what_was_asked_for_is_no_longer_said_once_it_is_done(page, comfy_server):
     queue(page, seed=3, tau=PASSES, steps=400, plan="paper")
     page.locator(f"{RUN} >> .foresight-reject").press("Enter")

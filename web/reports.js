@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { say } from "./words.js"
 
-export const REPORTS = new Set(["ForesightRunReport", "ForesightEnhancerReport"])
+export const REPORTS = new Set(["ForesightRunReport", "ForesightEnhancerReport", "ForesightStreamingReport"])
 const WIDGET_HEIGHT = 260
 
 function make(tag, className, ...children) {
