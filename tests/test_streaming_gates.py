@@ -14,11 +14,13 @@ from foresight.demo.wan_dit import WanTransformer
 from foresight.evaluation.suites import load_suite
 from foresight.lab.experiments import stream_gate
 from foresight.lab.experiments.stream_gate import SPENDINGS, Engine, Spending, floor_for, gated, made
+from foresight.lab.training.common import SCORER
 from foresight.lab.training.scorer_data import network_frames
 from foresight.lab.training.streams import How, Streams, schedule_of
 from foresight.sampling.stream_gate import ChunkGate
 from foresight.sampling.stream_guider import StreamingGuider
 from foresight.sampling.stream_noise import drawn
+from foresight.scoring.viclip import load_viclip
 from foresight.trials.plan import drive
 from foresight.trials.stream_plans import BEST, GATE, PATH, RESEED, GateSettings
 
@@ -164,6 +166,10 @@ def test_gated_streams_are_those_that_comfyui_makes(scores, preset, how):
     assert frames == asked.seen and any(line.get("taken_back") == 2 for line in lines)
     found, expected = patcher.model.process_latent_in(clip), torch.cat(engine.clip, 2)
     assert (found - expected).abs().max() < 2e-5 * max(1, expected.abs().max())
+
+
+def test_the_nodes_defaults_are_told_with_the_tau_that_the_node_takes():
+    assert load_viclip(SCORER).config.tau == stream_gate.TAU
 
 
 def test_the_best_of_whole_clips_is_the_one_that_scores_highest(model, scores):
